@@ -1,0 +1,115 @@
+"""One vector type for host memory, and the ranges that name the same octets by address.
+
+An `IoVec` is one logical byte string scattered over host buffers: an immutable tuple of writable
+or read-only `memoryview`s in data order. Nothing here copies, except `bytes()`, `copy_from`,
+`scatter_copy` and the one bounce: `pull`, for a header that straddles segments.
+
+A list of ranges is the same thing before it has host addresses: `(address, length)` tuples in data
+order, in exactly one address space. The spaces are types, so that a mix-up is a type error:
+`LanceAddr` (24 bits) → `Dvma` (32) → `PhysAddr` (36).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NewType, TypeAlias
+
+LanceAddr = NewType("LanceAddr", int)  # 24 bits: what the Am7990 drives
+Dvma = NewType("Dvma", int)  # 32 bits: SBus virtual, before the IOMMU
+PhysAddr = NewType("PhysAddr", int)  # 36 bits: sun4m physical
+
+Range: TypeAlias = tuple[int, int]  # (address, octets)
+Ranges: TypeAlias = Sequence[Range]
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class IoVec:
+    """One logical byte string scattered over host buffers."""
+
+    __slots__ = ("segments",)
+
+    def __init__(self, segments: tuple[memoryview, ...] = ()) -> None:
+        self.segments = segments
+
+    @classmethod
+    def of(cls, *buffers: Buffer) -> IoVec:
+        """A vector over these buffers, empty ones left out."""
+        return cls(tuple(memoryview(b).cast("B") for b in buffers if len(b)))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.segments))
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.segments)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return iter(self.segments)
+
+    def __add__(self, other: IoVec) -> IoVec:
+        return IoVec(self.segments + other.segments)
+
+    def __repr__(self) -> str:
+        return f"IoVec({', '.join(str(len(s)) for s in self.segments)})"
+
+    def slice(self, start: int, stop: int) -> IoVec:
+        """The octets [start, stop), as views."""
+        out: list[memoryview] = []
+        for segment in self.segments:
+            length = len(segment)
+            if start < length and stop > 0:
+                out.append(segment[max(start, 0) : min(stop, length)])
+            start -= length
+            stop -= length
+            if stop <= 0:
+                break
+        return IoVec(tuple(out))
+
+    def pull(self, size: int) -> tuple[memoryview, IoVec]:
+        """The first `size` octets contiguous, and the rest.
+
+        A view where the first segment holds them all, else a copy: the only bounce of headers.
+        Raises ValueError when the vector is shorter.
+        """
+        segments = self.segments
+        if segments:
+            first = segments[0]
+            length = len(first)
+            if length > size:
+                return first[:size], IoVec((first[size:], *segments[1:]))
+            if length == size:
+                return first, IoVec(segments[1:])
+        head = self.slice(0, size)
+        if len(head) != size:
+            raise ValueError(f"pull {size} of {len(self)} octets")
+        return memoryview(bytes(head)), self.slice(size, len(self))
+
+    def copy_from(self, data: Buffer) -> int:
+        """Store `data` from the front; the octets stored (fewer where the vector is shorter)."""
+        return scatter_copy(self.segments, (memoryview(data),))
+
+
+def scatter_copy(dst: Iterable[memoryview], src: Iterable[memoryview]) -> int:
+    """Copy octets in order from one scatter to another; as many as the shorter holds."""
+    total = 0
+    sources = iter(src)
+    piece = memoryview(b"")
+    for room in dst:
+        filled = 0
+        while filled < len(room):
+            if not len(piece):
+                following = next(sources, None)
+                if following is None:
+                    return total
+                piece = following
+                continue
+            n = min(len(piece), len(room) - filled)
+            room[filled : filled + n] = piece[:n]
+            piece = piece[n:]
+            filled += n
+            total += n
+    return total
+
+
+def total_len(ranges: Ranges) -> int:
+    """Octets that a list of ranges names."""
+    return sum(length for _, length in ranges)

@@ -1,0 +1,85 @@
+"""The contract between the stack and a network interface.
+
+A port moves whole Ethernet frames. Towards the guest the stack *claims* room before it has the
+octets, fills the claim's vector (the payload by `recvmsg_into`, the headers last) and *commits* as
+many octets as really came; a claim that is cancelled leaves no trace. From the guest, `frames()`
+yields what it sent, as views of the guest's memory, each to be released when the stack is done.
+
+Three members are the contract: `claim`, `frames`, `fileno`. The rest has defaults that fit a plain
+1,500-octet interface; `PortDefaults` carries them, so that a minimal port is three methods.
+
+Offloads follow the virtio-net header (virtio 1.2 §5.1.6), the form that TAP devices, virtio-net and
+vhost-user share: a port with `offload` set takes one at `commit` and gives one with each frame.
+Where it says NEEDS_CSUM, the checksum field holds the pseudo-header's sum and nobody sums payload.
+
+Does not do: addressing, parsing, queueing. A port that has no room says so by returning None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from dma.iovec import IoVec
+
+VNET_LEN = 10  # octets of struct virtio_net_hdr without num_buffers
+VNET_NONE = bytes(VNET_LEN)  # no offload: checksums are complete, one frame is one frame
+
+
+class Claim(Protocol):
+    """Room for one frame on its way to the guest."""
+
+    iov: IoVec  # where the frame's octets go, in order; cut at the header lengths asked for
+
+    def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
+        """The first `size` octets are there: hand them to the guest."""
+
+    def cancel(self) -> None:
+        """Give the room back as if it had never been claimed."""
+
+
+class Frame:
+    """One frame that the guest sent: views of its memory until `release()`."""
+
+    __slots__ = ("iov", "vnet")
+
+    def __init__(self, iov: IoVec, vnet: bytes = VNET_NONE) -> None:
+        self.iov = iov
+        self.vnet = vnet
+
+    def release(self) -> None:
+        """The stack is done with the views; the guest may have its memory back."""
+
+
+class Port(Protocol):
+    """A network interface as the stack sees it."""
+
+    max_frame: int  # octets, Ethernet header included: the largest frame that claim() takes
+    offload: bool  # True: commit() takes a virtio-net header, and frames carry one
+
+    def claim(self, size: int, headers: Sequence[int] = ()) -> Claim | None:
+        """Room for a frame of up to `size` octets, or None: not now.
+
+        `headers` are the lengths of the leading segments (Ethernet, IP, TCP …); the claim's
+        vector is cut there, so that each header is a segment of its own wherever the guest's
+        buffers allow it.
+        """
+
+    def frames(self) -> Iterator[Frame]:
+        """What the guest sent, oldest first; a bounded number per call."""
+
+    def fileno(self) -> int:
+        """Readable when frames() has something, or when room came back after a refused claim."""
+
+    def poll(self, now: float) -> float | None:
+        """Run completions and deadlines; the instant of the next deadline, or None."""
+
+
+class PortDefaults:
+    """What a plain Ethernet interface answers for the members it need not care about."""
+
+    max_frame: int = 1514
+    offload: bool = False
+
+    def poll(self, now: float) -> float | None:
+        return None

@@ -1,0 +1,19 @@
+"""The two families of error: theirs and ours.
+
+`MalformedPacket` is anything a peer or a guest can cause; it is raised by parsers, caught once at
+the stack's edge and counted by layer and reason. `ConfigError` is a mistake of whoever configures
+the network; its text says what to do. Anything else that is raised is a bug of this project.
+"""
+
+
+class MalformedPacket(Exception):
+    """Octets that break their own protocol's rules. `reason` is one of a small fixed set per layer."""
+
+    def __init__(self, layer: str, reason: str) -> None:
+        super().__init__(f"{layer}: {reason}")
+        self.layer = layer
+        self.reason = reason
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot work; the text says which setting and what to do."""
