@@ -16,7 +16,7 @@ Does not do: DMA to device registers (a target that is not RAM is a fault).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from dma.iovec import IoVec, Ranges
@@ -49,16 +49,26 @@ class Lanes(enum.Enum):
 
 
 class Transfer:
-    """Ranges in the address space of the stage that holds it now, and what to do when it is over."""
+    """Ranges in the address space of the stage that holds it now, and what to do when it is over.
 
-    __slots__ = ("completions", "direction", "lanes", "ranges")
+    `headers` is None for a device's own business (descriptors, init block). For a frame's octets
+    it holds the lengths of the leading headers as far as they are known, so that whoever watches
+    the path can name the parts of the vector at every stage.
+    """
+
+    __slots__ = ("completions", "direction", "headers", "lanes", "ranges")
 
     def __init__(
-        self, direction: Direction, ranges: Ranges, lanes: Lanes = Lanes.STRAIGHT
+        self,
+        direction: Direction,
+        ranges: Ranges,
+        lanes: Lanes = Lanes.STRAIGHT,
+        headers: Sequence[int] | None = None,
     ) -> None:
         self.direction = direction
         self.ranges = ranges
         self.lanes = lanes
+        self.headers = headers
         self.completions: list[Completion] = []
 
     def complete(self, size: int) -> None:
@@ -72,4 +82,4 @@ class DmaPath(Protocol):
     """Anything that serves a device's addresses: a bus, a bridge, an IOMMU, plain memory."""
 
     def open(self, transfer: Transfer) -> IoVec:
-        """Host views of the transfer's ranges, in order. Raises DmaFault, and then nothing is held."""
+        """Host views of the ranges, in order. Raises DmaFault, and then nothing is held."""
