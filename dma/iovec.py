@@ -6,7 +6,13 @@ or read-only `memoryview`s in data order. Nothing here copies, except `bytes()`,
 
 A list of ranges is the same thing before it has host addresses: `(address, length)` tuples in data
 order, in exactly one address space. The spaces are types, so that a mix-up is a type error:
-`LanceAddr` (24 bits) → `Dvma` (32) → `PhysAddr` (36).
+`LanceAddr` (24 bits) → `Dvma` (32) → `PhysAddr` (36). A range is a bare tuple, because there are
+four of them per frame and stage: a tuple costs a fifth of an object with the same two fields.
+
+Where a vector is cut is a matter of speed and of display, never of meaning: every verb gives for
+any cuts what it gives for the flat octets (tests/dma/test_iovec.py proves it for arbitrary cuts).
+
+Does not do: own memory, know what the octets mean, or check that an address exists.
 """
 
 from __future__ import annotations
@@ -54,15 +60,38 @@ class IoVec:
     def slice(self, start: int, stop: int) -> IoVec:
         """The octets [start, stop), as views."""
         out: list[memoryview] = []
+        start = max(start, 0)
         for segment in self.segments:
+            if start >= stop:
+                break
             length = len(segment)
-            if start < length and stop > 0:
-                out.append(segment[max(start, 0) : min(stop, length)])
+            if start < length:
+                out.append(segment[start:stop])
+                start = length
             start -= length
             stop -= length
-            if stop <= 0:
-                break
         return IoVec(tuple(out))
+
+    def cut(self, lengths: Iterable[int]) -> IoVec:
+        """The same octets with a segment boundary after each of these lengths in turn.
+
+        Boundaries that are there already stay; what the lengths do not reach keeps its own.
+        """
+        out: list[memoryview] = []
+        segments = iter(self.segments)
+        piece = next(segments, None)
+        for length in lengths:
+            while length and piece is not None:
+                if length < len(piece):
+                    out.append(piece[:length])
+                    piece = piece[length:]
+                    break
+                length -= len(piece)
+                out.append(piece)
+                piece = next(segments, None)
+        if piece is not None:
+            out.append(piece)
+        return IoVec((*out, *segments))
 
     def pull(self, size: int) -> tuple[memoryview, IoVec]:
         """The first `size` octets contiguous, and the rest.
@@ -113,3 +142,23 @@ def scatter_copy(dst: Iterable[memoryview], src: Iterable[memoryview]) -> int:
 def total_len(ranges: Ranges) -> int:
     """Octets that a list of ranges names."""
     return sum(length for _, length in ranges)
+
+
+def merge_ranges(ranges: Iterable[Range]) -> list[Range]:
+    """The same octets in the same order in as few ranges as possible; empty ranges vanish.
+
+    Only a range that begins where the one before it ends is joined to it: order is data order, so
+    ranges that touch the other way round stay apart.
+    """
+    merged: list[Range] = []
+    addr = length = 0
+    for next_addr, next_length in ranges:
+        if next_addr == addr + length and length:
+            length += next_length
+        elif next_length:
+            if length:
+                merged.append((addr, length))
+            addr, length = next_addr, next_length
+    if length:
+        merged.append((addr, length))
+    return merged
