@@ -133,12 +133,9 @@ class DhcpMessage(NamedTuple):
         if hlen > CHADDR_LEN:
             raise MalformedPacket(LAYER, "hardware address length")
         options, overload = _parse_options(bytes(view[FIXED_LEN:]), sname, file)
-        return cls(
-            *fields[:-2],
-            sname=b"" if overload & OVERLOAD_SNAME else sname.rstrip(b"\0"),
-            file=b"" if overload & OVERLOAD_FILE else file.rstrip(b"\0"),
-            options=options,
-        )
+        sname = b"" if overload & OVERLOAD_SNAME else sname.rstrip(b"\0")
+        file = b"" if overload & OVERLOAD_FILE else file.rstrip(b"\0")
+        return cls._make((*fields[:-2], sname, file, options))
 
     def emit(self) -> bytes:
         """The message, padded to BOOTP's 300 octets."""

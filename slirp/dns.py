@@ -1,0 +1,367 @@
+"""The DNS service of the virtual network: its own names, and a relay to the host's resolvers.
+
+`handle_query` takes one message from a guest (UDP payload, or a message out of a TCP stream) and
+returns actions; so do `handle_answer`, `handle_failure` and `handle_timeout`. Nothing is sent from
+here and no clock is read.
+
+    handle_query ──► Answer                      a name of the network's own, or nobody to ask
+                 └─► SendToResolver(token)       one attempt: a host socket of its own, fresh port
+    handle_answer(token) / handle_failure(token) / handle_timeout
+                 ├─► SendToResolver(token')      the next resolver
+                 └─► Answer, Forget(token) …     over: close the sockets of these attempts
+
+Every SendToResolver is ended by exactly one Forget, and not before. The message goes out and comes
+back unchanged but for its id, which is random per attempt; an answer counts only from the resolver
+that was asked, with that id and the same question (RFC 5452 §9.1). SERVFAIL and REFUSED send the
+query to the next resolver at once, silence after seconds, while the first may still answer. When
+all have failed, the guest gets what the last of them said, or SERVFAIL: never NXDOMAIN, which would
+be a claim about the name. A query from UDP is asked over UDP (a truncated answer makes the guest
+come back over TCP); one from TCP over TCP, and last over UDP, for resolvers that have no TCP.
+
+Names of the network's own are answered here with AA set and a small TTL; a type that they do not
+have is "no data", not "no name" (RFC 2308 §2.2). They hide names of the same spelling outside.
+
+A guest that repeats its query while it is pending starts nothing new. Pending queries are bounded;
+beyond the bound the answer is SERVFAIL.
+
+Does not do: caching, DNSSEC validation, DNS over TLS (853), names below the network's own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from slirp.errors import MalformedPacket
+from slirp.wire import dns as wire
+from slirp.wire.dns import DnsHeader, DnsQuery, Edns, Labels, Record, emit_name, labels_of
+
+PENDING_MAX: Final = 256  # queries; beyond them the answer is SERVFAIL
+ATTEMPTS_MAX: Final = 6  # sends per query
+OUTSTANDING_MAX: Final = 2  # attempts of one query that may still be answered: its host sockets
+ROUNDS: Final = 2  # times that each resolver is asked
+ATTEMPT_FOR: Final = 2.0  # seconds until the next resolver is asked as well
+QUERY_FOR: Final = 10.0  # seconds until the guest gets SERVFAIL
+SUSPECT_FOR: Final = 30.0  # seconds that a resolver which failed is asked after the others
+SUSPECTS_MAX: Final = 16  # resolvers remembered as such; beyond them all are forgotten
+LOCAL_TTL: Final = 30  # seconds
+LOCAL_UDP_SIZE: Final = 1232  # octets, what our own EDNS answers offer
+UDP_SIZE_MAX: Final = 0xFFFF - 28  # octets that fit an IPv4 datagram, whatever EDNS says
+
+Resolver: TypeAlias = str  # an address in text, with scope where it needs one
+
+
+class SendToResolver(NamedTuple):
+    resolver: Resolver
+    payload: bytes  # without TCP's length prefix
+    token: int
+    over_tcp: bool
+
+
+class Answer(NamedTuple):
+    client: Hashable
+    payload: bytes  # without TCP's length prefix
+    over_tcp: bool
+
+
+class Forget(NamedTuple):
+    """Nothing that comes for this attempt is wanted any more: close its socket."""
+
+    token: int
+
+
+Action: TypeAlias = SendToResolver | Answer | Forget
+
+
+class _Attempt(NamedTuple):
+    query: _Query
+    resolver: Resolver
+    ident: int
+    over_tcp: bool
+
+
+class _Query:
+    """One question of one client, from its arrival to its answer."""
+
+    __slots__ = (
+        "client",
+        "deadline",
+        "key",
+        "next_at",
+        "over_tcp",
+        "parsed",
+        "payload",
+        "plan",
+        "said",
+        "tokens",
+    )
+
+    def __init__(
+        self, parsed: DnsQuery, payload: bytes, client: Hashable, over_tcp: bool, now: float
+    ) -> None:
+        self.parsed = parsed
+        self.payload = payload
+        self.client = client
+        self.over_tcp = over_tcp
+        self.key = (client, over_tcp, parsed.header.ident, parsed.question.key)
+        self.deadline = now + QUERY_FOR
+        self.next_at = now
+        self.plan: list[tuple[Resolver, bool]] = []  # what is still to be tried, next one last
+        self.tokens: list[int] = []  # attempts that may still be answered, oldest first
+        self.said: bytes | None = None  # the last failure that a resolver put into words
+
+
+class DnsService:
+    """`names`: addresses (4 or 16 octets) by name; `resolvers`: asked at each query, best first."""
+
+    def __init__(
+        self,
+        names: Mapping[str, Sequence[bytes]],
+        resolvers: Callable[[float], Sequence[Resolver]] | Sequence[Resolver] = (),
+        urandom: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.stats: Counter[str] = Counter()
+        self._resolvers = resolvers if callable(resolvers) else lambda now: resolvers
+        self._urandom = urandom
+        self._records = _local_records(names)
+        self._queries: dict[Hashable, _Query] = {}
+        self._attempts: dict[int, _Attempt] = {}
+        self._suspects: dict[Resolver, float] = {}  # until when
+        self._deadlines: list[tuple[float, int, _Query]] = []  # a heap; stale ones are skipped
+        self._serial = 0  # of tokens and heap entries
+
+    def handle_query(
+        self, payload: memoryview | bytes, client: Hashable, over_tcp: bool, now: float
+    ) -> list[Action]:
+        """A message from a guest. `client` comes back in the answer. Raises MalformedPacket."""
+        parsed = DnsQuery.parse(payload)
+        self.stats["queries"] += 1
+        local = self._answer_locally(parsed)
+        if local is not None:
+            self.stats["local"] += 1
+            return [Answer(client, _fit(local, parsed, over_tcp), over_tcp)]
+        query = _Query(parsed, bytes(payload), client, over_tcp, now)
+        if query.key in self._queries:
+            self.stats["repeated"] += 1
+            return []
+        query.plan = self._plan(over_tcp, now)
+        if not query.plan or len(self._queries) >= PENDING_MAX:
+            self.stats["refused" if query.plan else "no_resolver"] += 1
+            return [Answer(client, _servfail(parsed), over_tcp)]
+        self._queries[query.key] = query
+        return self._attempt(query, now)
+
+    def handle_answer(
+        self, resolver: Resolver, payload: memoryview | bytes, token: int, now: float
+    ) -> list[Action]:
+        """What came for an attempt. Anything but its answer is counted and changes nothing."""
+        attempt = self._attempts.get(token)
+        answer = bytes(payload)
+        if attempt is None or attempt.resolver != resolver or not _answers(answer, attempt):
+            self.stats["mismatched"] += 1
+            return []
+        query = attempt.query
+        header = DnsHeader.parse(answer)
+        if header.rcode in (wire.SERVFAIL, wire.REFUSED):
+            query.said = answer
+            return self._fail(token, now)
+        if header.flags & wire.TC and query.over_tcp and not attempt.over_tcp:
+            return self._fail(token, now)
+        self._suspects.pop(resolver, None)
+        self.stats["relayed"] += 1
+        return self._finish(query, answer)
+
+    def handle_failure(self, token: int, now: float) -> list[Action]:
+        """An attempt's socket failed: refused, unreachable, closed, or not to be had at all."""
+        if token not in self._attempts:
+            return []
+        self._suspect(self._attempts[token].resolver, now)
+        return self._fail(token, now)
+
+    def handle_timeout(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            at, _, query = heapq.heappop(self._deadlines)
+            if at != query.next_at or self._queries.get(query.key) is not query:
+                continue
+            if now >= query.deadline:
+                self.stats["timed_out"] += 1
+                actions += self._give_up(query)
+            else:
+                self._suspect(self._attempts[query.tokens[-1]].resolver, now)
+                actions += self._attempt(query, now)
+        return actions
+
+    def poll_at(self) -> float | None:
+        while self._deadlines:
+            at, _, query = self._deadlines[0]
+            if at == query.next_at and self._queries.get(query.key) is query:
+                return at
+            heapq.heappop(self._deadlines)
+        return None
+
+    def forget_client(self, client: Hashable) -> list[Action]:
+        """A client is gone (its TCP connection closed): drop its queries without an answer."""
+        gone = [query for query in self._queries.values() if query.client == client]
+        return [forget for query in gone for forget in self._close(query)]
+
+    @property
+    def pending(self) -> int:
+        return len(self._queries)
+
+    def _plan(self, over_tcp: bool, now: float) -> list[tuple[Resolver, bool]]:
+        """Whom to ask, last entry first: resolvers that failed lately come after the others."""
+        usable = sorted(
+            dict.fromkeys(self._resolvers(now)), key=lambda r: self._suspects.get(r, now) > now
+        )[: ATTEMPTS_MAX // ROUNDS]
+        transports = (True, False) if over_tcp else (False,) * ROUNDS
+        return [(resolver, tcp) for tcp in transports for resolver in usable][::-1]
+
+    def _attempt(self, query: _Query, now: float) -> list[Action]:
+        """Ask the next resolver; with none left, wait for those that were asked."""
+        actions: list[Action] = []
+        query.next_at = query.deadline
+        if query.plan:
+            if len(query.tokens) == OUTSTANDING_MAX:
+                actions.append(self._drop(query, query.tokens[0]))
+            resolver, over_tcp = query.plan.pop()
+            ident = int.from_bytes(self._urandom(2))
+            token = self._next_serial()
+            self._attempts[token] = _Attempt(query, resolver, ident, over_tcp)
+            query.tokens.append(token)
+            payload = ident.to_bytes(2) + query.payload[2:]
+            actions.append(SendToResolver(resolver, payload, token, over_tcp))
+            if query.plan:
+                query.next_at = min(now + ATTEMPT_FOR, query.deadline)
+        heapq.heappush(self._deadlines, (query.next_at, self._next_serial(), query))
+        return actions
+
+    def _fail(self, token: int, now: float) -> list[Action]:
+        """This attempt will not be answered: ask on, or give up when nobody is left to wait for."""
+        attempt = self._attempts[token]
+        query = attempt.query
+        self.stats["failed"] += 1
+        actions: list[Action] = [self._drop(query, token)]
+        failed = (attempt.resolver, attempt.over_tcp)  # says so again: only silence is asked twice
+        query.plan = [planned for planned in query.plan if planned != failed]
+        if query.plan:
+            return actions + self._attempt(query, now)
+        return actions if query.tokens else actions + self._give_up(query)
+
+    def _give_up(self, query: _Query) -> list[Action]:
+        self.stats["servfail"] += 1
+        return self._finish(query, query.said or _servfail(query.parsed))
+
+    def _finish(self, query: _Query, answer: bytes) -> list[Action]:
+        """Hand the answer over under the client's id."""
+        answer = query.payload[:2] + answer[2:]
+        fitted = _fit(answer, query.parsed, query.over_tcp)
+        return [Answer(query.client, fitted, query.over_tcp), *self._close(query)]
+
+    def _close(self, query: _Query) -> list[Action]:
+        del self._queries[query.key]
+        return [self._drop(query, token) for token in query.tokens.copy()]
+
+    def _drop(self, query: _Query, token: int) -> Forget:
+        query.tokens.remove(token)
+        del self._attempts[token]
+        return Forget(token)
+
+    def _suspect(self, resolver: Resolver, now: float) -> None:
+        """It did not answer at all. One that says SERVFAIL keeps its place: the others may not know
+        the names of a private network."""
+        if len(self._suspects) >= SUSPECTS_MAX:
+            self._suspects.clear()
+        self._suspects[resolver] = now + SUSPECT_FOR
+
+    def _next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+    def _answer_locally(self, parsed: DnsQuery) -> bytes | None:
+        """The answer where the name is one of ours, else None."""
+        header, question, edns = parsed
+        if header.flags & wire.OPCODE_MASK or question.qclass not in (
+            wire.CLASS_IN,
+            wire.CLASS_ANY,
+        ):
+            return None
+        records = self._records.get(question.name)
+        if records is None:
+            return None
+        if edns is not None and edns.version != 0:
+            return _compose(parsed, wire.BADVERS)
+        wanted = (question.qtype, wire.TYPE_ANY)
+        answers = [r for r in records if r.rtype in wanted or question.qtype == wire.TYPE_ANY]
+        return _compose(parsed, wire.NOERROR, wire.AA, answers)
+
+
+def _local_records(names: Mapping[str, Sequence[bytes]]) -> dict[Labels, tuple[Record, ...]]:
+    """A and AAAA of the names, and PTR of their addresses to the first name that has each."""
+    found: dict[Labels, list[Record]] = {}
+    for text, addrs in names.items():
+        name = labels_of(text.lower())
+        for addr in addrs:
+            rtype = wire.TYPE_A if len(addr) == 4 else wire.TYPE_AAAA
+            found.setdefault(name, []).append(_record(rtype, addr))
+            found.setdefault(_reverse_name(addr), [_record(wire.TYPE_PTR, emit_name(name))])
+    return {name: tuple(records) for name, records in found.items()}
+
+
+def _record(rtype: int, rdata: bytes) -> Record:
+    return Record(wire.QUESTION_NAME, rtype, wire.CLASS_IN, LOCAL_TTL, rdata)
+
+
+def _reverse_name(addr: bytes) -> Labels:
+    """RFC 1035 §3.5, RFC 3596 §2.5."""
+    if len(addr) == 4:
+        return (*(b"%d" % octet for octet in reversed(addr)), b"in-addr", b"arpa")
+    return (*(b"%c" % digit for digit in reversed(addr.hex().encode())), b"ip6", b"arpa")
+
+
+def _compose(parsed: DnsQuery, rcode: int, flags: int = 0, answers: Sequence[Record] = ()) -> bytes:
+    """An answer of our own: the question echoed, EDNS only to who used it (RFC 6891 §7)."""
+    header, question, edns = parsed
+    flags |= wire.QR | wire.RA | rcode & wire.RCODE_MASK
+    flags |= header.flags & (wire.OPCODE_MASK | wire.RD | wire.CD)
+    opt = wire.emit_opt(Edns(LOCAL_UDP_SIZE, 0), rcode) if edns else b""
+    return wire.emit_message(header.ident, flags, question.octets, answers, opt)
+
+
+def _servfail(parsed: DnsQuery) -> bytes:
+    return _compose(parsed, wire.SERVFAIL)
+
+
+def _fit(answer: bytes, parsed: DnsQuery, over_tcp: bool) -> bytes:
+    """The answer, or where the client's datagram cannot hold it, its header with TC set."""
+    udp_size = parsed.edns.udp_size if parsed.edns else 0
+    limit = min(max(udp_size, wire.UDP_SIZE_MIN), UDP_SIZE_MAX)
+    if over_tcp or len(answer) <= limit:
+        return answer
+    header = DnsHeader.parse(answer)
+    return _compose(parsed, header.rcode, header.flags & wire.AA | wire.TC)
+
+
+def _answers(answer: bytes, attempt: _Attempt) -> bool:
+    """Whether this is an answer to what was asked, RFC 5452 §9.1.
+
+    Some resolvers leave out the question where they could not or would not read it; that passes
+    where it says nothing about the name.
+    """
+    try:
+        header = DnsHeader.parse(answer)
+        asked = attempt.query.parsed
+        if header.ident != attempt.ident or not header.flags & wire.QR:
+            return False
+        if (header.flags ^ asked.header.flags) & wire.OPCODE_MASK:
+            return False
+        if header.qdcount == 0:
+            claims_nothing = header.rcode not in (wire.NOERROR, wire.NXDOMAIN)
+            return claims_nothing and len(answer) == wire.HEADER_LEN
+        question, _ = wire.parse_question(header, answer)
+    except MalformedPacket:
+        return False
+    return question.key == asked.question.key

@@ -1,0 +1,110 @@
+"""The host's resolvers, as resolv.conf(5) names them, followed when the file changes.
+
+`parse_resolv_conf` reads the text: the first three `nameserver` lines, as the host's own resolver
+library does, and the last `search` or `domain` line. Options are the library's business. `ResolvConf`
+looks at the file at most once a second and reads it again when it is another file than before; a
+file that is missing, empty or unreadable names no resolver, and the DNS service says SERVFAIL.
+
+A resolver on the host's loopback (127.0.0.53, ::1) is as good as any: the host asks it, not the
+guest. Addresses stay text, with the scope that link-local ones need (`fe80::1%eth0`).
+
+Does not do: nsswitch, resolvers per interface or per domain, the library's default of 127.0.0.1
+where no resolver is named.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+NAMESERVERS_MAX: Final = 3  # MAXNS of resolv.conf(5)
+SEARCH_MAX: Final = 32  # domains
+FILE_MAX: Final = 65536  # octets that are read of the file
+LOOK_EVERY: Final = 1.0  # seconds between looks at the file
+
+
+class ResolvText(NamedTuple):
+    servers: tuple[str, ...]
+    search: tuple[str, ...]
+
+
+NOTHING: Final = ResolvText((), ())
+
+
+def parse_resolv_conf(text: str) -> ResolvText:
+    """What the file says; a line that says nothing sensible is passed over, as the host does."""
+    servers: list[str] = []
+    search: tuple[str, ...] = ()
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 2 or line[0] in "#;":
+            continue
+        if words[0] == "nameserver" and _is_address(words[1]):
+            servers.append(words[1])
+        elif words[0] == "search":
+            search = tuple(words[1 : 1 + SEARCH_MAX])
+        elif words[0] == "domain":
+            search = (words[1],)
+    return ResolvText(tuple(dict.fromkeys(servers))[:NAMESERVERS_MAX], search)
+
+
+def _is_address(word: str) -> bool:
+    address, _, scope = word.partition("%")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if "\0" in word or ("%" in word and (family == socket.AF_INET or not scope)):
+        return False
+    try:
+        socket.inet_pton(family, address)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(FILE_MAX)
+
+
+class ResolvConf:
+    """One file, read when it changed. `stat` and `read` raise OSError as the originals do."""
+
+    def __init__(
+        self,
+        path: str = "/etc/resolv.conf",
+        *,
+        stat: Callable[[str], os.stat_result] = os.stat,
+        read: Callable[[str], bytes] = _read,
+    ) -> None:
+        self.path = path
+        self.changes = 0  # times that what the file says became different
+        self._stat = stat
+        self._read = read
+        self._look_at = float("-inf")
+        self._seen: tuple[int, ...] | None = None
+        self._text = NOTHING
+
+    def servers(self, now: float) -> tuple[str, ...]:
+        return self._look(now).servers
+
+    def search(self, now: float) -> tuple[str, ...]:
+        return self._look(now).search
+
+    def _look(self, now: float) -> ResolvText:
+        if now < self._look_at:
+            return self._text
+        self._look_at = now + LOOK_EVERY
+        try:
+            status = self._stat(self.path)
+            seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            if seen == self._seen:
+                return self._text
+            text = parse_resolv_conf(self._read(self.path)[:FILE_MAX].decode("utf-8", "replace"))
+        except OSError:
+            seen, text = None, NOTHING
+        self._seen = seen
+        if text != self._text:
+            self._text = text
+            self.changes += 1
+        return self._text
