@@ -31,6 +31,7 @@ EDGE: Final = (  # own sockets, files, processes, the clock
     "slirp/__init__.py",
     "slirp/network.py",
     "slirp/api.py",
+    "slirp/linux.py",
     "slirp/netns.py",
     "slirp/netns/*",
     "slirp/sandbox.py",
@@ -57,6 +58,8 @@ RULES: Final = (
     Rule("nic/vhost_user.py", ("nic", "dma", "slirp.errors"), True),
     Rule("nic/*", ("nic", "dma"), False),
     Rule("slirp/wire/*", ("slirp.wire", "slirp.errors", "dma.iovec"), False),
+    # inet_pton and inet_ntop only: the forms of an address
+    Rule("slirp/address.py", (), True),
     Rule("slirp/guest/*", ANY, True, frozenset({"unicorn"})),
     Rule("slirp/cli/*", ANY, True),
     *(Rule(pattern, ("slirp", "nic.port", "dma"), True) for pattern in EDGE),

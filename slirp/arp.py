@@ -1,0 +1,127 @@
+"""Address resolution on the virtual link: what we answer, and whom we have seen where.
+
+The stack owns a few addresses (gateway, DNS, other virtual hosts), each with its MAC. `answer`
+replies to a request for one of them, whoever asks: a host with an address; a probe from 0.0.0.0
+(RFC 5227 §2.1.1), so that a guest that wants such an address sees it taken; an announcement of it,
+where the reply tells the announcer of the conflict. Nothing else is answered: other guests speak
+for themselves.
+
+`Neighbours` remembers which MAC and port an address was last seen at. Every frame from a guest may
+teach it, so these are refused, whatever kind of packet they came in:
+
+- an address the stack owns, or one on which several listen (the network's broadcast address is
+  for the caller to name): a guest cannot take the gateway's place;
+- an address that no single host can have, or a MAC with the group bit (RFC 1812 §3.3.2);
+- an address that another port was seen with less than HELD_FOR seconds ago: one guest cannot take
+  over another's traffic while it is alive. On its own port a guest may change its MAC at any time.
+
+The table is bounded per port (PORT_MAX), and a port at its bound loses its own oldest entry: a
+flood of invented addresses harms only the guest that sends it.
+
+Does not do: retransmit requests and queue packets meanwhile; `request` only makes the packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Hashable, Mapping
+from typing import Final
+
+from slirp.address import UNSPECIFIED_V4, is_host
+from slirp.wire.arp import REPLY, REQUEST, ArpPacket
+from slirp.wire.ethernet import is_group
+
+PORT_MAX: Final = 256  # entries per port; at the bound the port's oldest is evicted
+HELD_FOR: Final = 30.0  # seconds after which another port may take an address over
+
+
+def answer(packet: ArpPacket, own: Mapping[bytes, bytes]) -> ArpPacket | None:
+    """The reply to `packet`, or None. `own`: the stack's addresses and their MACs."""
+    target = packet.target_addr
+    mac = own.get(target)
+    if mac is None or packet.operation != REQUEST:
+        return None
+    sender = packet.sender_addr
+    if sender in own and sender != target:  # claims one of our addresses, asks for another
+        return None
+    return ArpPacket(REPLY, mac, target, packet.sender_mac, sender)
+
+
+def request(sender_mac: bytes, sender_addr: bytes, target_addr: bytes) -> ArpPacket:
+    """Who has `target_addr`? To be sent to the broadcast MAC."""
+    return ArpPacket(REQUEST, sender_mac, sender_addr, bytes(6), target_addr)
+
+
+def is_probe(packet: ArpPacket) -> bool:
+    """Asked by a host that does not use the address yet: nothing to learn from (RFC 5227 §1.1)."""
+    return packet.sender_addr == UNSPECIFIED_V4
+
+
+class _Entry:
+    __slots__ = ("mac", "port_id", "seen_at")
+
+    def __init__(self, mac: bytes, port_id: Hashable, seen_at: float) -> None:
+        self.mac = mac
+        self.port_id = port_id
+        self.seen_at = seen_at
+
+
+class Neighbours:
+    """Addresses of guests, with MAC and port; IPv4 and IPv6 alike."""
+
+    __slots__ = ("_by_addr", "_by_port", "_refused", "evicted", "refused")
+
+    def __init__(self, refused: Container[bytes]) -> None:
+        """`refused`: the stack's own addresses and the network's broadcast addresses."""
+        self._refused = refused
+        self._by_addr: dict[bytes, _Entry] = {}
+        self._by_port: dict[Hashable, dict[bytes, _Entry]] = {}
+        self.evicted = 0  # count, for the statistics
+        self.refused = 0
+
+    def __len__(self) -> int:
+        return len(self._by_addr)
+
+    def learn(self, addr: bytes, mac: bytes, port_id: Hashable, now: float) -> bool:
+        """`addr` was seen as a source, with this MAC, on this port. False: refused."""
+        entry = self._by_addr.get(addr)
+        if entry is not None and entry.port_id == port_id and entry.mac == mac:
+            entry.seen_at = now
+            return True
+        if not self._believable(addr, mac, port_id, now, entry):
+            self.refused += 1
+            return False
+        if entry is not None:
+            self._drop(addr, entry)
+        self._insert(addr, _Entry(mac, port_id, now))
+        return True
+
+    def lookup(self, addr: bytes) -> tuple[bytes, Hashable] | None:
+        """(MAC, port) where the address was last seen."""
+        entry = self._by_addr.get(addr)
+        return None if entry is None else (entry.mac, entry.port_id)
+
+    def forget_port(self, port_id: Hashable) -> None:
+        """The port was detached."""
+        for addr in self._by_port.pop(port_id, ()):
+            del self._by_addr[addr]
+
+    def _believable(
+        self, addr: bytes, mac: bytes, port_id: Hashable, now: float, entry: _Entry | None
+    ) -> bool:
+        if addr in self._refused or not is_host(addr) or is_group(mac):
+            return False
+        return entry is None or entry.port_id == port_id or now - entry.seen_at >= HELD_FOR
+
+    def _insert(self, addr: bytes, entry: _Entry) -> None:
+        of_port = self._by_port.setdefault(entry.port_id, {})
+        if len(of_port) >= PORT_MAX:
+            oldest = min(of_port, key=lambda known: of_port[known].seen_at)
+            self._drop(oldest, of_port[oldest])
+            self.evicted += 1
+        self._by_addr[addr] = entry
+        of_port[addr] = entry
+
+    def _drop(self, addr: bytes, entry: _Entry) -> None:
+        del self._by_addr[addr]
+        of_port = self._by_port[entry.port_id]
+        del of_port[addr]

@@ -1,0 +1,42 @@
+"""Sending IPv4: cutting a datagram into fragments that fit the guest's link.
+
+The payload is not touched: each fragment is a header of its own and a slice of the payload's vector
+(RFC 791 §3.2, "An Example Fragmentation Procedure"). Every fragment but the last carries a multiple
+of 8 octets.
+
+Does not do: decide whether fragmenting is allowed. A caller whose datagram must not be fragmented
+answers FRAGMENTATION_NEEDED instead. No options: a header with options is a mistake of the caller,
+since this stack sends none.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dma.iovec import IoVec
+from slirp.wire.ipv4 import HEADER_LEN, MAX_PACKET, Ipv4Header
+
+MIN_MTU: Final = 68  # octets, RFC 791 §3.2: every link carries that much
+
+
+def fragment(header: Ipv4Header, payload: IoVec, mtu: int) -> list[tuple[bytes, IoVec]]:
+    """(header, payload) of each packet, in order; just one where the datagram fits in `mtu`.
+
+    Of `header`, total_len and the fragment fields are computed, the rest is kept.
+    """
+    size = len(payload)
+    if mtu < MIN_MTU or header.ihl != HEADER_LEN or HEADER_LEN + size > MAX_PACKET:
+        raise ValueError(f"cannot fragment {size} octets, IHL {header.ihl}, for MTU {mtu}")
+    room = mtu - HEADER_LEN
+    if size > room:
+        room &= ~7
+    packets: list[tuple[bytes, IoVec]] = []
+    for start in range(0, max(size, 1), room):
+        stop = min(start + room, size)
+        this = header._replace(
+            total_len=HEADER_LEN + stop - start,
+            fragment_offset=start,
+            more_fragments=stop < size,
+        )
+        packets.append((this.emit(), payload.slice(start, stop)))
+    return packets
