@@ -1,0 +1,240 @@
+"""The control socket that slirp4netns has: JSON over a Unix stream, one request per connection.
+
+    {"execute": "add_hostfwd", "arguments": {"proto": "tcp", "host_addr": "127.0.0.1",
+                                             "host_port": 8080, "guest_port": 80}}
+    → {"return": {"id": 1}}
+    {"execute": "list_hostfwd"}                                → {"return": {"entries": […]}, …}
+    {"execute": "remove_hostfwd", "arguments": {"id": 1}}      → {"return": {}}
+
+`answer` is the protocol and does no I/O; `ApiSocket` is the listening socket in the network's loop.
+What callers can see is as slirp4netns does it, words included, with these differences: its
+`list_hostfwd` answers `{"entries": […]}` where its manual says `{"return": {"entries": […]}}`, so
+ours answers with both; arguments that are missing are refused where slirp4netns 1.2 crashes; a port
+above 65535 is refused; other requests and the guest's traffic go on while a client is slow.
+
+Does not do: several requests per connection; anything that slirp4netns's socket does not have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol, TypeAlias
+
+from slirp.errors import ConfigError
+from slirp.host.loop import HANGUP, READABLE, Handler
+
+REQUEST_MAX: Final = 4096  # octets; a request of this length or more is refused
+CLIENTS_MAX: Final = 16  # connections at once; the oldest makes room for the next
+PORT_MAX: Final = 65535
+ANY_HOST: Final = "0.0.0.0"
+
+Host: TypeAlias = tuple[str, int]
+
+
+class Forward(Protocol):
+    """A forward as the network describes it."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def proto(self) -> str: ...
+    @property
+    def host(self) -> Host | str: ...
+    @property
+    def guest(self) -> Host: ...
+
+
+class Forwards(Protocol):
+    """What the requests act upon: a network."""
+
+    def forward(self, proto: str, host: Host, guest: Host) -> Forward: ...
+    def remove_forward(self, ident: int, /) -> None: ...
+    def forwards(self) -> Iterable[Forward]: ...
+
+
+class LoopLike(Protocol):
+    def register(self, fd: int, events: int, handler: Handler) -> None: ...
+    def unregister(self, fd: int) -> None: ...
+
+
+class BadRequest(Exception):
+    """What is wrong with a request, in the words that slirp4netns uses."""
+
+
+def parse(data: bytes) -> Any:
+    """The JSON value at the start of `data`; what follows it is ignored."""
+    try:
+        value, _ = json.JSONDecoder().raw_decode(data.decode().lstrip())
+    except (ValueError, RecursionError):
+        raise BadRequest("cannot parse JSON") from None
+    return value
+
+
+def answer(data: bytes, forwards: Forwards, default_guest: str) -> bytes:
+    """The reply to one whole request. `default_guest`: the address where none is given."""
+    try:
+        if len(data) >= REQUEST_MAX:
+            raise BadRequest("too large message")
+        reply = _execute(parse(data), forwards, default_guest)
+    except BadRequest as error:
+        reply = {"error": {"desc": f"bad request: {error}"}}
+    return json.dumps(reply, separators=(",", ":")).encode()
+
+
+def _execute(request: Any, forwards: Forwards, default_guest: str) -> Mapping[str, Any]:
+    if not isinstance(request, dict):
+        raise BadRequest("json_object() failed")
+    verb = request.get("execute")
+    if not isinstance(verb, str):
+        raise BadRequest("no execute found")
+    if verb == "list_hostfwd":
+        entries = [describe(forward) for forward in forwards.forwards()]
+        return {"return": {"entries": entries}, "entries": entries}
+    arguments = request.get("arguments")
+    if not isinstance(arguments, dict):
+        arguments = {}
+    if verb == "add_hostfwd":
+        return {"return": {"id": _add(arguments, forwards, default_guest)}}
+    if verb == "remove_hostfwd":
+        return {"return": _remove(arguments, forwards)}
+    raise BadRequest("unknown execute")
+
+
+def describe(forward: Forward) -> dict[str, Any]:
+    """One entry of the list; a Unix socket on the host's side stands as its path with port 0."""
+    addr, port = (forward.host, 0) if isinstance(forward.host, str) else forward.host
+    return {
+        "id": forward.id,
+        "proto": forward.proto,
+        "host_addr": addr,
+        "host_port": port,
+        "guest_addr": forward.guest[0],
+        "guest_port": forward.guest[1],
+    }
+
+
+def _add(arguments: Mapping[str, Any], forwards: Forwards, default_guest: str) -> int:
+    bad = "add_hostfwd: bad arguments."
+    if arguments.get("proto") not in ("tcp", "udp"):
+        raise BadRequest(f"{bad}proto")
+    host = (_addr(arguments, "host_addr", ANY_HOST, bad), _port(arguments, "host_port", bad))
+    guest = (
+        _addr(arguments, "guest_addr", default_guest, bad),
+        _port(arguments, "guest_port", bad),
+    )
+    try:
+        return forwards.forward(arguments["proto"], host, guest).id
+    except (OSError, ConfigError):
+        raise BadRequest("add_hostfwd: slirp_add_hostfwd failed") from None
+
+
+def _addr(arguments: Mapping[str, Any], name: str, default: str, bad: str) -> str:
+    text = arguments.get(name, default)
+    try:
+        return socket.inet_ntoa(socket.inet_pton(socket.AF_INET, text))
+    except (OSError, TypeError, ValueError):
+        raise BadRequest(bad + name) from None
+
+
+def _port(arguments: Mapping[str, Any], name: str, bad: str) -> int:
+    port = arguments.get(name)
+    if type(port) is float and port.is_integer():
+        port = int(port)  # JSON has one kind of number
+    if type(port) is not int or not 0 < port <= PORT_MAX:
+        raise BadRequest(bad + name)
+    return port
+
+
+def _remove(arguments: Mapping[str, Any], forwards: Forwards) -> dict[str, Any]:
+    ident = arguments.get("id")
+    if type(ident) is not int or ident not in (forward.id for forward in forwards.forwards()):
+        raise BadRequest("remove_hostfwd: bad arguments.id")
+    forwards.remove_forward(ident)
+    return {}
+
+
+class ApiSocket:
+    """The listening socket. A file that is in the way is replaced, as slirp4netns does."""
+
+    def __init__(self, path: str, loop: LoopLike, forwards: Forwards, default_guest: str) -> None:
+        self.path = path
+        self._loop = loop
+        self._answer: Callable[[bytes], bytes] = lambda data: answer(data, forwards, default_guest)
+        self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
+        self._listener = _listen(path)
+        loop.register(self._listener.fileno(), READABLE, self._handle_connect)
+
+    def _handle_connect(self, events: int, now: float) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # gone again, or no descriptor left: the next turn tries again
+            return
+        if len(self._clients) >= CLIENTS_MAX:
+            self._forget(next(iter(self._clients)))
+        client.setblocking(False)
+        fd = client.fileno()
+        self._clients[fd] = (client, bytearray())
+        self._loop.register(fd, READABLE, lambda events, now: self._handle_readable(fd, events))
+
+    def _handle_readable(self, fd: int, events: int) -> None:
+        client, request = self._clients[fd]
+        try:
+            data = client.recv(REQUEST_MAX)
+        except BlockingIOError:
+            if events & HANGUP:
+                self._forget(fd)
+            return
+        except OSError:
+            self._forget(fd)
+            return
+        request += data
+        if data and len(request) < REQUEST_MAX and not _is_whole(bytes(request)):
+            return  # the client has more to say
+        reply = self._answer(bytes(request))
+        try:
+            client.send(reply)
+            client.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it does not listen any more
+            pass
+        self._forget(fd)
+
+    def _forget(self, fd: int) -> None:
+        client, _ = self._clients.pop(fd)
+        self._loop.unregister(fd)
+        client.close()
+
+    def close(self) -> None:
+        for fd in list(self._clients):
+            self._forget(fd)
+        self._loop.unregister(self._listener.fileno())
+        self._listener.close()
+        try:
+            os.unlink(self.path)
+        except OSError:  # a sandbox hides it
+            pass
+
+
+def _is_whole(request: bytes) -> bool:
+    try:
+        return isinstance(parse(request), dict)
+    except BadRequest:
+        return False
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    before = os.umask(0o077)  # whoever may connect may open ports of the host
+    try:
+        if os.path.exists(path):
+            os.unlink(path)
+        listener.bind(path)
+        listener.listen(CLIENTS_MAX)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    return listener
