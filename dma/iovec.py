@@ -114,7 +114,13 @@ class IoVec:
 
     def copy_from(self, data: Buffer) -> int:
         """Store `data` from the front; the octets stored (fewer where the vector is shorter)."""
-        return scatter_copy(self.segments, (memoryview(data),))
+        source = memoryview(data)
+        done = 0
+        for segment in self.segments:
+            piece = source[done : done + len(segment)]
+            segment[: len(piece)] = piece
+            done += len(piece)
+        return done
 
 
 def scatter_copy(dst: Iterable[memoryview], src: Iterable[memoryview]) -> int:

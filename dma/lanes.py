@@ -12,26 +12,24 @@ and addresses are the business of whoever owns the lanes (dma/ledma.py). An odd 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 @cache
-def _numpy() -> ModuleType:
-    import numpy
+def _exchange_words() -> Callable[[memoryview], object]:
+    from numpy import dtype, frombuffer, uint16
 
-    return numpy
+    word = dtype(uint16)
+    return lambda view: frombuffer(view, word).byteswap(True)
 
 
 def exchange_lanes(view: memoryview) -> None:
     """Exchange the octets of each 16-bit word where they are."""
     if len(view) % 2:
         raise ValueError(f"lane exchange of {len(view)} octets: half a word has no lanes")
-    if len(view):
-        _numpy().frombuffer(view, "u2").byteswap(True)
+    if view:
+        _exchange_words()(view)
 
 
 def word_buffer(octets: bytes) -> tuple[array[int], memoryview]:

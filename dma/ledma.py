@@ -43,11 +43,11 @@ the address of the last fault; ILACC is storage, the chip behind is a LANCE.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, Literal, TypeAlias
 
-from dma.iovec import Dvma, IoVec, LanceAddr, Range, Ranges, merge_ranges, total_len
+from dma.iovec import Dvma, IoVec, LanceAddr, Range, Ranges, merge_ranges
 from dma.lanes import exchange_lanes, word_buffer
 from dma.transfer import Direction, DmaFault, DmaPath, Lanes, Transfer
 
@@ -228,20 +228,24 @@ class Ledma:
 
     def _scatter_bounced(self, transfer: Transfer) -> IoVec:
         lengths = [length for _, length in transfer.ranges]
-        merged = merge_ranges(transfer.ranges)
-        transfer.ranges = whole_words(merged)
-        words, room = word_buffer(bytes(total_len(transfer.ranges)))
+        transfer.ranges, stretches = whole_words(transfer.ranges)
         guest = self._pass_on(transfer)
-        transfer.completions.append(partial(self._store_exchanged, guest, merged, words, room))
-        return IoVec(tuple(room[start:stop] for start, stop in word_offsets(merged))).cut(lengths)
+        words, room = word_buffer(bytes(len(guest)))
+        transfer.completions.append(partial(self._store_exchanged, guest, stretches, words, room))
+        return IoVec(tuple([room[start:stop] for start, stop in stretches])).cut(lengths)
 
     def _store_exchanged(
-        self, guest: IoVec, merged: Ranges, words: array[int], room: memoryview, size: int
+        self,
+        guest: IoVec,
+        stretches: Sequence[tuple[int, int]],
+        words: array[int],
+        room: memoryview,
+        size: int,
     ) -> None:
         """Completion: the first `size` octets of the bounce buffer, lane by lane, to the guest."""
         self.copied_bytes += size
         words.byteswap()  # now octet i of `room` is what octet i of the guest's words is to be
-        for start, stop in word_offsets(merged):
+        for start, stop in stretches:
             stop = min(stop, start + size)
             size -= stop - start
             for first, last in exchanged_pieces(start, stop):
@@ -249,12 +253,11 @@ class Ledma:
 
     def _gather(self, transfer: Transfer) -> IoVec:
         lengths = [length for _, length in transfer.ranges]
-        merged = merge_ranges(transfer.ranges)
-        transfer.ranges = whole_words(merged)
+        transfer.ranges, stretches = whole_words(transfer.ranges)
         words, room = word_buffer(bytes(self._pass_on(transfer)))
         words.byteswap()
         self.copied_bytes += sum(lengths)
-        return IoVec(tuple(room[start:stop] for start, stop in word_offsets(merged))).cut(lengths)
+        return IoVec(tuple([room[start:stop] for start, stop in stretches])).cut(lengths)
 
     # Derived state
 
@@ -282,29 +285,33 @@ def _wrapped(addr: int, length: int) -> Iterator[Range]:
         addr, length = 0, length - size
 
 
-def whole_words(ranges: Ranges) -> list[Range]:
-    """The ranges widened to whole 16-bit words."""
-    return [(addr & ~1, (length + (addr & 1) + 1) & ~1) for addr, length in ranges]
-
-
-def word_offsets(ranges: Ranges) -> Iterator[tuple[int, int]]:
-    """Where each range's own octets [start, stop) lie in a buffer of its `whole_words`, in turn."""
+def whole_words(ranges: Ranges) -> tuple[list[Range], list[tuple[int, int]]]:
+    """The ranges merged and widened to whole 16-bit words; and where, in a buffer of those words,
+    the octets [start, stop) of each stretch lie."""
+    widened: list[Range] = []
+    stretches: list[tuple[int, int]] = []
     offset = 0
-    for addr, length in ranges:
+    for addr, length in merge_ranges(ranges):
         start = offset + (addr & 1)
-        yield start, start + length
-        offset = (start + length + 1) & ~1
+        stop = start + length
+        end = (stop + 1) & ~1
+        widened.append((addr & ~1, end - offset))
+        stretches.append((start, stop))
+        offset = end
+    return widened, stretches
 
 
-def exchanged_pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
+def exchanged_pieces(start: int, stop: int) -> list[tuple[int, int]]:
     """Where the octets [start, stop) are once the lanes of their words are exchanged."""
+    pieces: list[tuple[int, int]] = []
     if start < stop and start & 1:
-        yield start - 1, start
+        pieces.append((start - 1, start))
         start += 1
     if start < stop & ~1:
-        yield start, stop & ~1
+        pieces.append((start, stop & ~1))
     if start < stop and stop & 1:
-        yield stop, stop + 1
+        pieces.append((stop, stop + 1))
+    return pieces
 
 
 def exchange_scattered(views: tuple[memoryview, ...], before: bytes, size: int) -> None:
@@ -314,12 +321,18 @@ def exchange_scattered(views: tuple[memoryview, ...], before: bytes, size: int) 
     """
     offset = 0
     for view in views:
-        came = min(len(view), size - offset)
-        if came <= 0:
+        length = len(view)
+        if offset + length <= size:
+            exchange_lanes(view)
+        else:
+            _exchange_part(view, before[offset : offset + length], size - offset)
             return
-        even = came & ~1
-        exchange_lanes(view[:even])
-        if came & 1:
-            view[came] = view[even]
-            view[even] = before[offset + even]
-        offset += len(view)
+        offset += length
+
+
+def _exchange_part(view: memoryview, before: bytes, came: int) -> None:
+    even = came & ~1
+    exchange_lanes(view[:even])
+    if came & 1:
+        view[came] = view[even]
+        view[even] = before[even]
