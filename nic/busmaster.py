@@ -1,0 +1,89 @@
+"""The Am7990 as bus master: its one way to memory, and the one place where a fault becomes MERR.
+
+The chip drives 24 address bits; what goes past 0xffffff goes on at 0. Ranges are folded here, so
+that nobody below sees an address that the chip could not drive.
+
+A path may tell when its translations change: an `epoch` that differs after each flush of an IOTLB
+or write of a base register. While it stays the same, views that were opened before still name the
+octets that the same addresses name now. A path without one promises nothing, and each access is
+translated afresh.
+
+Does not do: decide what a fault means. `open` answers None and the chip has been told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from dma.iovec import IoVec, Range
+from dma.transfer import Direction, DmaFault, DmaPath, Transfer
+
+ADDRESS_SPACE: Final = 1 << 24  # octets
+
+
+class BusMaster:
+    """Opens transfers on behalf of the chip."""
+
+    __slots__ = ("_fault", "_path")
+
+    def __init__(self, path: DmaPath, fault: Callable[[], None]) -> None:
+        self._path = path
+        self._fault = fault
+
+    @property
+    def epoch(self) -> object:
+        """Equal to what it was before: translations are as they were. None: there is no telling."""
+        return getattr(self._path, "epoch", None)
+
+    def open(self, transfer: Transfer) -> IoVec | None:
+        """Host views, or None after a memory error."""
+        try:
+            return self._path.open(transfer)
+        except DmaFault:
+            self._fault()
+            return None
+
+    def refuse(self) -> None:
+        """Views that the chip cannot use are a memory error like any other."""
+        self._fault()
+
+    def load(self, addr: int, length: int) -> bytes | None:
+        """Octets of the chip's own business: the init block."""
+        views = self.open(Transfer(Direction.TO_DEVICE, fold([(addr, length)])))
+        return None if views is None else bytes(views)
+
+
+def fold(ranges: Iterable[Range]) -> list[Range]:
+    """The ranges in 24-bit addresses, cut where they wrap."""
+    out: list[Range] = []
+    for addr, length in ranges:
+        addr %= ADDRESS_SPACE
+        while addr + length > ADDRESS_SPACE:
+            first = ADDRESS_SPACE - addr
+            out.append((addr, first))
+            addr, length = 0, length - first
+        out.append((addr, length))
+    return out
+
+
+def cut(buffers: Sequence[Range], lengths: Iterable[int]) -> list[Range]:
+    """The buffers' octets in order, cut at the ends of buffers and after each of `lengths`.
+
+    What the lengths do not reach is left out; octets past the last buffer are not there.
+    """
+    out: list[Range] = []
+    following = iter(buffers)
+    addr, room = 0, 0
+    for length in lengths:
+        while length > 0:
+            if not room:
+                addr, room = next(following, (0, 0))
+                if not room:
+                    return out
+            n = length if length < room else room
+            out.append((addr, n))
+            addr += n
+            room -= n
+            length -= n
+    return out

@@ -1,0 +1,331 @@
+"""The Am7990's receiver: room is claimed in the RX ring before a frame has arrived.
+
+A frame's way into the guest:
+
+1. `claim(size)` walks the descriptors that the chip owns, from the first that no other claim
+   holds, until their buffers have room for the frame and its FCS. Their octets become one
+   transfer, cut at the header lengths and at the ends of buffers; the bus answers with host views.
+   Nothing in guest memory has changed.
+2. Whoever claimed fills the views and commits, or cancels. A commit filters by destination (known
+   only now); a frame that the filter refuses is a claim cancelled.
+3. The queue completes in claim order. First `_place`: the frame is padded to what a wire carries,
+   its FCS computed and stored. Then the path's own completions (the lane swap). Last `_hand_over`:
+   RMD3, RMD1 with OWN last, RINT once per frame.
+
+The guest expects frames in the ring's order without gaps. Where an earlier claim was cancelled, or
+took fewer descriptors than it held, a later one that was claimed meanwhile *slides*: its octets
+are copied down to the descriptors where the gap begins, and counted (`rx_slid_octets`). With one
+claim open at a time, or with frames as long as was claimed, nothing slides.
+
+A frame that comes unasked (`receive`) takes the same way at once: no descriptor is MISS, too few
+are BUFF in the last that there was, with what fits in the buffers. A claim is never MISS, it
+waits; but where the whole ring, empty, is too small for it, waiting would not help: the surplus
+goes to a scratch buffer, and the guest finds BUFF as it would have on the chip.
+
+Decided here, since the book is silent: a frame of less than 60 octets is padded, as whatever put
+it on a wire would have done; a frame that MCNT's twelve bits cannot count is not received.
+
+Bounds: each open claim holds at least one of at most 128 descriptors, and no descriptor twice.
+
+Does not do: polling or waiting. nic/lance.py remembers a refused claim and looks again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from dma.iovec import IoVec, Range, scatter_copy, total_len
+from dma.transfer import CompletionQueue, Direction, Lanes, Transfer
+from nic import csr
+from nic.busmaster import BusMaster, cut, fold
+from nic.csr import Registers
+from nic.filter import FCS_LEN, AddressFilter, fcs_of
+from nic.port import VNET_NONE
+from nic.ring import BUFF, ENP, ERR, OWN, STP, DescriptorRing
+
+ADDRESS_LEN: Final = 6  # octets
+HEADER_LEN: Final = 14  # octets: no frame is shorter
+FRAME_MIN: Final = 60  # octets without FCS: no frame on a wire is shorter
+MCNT_MAX: Final = 0xFFF  # octets, FCS included
+
+
+class RxClaim:
+    """Descriptors held for one frame. Once the chip has stopped, nothing here has an effect."""
+
+    __slots__ = (
+        "_receiver",
+        "buffers",
+        "count",
+        "iov",
+        "is_open",
+        "is_sealed",
+        "position",
+        "room",
+        "size",
+        "status",
+        "total",
+        "transfer",
+        "views",
+    )
+
+    def __init__(
+        self, receiver: Receiver, position: int, buffers: list[Range], transfer: Transfer
+    ) -> None:
+        self._receiver = receiver
+        self.transfer = transfer
+        self.is_open = True  # neither committed nor cancelled nor void
+        self.position = position  # of the first descriptor
+        self.count = len(buffers)  # descriptors held
+        self.buffers = buffers
+        self.room = 0  # octets in guest memory; `views` may have a scratch buffer behind them
+        self.views = IoVec()  # the frame, its padding and its FCS
+        self.iov = self.views  # the frame alone
+        self.size = 0  # octets of the frame, once committed
+        self.total = 0  # with padding and FCS: what MCNT says
+        self.status = 0  # of the last descriptor, beside STP and ENP
+        self.is_sealed = False  # the octets came with their padding and FCS
+
+    def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
+        """The first `size` octets are a frame. `vnet` says nothing: the chip has no offload."""
+        if not HEADER_LEN <= size <= len(self.iov):
+            raise ValueError(f"commit of {size} octets into a claim of {len(self.iov)}")
+        if self.is_open:
+            self._receiver.commit(self, size)
+
+    def cancel(self) -> None:
+        if self.is_open:
+            self._receiver.cancel(self)
+
+    def place(self, _size: int) -> None:
+        self._receiver.place(self)
+
+    def hand_over(self, _size: int) -> None:
+        self._receiver.hand_over(self)
+
+
+class Receiver:
+    """What INIT makes of the init block's receive half; a new INIT makes a new one."""
+
+    def __init__(
+        self,
+        ring: DescriptorRing,
+        accepts: AddressFilter,
+        lanes: Lanes,
+        master: BusMaster,
+        registers: Registers,
+        stats: dict[str, int],
+    ) -> None:
+        self.queue = CompletionQueue()
+        self._ring = ring
+        self._filter = accepts
+        self._lanes = lanes
+        self._master = master
+        self._registers = registers
+        self._stats = stats
+        self._position = 0  # of the next descriptor to hand over
+        self._claims: deque[RxClaim] = deque()  # not yet handed over, in claim order
+
+    def halt(self) -> None:
+        """STOP or a memory error: what is under way is lost, and all claims are void."""
+        for claim in self._claims:
+            claim.is_open = False
+        self._claims.clear()
+        self.queue.clear()
+
+    def has_room(self, size: int) -> bool:
+        """Whether a claim of this size would be granted now."""
+        need = max(size, FRAME_MIN) + FCS_LEN
+        start = self._free_position()
+        buffers = self._search(start, need)
+        return self._is_enough(start, buffers, need)
+
+    def claim(self, size: int, headers: Sequence[int] = ()) -> RxClaim | None:
+        need = max(size, FRAME_MIN) + FCS_LEN
+        start = self._free_position()
+        buffers = self._search(start, need)
+        if not self._is_enough(start, buffers, need):
+            return None
+        parts = (*headers, size - sum(headers), need - size)
+        claim = self._hold(start, buffers, parts, headers)
+        if claim is not None:
+            claim.views = _with_scratch(claim.views, need - claim.room)
+            claim.iov = _without_tail(claim.views, size, need - size)
+        return claim
+
+    def commit(self, claim: RxClaim, size: int) -> None:
+        dst = claim.views.segments[0][:ADDRESS_LEN].tobytes()
+        if len(dst) < ADDRESS_LEN:
+            dst = bytes(claim.views.slice(0, ADDRESS_LEN))
+        if self.is_addressed(dst):
+            self._finish(claim, size, max(size, FRAME_MIN) + FCS_LEN)
+        else:
+            self.cancel(claim)
+
+    def cancel(self, claim: RxClaim) -> None:
+        claim.is_open = False
+        self._claims.remove(claim)
+        self.queue.cancel(claim.transfer)
+
+    def is_addressed(self, dst: bytes) -> bool:
+        accepted = self._filter.accepts(dst)
+        if not accepted:
+            self._stats["rx_filtered"] += 1
+        return accepted
+
+    def receive(self, octets: IoVec, status: int, *, may_miss: bool = True) -> bool:
+        """A frame with its FCS, unasked and past the filter. False: lost, at least in part."""
+        total = len(octets)
+        start = self._free_position()
+        buffers = self._search(start, total)
+        if not self._registers.csr0 & csr.RXON:  # the search met a memory error
+            return False
+        if not buffers:
+            if may_miss:
+                self._miss()
+            return False
+        claim = self._hold(start, buffers, (total,), ())
+        if claim is None:
+            return False
+        claim.views = _with_scratch(claim.views, total - claim.room)
+        scatter_copy(claim.views.segments, octets.segments)
+        claim.is_sealed = True
+        claim.status = status
+        self._finish(claim, total - FCS_LEN, total)
+        return claim.room >= total
+
+    # Descriptors
+
+    def _free_position(self) -> int:
+        """Where the next claim begins: behind the newest."""
+        if not self._claims:
+            return self._position
+        newest = self._claims[-1]
+        return max(self._position, newest.position + newest.count)
+
+    def _search(self, start: int, need: int) -> list[Range]:
+        """The chip's buffers from `start` on, of `need` octets or as many as there are.
+
+        Looks at each descriptor of the ring once at most, so a ring that loops into itself, or
+        whose last descriptor is its first, ends.
+        """
+        buffers: list[Range] = []
+        load = self._ring.load
+        for position in range(start, self._position + self._ring.entries):
+            rmd = load(position)
+            if rmd is None or not rmd.status & OWN:
+                break
+            if rmd.length >= need:
+                buffers.append((rmd.addr, need))
+                break
+            buffers.append((rmd.addr, rmd.length))
+            need -= rmd.length
+        return buffers
+
+    def _is_enough(self, start: int, buffers: list[Range], need: int) -> bool:
+        """Room for all of it; or the whole ring, and no more will ever come."""
+        if not self._registers.csr0 & csr.RXON:  # or it went off during the search
+            return False
+        return total_len(buffers) == need or len(buffers) == self._ring.entries
+
+    def _hold(
+        self, start: int, buffers: list[Range], parts: Sequence[int], headers: Sequence[int]
+    ) -> RxClaim | None:
+        """Open the buffers and queue the transfer; None after a memory error."""
+        ranges = fold(cut(buffers, parts))
+        transfer = Transfer(Direction.FROM_DEVICE, ranges, self._lanes, headers)
+        claim = RxClaim(self, start, buffers, transfer)
+        transfer.completions.append(claim.hand_over)
+        views = self._master.open(transfer)
+        if views is None:
+            return None
+        transfer.completions.append(claim.place)
+        claim.views = claim.iov = views
+        claim.room = total_len(buffers)
+        self._claims.append(claim)
+        self.queue.start(transfer)
+        return claim
+
+    def _finish(self, claim: RxClaim, size: int, total: int) -> None:
+        claim.is_open = False
+        claim.size = size
+        claim.total = total
+        held = 0
+        for count, (_, length) in enumerate(claim.buffers, 1):
+            held += length
+            if held >= total:
+                claim.count = count
+                break
+        self.queue.finish(claim.transfer, min(total, claim.room))
+
+    def _miss(self) -> None:
+        self._stats["rx_miss"] += 1
+        self._registers.raise_status(csr.MISS)
+
+    # Completions
+
+    def place(self, claim: RxClaim) -> None:
+        """Runs first: the octets come to where they belong, and the frame is made whole."""
+        self._claims.popleft()
+        if claim.position != self._position and not self._slide(claim):
+            claim.transfer.completions.clear()
+        elif not claim.is_sealed:
+            size, total = claim.size, claim.total
+            frame = claim.iov if len(claim.iov) == size else claim.views.slice(0, size)
+            pad = bytes(total - FCS_LEN - size)
+            tail = pad + fcs_of((*frame.segments, memoryview(pad)))
+            claim.views.slice(size, total).copy_from(tail)
+
+    def _slide(self, claim: RxClaim) -> bool:
+        """Move a claim down to where the gap begins. False: it is lost."""
+        stored = min(claim.total, claim.room)
+        buffers = self._search(self._position, stored)
+        headers = claim.transfer.headers or ()
+        ranges = fold(cut(buffers, (*headers, stored)))
+        moved = Transfer(Direction.FROM_DEVICE, ranges, self._lanes, headers)
+        if not buffers:  # the guest took back what it had given
+            self._miss()
+            return False
+        views = self._master.open(moved)
+        if views is None:
+            return False
+        self._stats["rx_slid_octets"] += scatter_copy(views.segments, claim.views.segments)
+        claim.transfer.completions[1:] = moved.completions  # hand_over stays; the path's are new
+        claim.position = self._position
+        claim.buffers = buffers
+        claim.count = len(buffers)
+        claim.room = total_len(buffers)
+        claim.views = claim.iov = _with_scratch(views, claim.total - claim.room)
+        return True
+
+    def hand_over(self, claim: RxClaim) -> None:
+        """Runs last: status words in the ring's order, then the interrupt."""
+        last = claim.count - 1
+        for index in range(claim.count):
+            status = STP if index == 0 else 0
+            mcnt = None
+            if index == last and claim.room >= claim.total:
+                status |= ENP | claim.status
+                mcnt = claim.total
+            elif index == last:
+                status |= ERR | BUFF
+                self._stats["rx_buff"] += 1
+            if not self._ring.store(self._position + index, status, mcnt):
+                return
+        self._position += claim.count
+        self._stats["rx_frames"] += 1
+        self._stats["rx_octets"] += claim.size
+        self._registers.raise_status(csr.RINT)
+
+
+def _with_scratch(views: IoVec, missing: int) -> IoVec:
+    """The views, and a scratch buffer for octets that guest memory has no room for."""
+    return views + IoVec.of(bytearray(missing)) if missing > 0 else views
+
+
+def _without_tail(views: IoVec, size: int, tail: int) -> IoVec:
+    """The first `size` octets; `tail` more follow, usually a segment of their own."""
+    if len(views.segments[-1]) == tail:
+        return IoVec(views.segments[:-1])
+    return views.slice(0, size)

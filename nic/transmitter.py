@@ -1,0 +1,209 @@
+"""The Am7990's transmitter: frames are views of guest memory until they are released.
+
+`next_frame` looks at the descriptor where the chip waits. Owned and STP: the buffers up to ENP
+become one transfer, the bus answers with host views, and that is the frame. Nothing is written
+until the frame is released; then the queue completes it, in the ring's order whatever the order of
+releases: each descriptor gets OWN=0, the last one its errors (TMD3 first), then TINT once.
+
+Owned but not STP is a leftover (of a frame that was cut short, or of a confused guest): it is
+given back with TINT. A chain whose next descriptor is not owned is an underflow: BUFF and UFLO in
+the last that there was, nothing sent, the transmitter off until the next INIT. A frame of more
+than 1,518 octets is BABL and goes out all the same, up to where a transceiver's jabber timer cuts
+the line.
+
+With DTCR=0 the chip makes the FCS; no octet of it ever lies in memory, and nobody behind the port
+asks, so it is not computed. With DTCR=1 the last four octets are the guest's FCS: taken off, and
+the frame dropped where they are wrong, as any receiver would.
+
+Bounds: a descriptor is looked at only once until it was given back, so a frame has at most 128
+buffers and `next_frame` skips at most 128 leftovers.
+
+Does not do: TDMD or the polling interval (nic/lance.py), collisions, or anything that takes time.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dma.iovec import IoVec, Range, total_len
+from dma.transfer import CompletionQueue, Direction, Lanes, Transfer
+from nic import csr
+from nic.busmaster import BusMaster, fold
+from nic.csr import Registers
+from nic.filter import FCS_LEN, FCS_RESIDUE, crc_of
+from nic.port import Frame
+from nic.ring import ENP, ERR, OWN, STP, TMD3_BUFF, TMD3_UFLO, Descriptor, DescriptorRing
+
+WIRE_MAX: Final = 1518  # octets with FCS; one more is babble
+JABBER: Final = (
+    25_000  # octets: 20 ms at 10 Mbit/s, the least that IEEE 802.3 lets a jabber timer run
+)
+
+_KEPT: Final = STP | ENP  # what stays of the guest's status byte
+
+
+class TxFrame(Frame):
+    """A frame of the guest's; `release()` lets it have its buffers back."""
+
+    __slots__ = ("_transmitter", "is_held", "length", "position", "statuses", "tmd3", "transfer")
+
+    def __init__(
+        self, transmitter: Transmitter, position: int, statuses: list[int], transfer: Transfer
+    ) -> None:
+        super().__init__(IoVec())
+        self._transmitter = transmitter
+        self.position = position  # of the first descriptor
+        self.statuses = statuses  # one per descriptor, as loaded
+        self.transfer = transfer
+        self.length = 0  # octets fetched from memory
+        self.tmd3 = 0  # errors, for the last descriptor
+        self.is_held = True
+        transfer.completions.append(self.give_back)
+
+    def release(self) -> None:
+        if self.is_held:
+            self.is_held = False
+            self._transmitter.finish(self)
+
+    def give_back(self, _size: int) -> None:
+        self._transmitter.give_back(self)
+
+
+class Transmitter:
+    """What INIT makes of the init block's transmit half; a new INIT makes a new one."""
+
+    def __init__(
+        self,
+        ring: DescriptorRing,
+        lanes: Lanes,
+        has_fcs: bool,
+        master: BusMaster,
+        registers: Registers,
+        stats: dict[str, int],
+    ) -> None:
+        self.queue = CompletionQueue()
+        self._ring = ring
+        self._lanes = lanes
+        self._has_fcs = has_fcs  # MODE.DTCR: the guest's frames end with it
+        self._master = master
+        self._registers = registers
+        self._stats = stats
+        self._position = 0  # of the descriptor to look at next
+        self._given_back = 0  # of the oldest descriptor in use
+        self._is_halted = False
+        self._has_underflowed = False
+
+    def halt(self) -> None:
+        """STOP or a memory error: frames that are out may be released, without effect."""
+        self._is_halted = True
+        self.queue.clear()
+
+    def is_waiting(self) -> bool:
+        """Whether the descriptor where the chip waits is owned: what polling looks at."""
+        return self._can_look() and self._ring.is_owned(self._position)
+
+    def next_frame(self) -> TxFrame | None:
+        """The next good frame; None when the chip would wait."""
+        while self._can_look():
+            tmd = self._ring.load(self._position)
+            if tmd is None or not tmd.status & OWN:
+                return None
+            if not tmd.status & STP:
+                self._use(TxFrame(self, self._position, [tmd.status], _nothing())).release()
+                continue
+            frame = self._gather(tmd)
+            if frame is None or self._is_sendable(frame):
+                return frame
+            frame.release()
+        return None
+
+    def finish(self, frame: TxFrame) -> None:
+        if not self._is_halted:
+            self.queue.finish(frame.transfer, frame.length)
+
+    def give_back(self, frame: TxFrame) -> None:
+        """The completion: status words in the ring's order, then the interrupt."""
+        last = len(frame.statuses) - 1
+        for index, status in enumerate(frame.statuses):
+            position = frame.position + index
+            if index == last and frame.tmd3:
+                stored = self._ring.store(position, status & _KEPT | ERR, frame.tmd3)
+            else:
+                stored = self._ring.store(position, status & _KEPT)
+            if not stored:
+                return
+        self._given_back += last + 1
+        if frame.tmd3 & TMD3_UFLO:
+            self._registers.clear(csr.TXON)
+        babble = frame.length + (0 if self._has_fcs else FCS_LEN) > WIRE_MAX
+        self._registers.raise_status(csr.TINT | csr.BABL if babble else csr.TINT)
+
+    def _can_look(self) -> bool:
+        """On, and the ring not wholly in use by frames that are still out."""
+        return (
+            self._position < self._given_back + self._ring.entries
+            and not self._has_underflowed
+            and not self._is_halted
+            and bool(self._registers.csr0 & csr.TXON)
+        )
+
+    def _gather(self, tmd: Descriptor) -> TxFrame | None:
+        """The frame that begins here. None after a memory error, or when its chain has no end."""
+        buffers: list[Range] = [(tmd.addr, tmd.length)]
+        statuses = [tmd.status]
+        while not tmd.status & ENP:
+            following = self._look_ahead(self._position + len(buffers))
+            if following is None:
+                if self._registers.csr0 & csr.TXON:
+                    self._underflow(statuses)
+                return None
+            tmd = following
+            buffers.append((tmd.addr, tmd.length))
+            statuses.append(tmd.status)
+        transfer = Transfer(Direction.TO_DEVICE, fold(buffers), self._lanes, ())
+        frame = TxFrame(self, self._position, statuses, transfer)
+        views = self._master.open(transfer)
+        if views is None:
+            return None
+        frame.iov = views
+        frame.length = total_len(buffers)
+        return self._use(frame)
+
+    def _look_ahead(self, position: int) -> Descriptor | None:
+        """The descriptor that continues a chain, or None: not owned, or in use already."""
+        if position >= self._given_back + self._ring.entries:
+            return None
+        tmd = self._ring.load(position)
+        return tmd if tmd is not None and tmd.status & OWN else None
+
+    def _underflow(self, statuses: list[int]) -> None:
+        frame = self._use(TxFrame(self, self._position, statuses, _nothing()))
+        frame.tmd3 = TMD3_BUFF | TMD3_UFLO
+        frame.release()
+        self._has_underflowed = True
+        self._stats["tx_underflow"] += 1
+
+    def _use(self, frame: TxFrame) -> TxFrame:
+        """The frame's descriptors are in use, and it has its place in the order of completions."""
+        self._position += len(frame.statuses)
+        self.queue.start(frame.transfer)
+        return frame
+
+    def _is_sendable(self, frame: TxFrame) -> bool:
+        """Count the frame, take the guest's FCS off; whether it gets anywhere."""
+        if self._has_fcs:
+            if crc_of(frame.iov.segments) != FCS_RESIDUE:
+                self._stats["tx_bad_fcs"] += 1
+                return False
+            frame.iov = frame.iov.slice(0, frame.length - FCS_LEN)
+        if frame.length > JABBER:
+            self._stats["tx_jabber"] += 1
+            return False
+        self._stats["tx_frames"] += 1
+        self._stats["tx_octets"] += len(frame.iov)
+        return True
+
+
+def _nothing() -> Transfer:
+    """A place in the queue for descriptors that are given back without their buffers."""
+    return Transfer(Direction.TO_DEVICE, ())
