@@ -1,0 +1,51 @@
+"""What goes in and out of a TCP connection: numbers only.
+
+A `Segment` is what the guest sent, without its payload; an `Outcome` says what is to be done with
+that payload and which events it caused; an `Emission` holds all that the header of one outgoing
+segment needs. Events are one bitmask, because a segment often causes several.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from slirp.wire.tcp import TcpOptions
+
+
+class Segment(NamedTuple):
+    seq: int
+    ack: int
+    flags: int
+    window: int  # as sent, before scaling
+    options: TcpOptions | None  # None: none present
+
+
+class Outcome(NamedTuple):
+    acked: int  # octets of host data that are the guest's now: drop them from the host's queue
+    skip: int  # octets at the front of the payload that are known already
+    take: int  # octets after those that are wanted
+    events: int
+
+
+class Emission(NamedTuple):
+    seq: int
+    ack: int
+    flags: int
+    window: int  # as sent, after scaling
+    options: bytes
+
+
+ACK_LATER: Final = 1  # acknowledge at the end of this batch of frames
+ACK_NOW: Final = 2  # one ACK for this very segment: it was duplicate, out of order or refused
+FIN_RECEIVED: Final = 4  # the guest's FIN is in order: after the octets, shut the host's side
+RESET_RECEIVED: Final = 8  # the guest reset the connection: reset the host's side
+REWIND: Final = 16  # a retransmission is due: plan() starts at older octets now
+SENDABLE: Final = 32  # octets were acknowledged or the window opened: call plan()
+ESTABLISHED: Final = 64  # this segment completed the handshake
+CLOSED: Final = 128  # the connection is over: send what poll() still gives, then forget it
+KEEP: Final = 256  # payload[skip:skip+take) is ahead: keep a copy under seq + skip; not in order
+CONTROL: Final = 512  # poll() has segments to send
+REOPEN: Final = 1024  # with CLOSED: the segment is a SYN that opens anew; give it to passive()
+GUEST_GONE: Final = 2048  # with CLOSED: the guest stopped answering: reset the host's side
+
+NOTHING: Final = Outcome(0, 0, 0, 0)
