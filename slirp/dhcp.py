@@ -47,6 +47,7 @@ DECLINE_FOR: Final = 300.0  # seconds that an address found in use is left alone
 LEASE_TIME: Final = 86400  # seconds
 LEASE_TIME_MIN: Final = 60  # seconds; a client that asks for less gets this
 FOREVER: Final = 0xFFFFFFFF  # as a lease time: infinity, RFC 2131 §3.3
+MTU_MIN: Final = 68  # octets, RFC 2132 §5.1
 CLIENT_ID_MAX: Final = 255  # octets
 HOSTNAME_MAX: Final = 255  # octets that are remembered of what a client calls itself
 UDP_IP_LEN: Final = 28  # octets in front of the message, which option 57 counts in
@@ -90,6 +91,8 @@ class DhcpConfig:
             raise ConfigError("first_lease: must be a host address of the network")
         if not 0 <= self.pool_size <= POOL_MAX:
             raise ConfigError(f"pool_size: must be 0 to {POOL_MAX}")
+        if self.mtu and not MTU_MIN <= self.mtu <= 0xFFFF:
+            raise ConfigError(f"mtu: must be {MTU_MIN} to 65535")
         if not LEASE_TIME_MIN <= self.lease_time <= FOREVER:
             raise ConfigError(f"lease_time: must be {LEASE_TIME_MIN} seconds or more")
         if len(set(self.static_leases.values())) != len(self.static_leases):
@@ -389,17 +392,14 @@ class DhcpServer:
 
     def _oldest(self, request: DhcpMessage, now: float) -> bytes | None:
         """The first address that nobody ever had, else the one whose binding ended first."""
-        best, ended_at = None, now
+        ended: list[tuple[float, bytes]] = []
         for addr in self._pool:
             binding = self._bindings.get(addr)
-            end = binding.expires_at if binding else -inf
-            if (end < ended_at or (best is None and end == now)) and self._is_free(
-                addr, request, now
-            ):
-                best, ended_at = addr, end
-                if binding is None:
-                    break
-        return best
+            if binding is not None and binding.expires_at <= now:
+                ended.append((binding.expires_at, addr))
+            elif binding is None and self._is_free(addr, request, now):
+                return addr
+        return next((addr for _, addr in sorted(ended) if self._is_free(addr, request, now)), None)
 
     def _is_free(self, addr: bytes, request: DhcpMessage, now: float) -> bool:
         """Whether this client may have this address now."""
@@ -408,7 +408,7 @@ class DhcpServer:
             return False
         binding = self._bindings.get(addr)
         if binding is not None and binding.expires_at > now and static is None:
-            return binding.state != DECLINED and binding is self._find(request)
+            return binding is self._find(request)
         return self._holder(addr) in (None, request.mac)
 
     def _bind(self, request: DhcpMessage, addr: bytes, state: str, expires_at: float) -> None:

@@ -24,15 +24,16 @@ have is "no data", not "no name" (RFC 2308 §2.2). They hide names of the same s
 A guest that repeats its query while it is pending starts nothing new. Pending queries are bounded;
 beyond the bound the answer is SERVFAIL.
 
-Does not do: caching, DNSSEC validation, DNS over TLS (853), names below the network's own.
+Does not do: caching, DNSSEC validation, DNS over TLS (853), names below the network's own, zone
+transfers (AXFR gets REFUSED: its answer is a stream of messages, not one).
 """
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from math import inf
 from typing import Final, NamedTuple, TypeAlias
 
 from slirp.errors import MalformedPacket
@@ -40,9 +41,9 @@ from slirp.wire import dns as wire
 from slirp.wire.dns import DnsHeader, DnsQuery, Edns, Labels, Record, emit_name, labels_of
 
 PENDING_MAX: Final = 256  # queries; beyond them the answer is SERVFAIL
-ATTEMPTS_MAX: Final = 6  # sends per query
+SENDS_MAX: Final = 4  # datagrams per query, over all resolvers
+RESOLVERS_MAX: Final = 3  # of the list, as resolv.conf(5)
 OUTSTANDING_MAX: Final = 2  # attempts of one query that may still be answered: its host sockets
-ROUNDS: Final = 2  # times that each resolver is asked
 ATTEMPT_FOR: Final = 2.0  # seconds until the next resolver is asked as well
 QUERY_FOR: Final = 10.0  # seconds until the guest gets SERVFAIL
 SUSPECT_FOR: Final = 30.0  # seconds that a resolver which failed is asked after the others
@@ -79,7 +80,7 @@ Action: TypeAlias = SendToResolver | Answer | Forget
 class _Attempt(NamedTuple):
     query: _Query
     resolver: Resolver
-    ident: int
+    ident: bytes
     over_tcp: bool
 
 
@@ -130,8 +131,8 @@ class DnsService:
         self._queries: dict[Hashable, _Query] = {}
         self._attempts: dict[int, _Attempt] = {}
         self._suspects: dict[Resolver, float] = {}  # until when
-        self._deadlines: list[tuple[float, int, _Query]] = []  # a heap; stale ones are skipped
-        self._serial = 0  # of tokens and heap entries
+        self._next_at = inf  # no query is due before; may be early, since ended ones are not undone
+        self._token = 0
 
     def handle_query(
         self, payload: memoryview | bytes, client: Hashable, over_tcp: bool, now: float
@@ -143,13 +144,15 @@ class DnsService:
         if local is not None:
             self.stats["local"] += 1
             return [Answer(client, _fit(local, parsed, over_tcp), over_tcp)]
+        if parsed.question.qtype == wire.TYPE_AXFR:
+            return [Answer(client, _compose(parsed, wire.REFUSED), over_tcp)]
         query = _Query(parsed, bytes(payload), client, over_tcp, now)
         if query.key in self._queries:
             self.stats["repeated"] += 1
             return []
         query.plan = self._plan(over_tcp, now)
         if not query.plan or len(self._queries) >= PENDING_MAX:
-            self.stats["refused" if query.plan else "no_resolver"] += 1
+            self.stats["too_many" if query.plan else "no_resolver"] += 1
             return [Answer(client, _servfail(parsed), over_tcp)]
         self._queries[query.key] = query
         return self._attempt(query, now)
@@ -178,30 +181,25 @@ class DnsService:
         """An attempt's socket failed: refused, unreachable, closed, or not to be had at all."""
         if token not in self._attempts:
             return []
-        self._suspect(self._attempts[token].resolver, now)
+        self._suspect(token, now)
         return self._fail(token, now)
 
     def handle_timeout(self, now: float) -> list[Action]:
+        if now < self._next_at:
+            return []
         actions: list[Action] = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            at, _, query = heapq.heappop(self._deadlines)
-            if at != query.next_at or self._queries.get(query.key) is not query:
-                continue
+        for query in [query for query in self._queries.values() if query.next_at <= now]:
             if now >= query.deadline:
                 self.stats["timed_out"] += 1
                 actions += self._give_up(query)
             else:
-                self._suspect(self._attempts[query.tokens[-1]].resolver, now)
+                self._suspect(query.tokens[-1], now)
                 actions += self._attempt(query, now)
+        self._next_at = min((query.next_at for query in self._queries.values()), default=inf)
         return actions
 
     def poll_at(self) -> float | None:
-        while self._deadlines:
-            at, _, query = self._deadlines[0]
-            if at == query.next_at and self._queries.get(query.key) is query:
-                return at
-            heapq.heappop(self._deadlines)
-        return None
+        return self._next_at if self._queries else None
 
     def forget_client(self, client: Hashable) -> list[Action]:
         """A client is gone (its TCP connection closed): drop its queries without an answer."""
@@ -213,12 +211,13 @@ class DnsService:
         return len(self._queries)
 
     def _plan(self, over_tcp: bool, now: float) -> list[tuple[Resolver, bool]]:
-        """Whom to ask, last entry first: resolvers that failed lately come after the others."""
+        """Whom to ask, last entry first: resolvers that were silent lately come after the others."""
         usable = sorted(
             dict.fromkeys(self._resolvers(now)), key=lambda r: self._suspects.get(r, now) > now
-        )[: ATTEMPTS_MAX // ROUNDS]
-        transports = (True, False) if over_tcp else (False,) * ROUNDS
-        return [(resolver, tcp) for tcp in transports for resolver in usable][::-1]
+        )[:RESOLVERS_MAX]
+        if over_tcp:
+            return [(resolver, tcp) for tcp in (True, False) for resolver in usable][::-1]
+        return [(resolver, False) for resolver in (usable * SENDS_MAX)[:SENDS_MAX]][::-1]
 
     def _attempt(self, query: _Query, now: float) -> list[Action]:
         """Ask the next resolver; with none left, wait for those that were asked."""
@@ -228,15 +227,15 @@ class DnsService:
             if len(query.tokens) == OUTSTANDING_MAX:
                 actions.append(self._drop(query, query.tokens[0]))
             resolver, over_tcp = query.plan.pop()
-            ident = int.from_bytes(self._urandom(2))
-            token = self._next_serial()
-            self._attempts[token] = _Attempt(query, resolver, ident, over_tcp)
-            query.tokens.append(token)
-            payload = ident.to_bytes(2) + query.payload[2:]
-            actions.append(SendToResolver(resolver, payload, token, over_tcp))
+            ident = self._urandom(2)
+            self._token += 1
+            self._attempts[self._token] = _Attempt(query, resolver, ident, over_tcp)
+            query.tokens.append(self._token)
+            payload = ident + query.payload[2:]
+            actions.append(SendToResolver(resolver, payload, self._token, over_tcp))
             if query.plan:
                 query.next_at = min(now + ATTEMPT_FOR, query.deadline)
-        heapq.heappush(self._deadlines, (query.next_at, self._next_serial(), query))
+        self._next_at = min(self._next_at, query.next_at)
         return actions
 
     def _fail(self, token: int, now: float) -> list[Action]:
@@ -270,32 +269,26 @@ class DnsService:
         del self._attempts[token]
         return Forget(token)
 
-    def _suspect(self, resolver: Resolver, now: float) -> None:
-        """It did not answer at all. One that says SERVFAIL keeps its place: the others may not know
-        the names of a private network."""
+    def _suspect(self, token: int, now: float) -> None:
+        """Nothing came. Who says SERVFAIL keeps its place: the others may not know the names of a
+        private network. Who has no TCP keeps it too."""
+        attempt = self._attempts[token]
+        if attempt.over_tcp:
+            return
         if len(self._suspects) >= SUSPECTS_MAX:
             self._suspects.clear()
-        self._suspects[resolver] = now + SUSPECT_FOR
-
-    def _next_serial(self) -> int:
-        self._serial += 1
-        return self._serial
+        self._suspects[attempt.resolver] = now + SUSPECT_FOR
 
     def _answer_locally(self, parsed: DnsQuery) -> bytes | None:
         """The answer where the name is one of ours, else None."""
         header, question, edns = parsed
-        if header.flags & wire.OPCODE_MASK or question.qclass not in (
-            wire.CLASS_IN,
-            wire.CLASS_ANY,
-        ):
-            return None
         records = self._records.get(question.name)
-        if records is None:
+        in_class = question.qclass in (wire.CLASS_IN, wire.CLASS_ANY)
+        if records is None or not in_class or header.flags & wire.OPCODE_MASK:
             return None
         if edns is not None and edns.version != 0:
             return _compose(parsed, wire.BADVERS)
-        wanted = (question.qtype, wire.TYPE_ANY)
-        answers = [r for r in records if r.rtype in wanted or question.qtype == wire.TYPE_ANY]
+        answers = [r for r in records if question.qtype in (r.rtype, wire.TYPE_ANY)]
         return _compose(parsed, wire.NOERROR, wire.AA, answers)
 
 
@@ -354,7 +347,7 @@ def _answers(answer: bytes, attempt: _Attempt) -> bool:
     try:
         header = DnsHeader.parse(answer)
         asked = attempt.query.parsed
-        if header.ident != attempt.ident or not header.flags & wire.QR:
+        if answer[:2] != attempt.ident or not header.flags & wire.QR:
             return False
         if (header.flags ^ asked.header.flags) & wire.OPCODE_MASK:
             return False

@@ -1,9 +1,11 @@
 """The host's resolvers, as resolv.conf(5) names them, followed when the file changes.
 
 `parse_resolv_conf` reads the text: the first three `nameserver` lines, as the host's own resolver
-library does, and the last `search` or `domain` line. Options are the library's business. `ResolvConf`
-looks at the file at most once a second and reads it again when it is another file than before; a
-file that is missing, empty or unreadable names no resolver, and the DNS service says SERVFAIL.
+library does, and the last `search` or `domain` line. Options are the library's business.
+
+`ResolvConf` looks at the file at most once a second and reads it again when it is another one than
+before; a file that is missing, empty or unreadable names no resolver, and the DNS service says
+SERVFAIL.
 
 A resolver on the host's loopback (127.0.0.53, ::1) is as good as any: the host asks it, not the
 guest. Addresses stay text, with the scope that link-local ones need (`fe80::1%eth0`).

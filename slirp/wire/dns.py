@@ -50,6 +50,7 @@ TYPE_A: Final = 1
 TYPE_PTR: Final = 12
 TYPE_AAAA: Final = 28
 TYPE_OPT: Final = 41
+TYPE_AXFR: Final = 252
 TYPE_ANY: Final = 255
 CLASS_IN: Final = 1
 CLASS_ANY: Final = 255
