@@ -20,9 +20,14 @@ after the path below has been opened. LEDMA does the same with its lane exchange
 it looks before the exchange and the taps below it after; and the chip's own completion, which
 hands the descriptor over, was added before all of these and runs when all have looked.
 
+With exchanged lanes (BSWP=0) LEDMA moves whole 16-bit words. Where a buffer or the frame ends odd,
+the taps behind it keep the other lane's octet too, named `lane`; which octets these are they learn
+from the ranges that the outermost tap, `lance`, has seen.
+
 The octets of one frame carry the same packet id on all interfaces. Towards the guest the id is
 drawn in `claim`, and the stages opened inside it take it; from the guest it is drawn by the
-outermost tap, and the port finds it again by the octets, among at most `MAX_SENT` frames.
+outermost tap, and the port finds it again by the octets, among at most `MAX_SENT` frames. A frame
+that the chip moves to other descriptors than it had claimed is opened again, under a new id.
 
 Directions are the guest's: inbound is towards it. A frame that a port delivers with its checksum
 left to be done (virtio-net's NEEDS_CSUM) is captured with the checksum in place.
@@ -36,12 +41,21 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
-from dma.iovec import IoVec, Ranges
+from dma.iovec import IoVec, Ranges, total_len
 from dma.transfer import Direction, DmaPath, Lanes, Transfer
 from nic.port import VNET_NONE, Claim, Frame, Port
-from slirp.layout import FCS_LEN, Vector, exchange, parts_of, place
+from slirp.layout import (
+    FCS_LEN,
+    Vector,
+    from_words,
+    has_fcs,
+    in_words,
+    parts_of,
+    place,
+    word_len,
+)
 from slirp.pcapng import (
     INBOUND,
     LINKTYPE_ETHERNET,
@@ -83,7 +97,8 @@ class Capture:
 
     def __init__(self, writer: PacketWriter) -> None:
         self.writer = writer
-        self.current: int | None = None  # the id that transfers opened now belong to
+        self.claimed: int | None = None  # the id of the claim that is being made
+        self.passage: Passage | None = None  # the transfer that is being opened
         self.has_port = False
         self._last_id = 0
         self._sent: deque[tuple[bytes, int]] = deque(maxlen=MAX_SENT)
@@ -100,6 +115,12 @@ class Capture:
     def next_id(self) -> int:
         self._last_id += 1
         return self._last_id
+
+    def enter(self, ranges: Ranges) -> Passage:
+        """A tap opens a transfer: the passage that it belongs to, or a new one."""
+        if self.passage is None:
+            self.passage = Passage(self.claimed or self.next_id(), ranges)
+        return self.passage
 
     def sent(self, frame: bytes, packet_id: int) -> None:
         """The guest sent this frame; the port will see it next."""
@@ -127,11 +148,11 @@ class CapturePort:
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> Claim | None:
         capture = self._capture
-        packet_id = capture.current = capture.next_id()
+        packet_id = capture.claimed = capture.next_id()
         try:
             claim = self.inner.claim(size, headers)
         finally:
-            capture.current = None
+            capture.claimed = None
         return claim and CaptureClaim(claim, self, packet_id, headers)
 
     def frames(self) -> Iterator[Frame]:
@@ -216,6 +237,13 @@ def _with_checksum(octets: bytes, vnet: bytes) -> bytes:
     return b"".join((octets[:at], field.to_bytes(2, "big"), octets[at + 2 :]))
 
 
+class Passage(NamedTuple):
+    """One transfer on its way down: whose it is, and the ranges that the outermost tap saw."""
+
+    packet_id: int
+    ranges: Ranges
+
+
 class StageTap:
     """A DmaPath that wraps one and keeps the frames that pass."""
 
@@ -228,54 +256,68 @@ class StageTap:
         if transfer.headers is None:
             return self.inner.open(transfer)
         ranges = tuple(transfer.ranges)  # in the space of this stage: the inner ones translate
-        capture = self._capture
-        outermost = capture.current is None
-        packet_id = capture.current = capture.current or capture.next_id()
+        outer = self._capture.passage
+        passage = self._capture.enter(ranges)
         try:
             views = self.inner.open(transfer)
         finally:
-            if outermost:
-                capture.current = None
+            self._capture.passage = outer
+        sight = _Sight(self, transfer, passage, ranges, views)
         if transfer.direction is Direction.TO_DEVICE:
-            self._keep_sent(transfer, ranges, views, packet_id)
+            sight.keep_sent()
         else:
-            transfer.completions.append(
-                lambda size: self._keep(transfer, ranges, bytes(views.slice(0, size)), packet_id)
-            )
+            transfer.completions.append(sight.keep)
         return views
 
-    def _keep(self, transfer: Transfer, ranges: Ranges, octets: bytes, packet_id: int) -> None:
-        """A frame that the chip wrote, its FCS behind it."""
-        self._write(transfer, ranges, octets, packet_id, INBOUND, FCS_LEN)
-
-    def _keep_sent(self, transfer: Transfer, ranges: Ranges, views: IoVec, packet_id: int) -> None:
-        """A frame that the chip reads; it makes the FCS when it puts the frame on the wire."""
-        octets = bytes(views)
-        if self.stage != "lance":
-            self._write(transfer, ranges, octets, packet_id, OUTBOUND, 0)
-            return
-        self._capture.sent(octets, packet_id)
-        fcs = zlib.crc32(octets).to_bytes(FCS_LEN, "little")
-        self._write(transfer, ranges, octets + fcs, packet_id, OUTBOUND, FCS_LEN)
-
-    def _write(
-        self,
-        transfer: Transfer,
-        ranges: Ranges,
-        octets: bytes,
-        packet_id: int,
-        direction: int,
-        fcs_len: int,
-    ) -> None:
-        exchanged = transfer.lanes is Lanes.EXCHANGED and self.stage != "lance"
-        straight = exchange(octets) if exchanged else octets
-        parts = parts_of(straight, transfer.headers or (), fcs_len=fcs_len)
-        vector = Vector(self.stage, exchanged, place(parts, ranges))
+    def write(self, sight: _Sight, octets: bytes, size: int) -> None:
+        """Keep a frame of `size` octets, which lies in `octets` as this stage has it."""
+        outbound = sight.transfer.direction is Direction.TO_DEVICE
+        exchanged = self.exchanges(sight.transfer)
+        frame = from_words(octets, sight.passage.ranges, size) if exchanged else octets
+        if outbound and self.stage == "lance":
+            frame = octets = self._as_on_the_wire(frame, sight.passage.packet_id)
+        fcs_len = FCS_LEN if has_fcs(frame) else 0
+        parts = parts_of(frame, sight.transfer.headers or (), fcs_len=fcs_len)
+        if exchanged:
+            parts = in_words(parts, sight.passage.ranges)
         self._capture.writer.write(
             _interface(self.stage, exchanged),
             (memoryview(octets),),
-            comment=vector.emit(),
-            direction=direction,
-            packet_id=packet_id,
+            comment=Vector(self.stage, exchanged, place(parts, sight.ranges)).emit(),
+            direction=OUTBOUND if outbound else INBOUND,
+            packet_id=sight.passage.packet_id,
             fcs_len=fcs_len,
         )
+
+    def exchanges(self, transfer: Transfer) -> bool:
+        """Do the octets lie in exchanged lanes where this tap looks?"""
+        return transfer.lanes is Lanes.EXCHANGED and self.stage != "lance"
+
+    def _as_on_the_wire(self, frame: bytes, packet_id: int) -> bytes:
+        """The guest's frame with the FCS that the chip puts behind it, unless it is there."""
+        if has_fcs(frame):
+            self._capture.sent(frame[:-FCS_LEN], packet_id)
+            return frame
+        self._capture.sent(frame, packet_id)
+        return frame + zlib.crc32(frame).to_bytes(FCS_LEN, "little")
+
+
+class _Sight(NamedTuple):
+    """What a tap remembers of a transfer until the octets are there."""
+
+    tap: StageTap
+    transfer: Transfer
+    passage: Passage
+    ranges: Ranges
+    views: IoVec
+
+    def keep(self, size: int) -> None:
+        """The completion of a frame towards the guest."""
+        room = size
+        if self.tap.exchanges(self.transfer):
+            room = word_len(self.passage.ranges, size)
+        self.tap.write(self, bytes(self.views.slice(0, room)), size)
+
+    def keep_sent(self) -> None:
+        """A frame from the guest, all of it there."""
+        self.tap.write(self, bytes(self.views), total_len(self.passage.ranges))

@@ -10,7 +10,9 @@ piece. As a packet's comment it reads
     vector lance ethernet=0x001000+14 ipv4=0x00100e+20 tcp=0x001022+20 payload=0x001036+1460 …
 
 with `lanes=exchanged` behind the stage where the bytes of each 16-bit word lie exchanged (the
-chip's BSWP is 0), and `fcs=wire+4` where the chip itself made the FCS on its way out.
+chip's BSWP is 0: the octet of address x lies at x ^ 1), and `fcs=wire+4` where the chip itself made
+the FCS on its way out. Exchanged octets are moved in whole words; the octet that shares a word with
+an odd end and is not the frame's is called `lane`, and counts in no comparison.
 
 For a frame towards the guest the lengths of the headers are those that the stack asked its claim
 to be cut at; for a frame from the guest they are read from the headers. Which is why checking is
@@ -37,7 +39,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from dma.iovec import Range
+from dma.iovec import Range, Ranges, merge_ranges
 from slirp.errors import MalformedPacket
 from slirp.pcapng import Packet
 
@@ -47,6 +49,7 @@ MAX_OPEN_FRAMES: Final = 1024  # frames that wait for packets of further stages
 PAGE_LEN: Final = 4096  # octets, the IOMMU's page
 LANCE_MASK: Final = 0xFFFFFF  # the 24 bits that LEDMA passes on
 FCS_LEN: Final = 4
+LANE: Final = "lane"  # an octet of the word at an odd end that is not the frame's
 
 _ADDRESS_DIGITS: Final = {"ip": 4, "ethernet": 4, "lance": 6, "ledma": 8, "memory": 9}
 _ETHERNET_LEN: Final = 14
@@ -55,7 +58,6 @@ _IPV6_LEN: Final = 40
 _UDP_LEN: Final = 8
 _ICMP_LEN: Final = 8
 _TRANSPORTS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
-_TRAILERS: Final = ("payload", "pad", "fcs")
 
 Part: TypeAlias = tuple[str, int]  # name, octets
 Segment: TypeAlias = tuple[str, int | None, int]  # name, address (None: on the wire only), octets
@@ -165,6 +167,65 @@ def place(parts: Iterable[Part], ranges: Iterable[Range]) -> tuple[Segment, ...]
     return tuple(segments)
 
 
+def has_fcs(frame: bytes) -> bool:
+    """Whether the last four octets are the FCS of those before them."""
+    if len(frame) <= FCS_LEN:
+        return False
+    return zlib.crc32(frame[:-FCS_LEN]) == int.from_bytes(frame[-FCS_LEN:], "little")
+
+
+def exchange(words: bytes) -> bytes:
+    """The bytes of each 16-bit word changed over; half a word at the end stays."""
+    even = len(words) & ~1
+    out = bytearray(words)
+    out[0:even:2], out[1:even:2] = words[1:even:2], words[0:even:2]
+    return bytes(out)
+
+
+def _word_runs(ranges: Ranges, size: int) -> Iterator[tuple[int, int, int]]:
+    """For each run of addresses that holds the first `size` octets: those of other lanes in front
+    of it in its first word, its own, those behind it in its last word."""
+    for address, length in merge_ranges(ranges):
+        own = min(length, size)
+        if not own:
+            return
+        yield address & 1, own, (address + own) & 1
+        size -= own
+
+
+def word_len(ranges: Ranges, size: int) -> int:
+    """Octets of the whole words that hold the first `size` octets of `ranges`."""
+    return sum(map(sum, _word_runs(ranges, size)))
+
+
+def from_words(words: bytes, ranges: Ranges, size: int) -> bytes:
+    """The first `size` octets of `ranges` in wire order, out of the words that they lie in."""
+    straight = exchange(words)
+    out = bytearray()
+    at = 0
+    for before, own, after in _word_runs(ranges, size):
+        out += straight[at + before : at + before + own]
+        at += before + own + after
+    return bytes(out)
+
+
+def in_words(parts: Sequence[Part], ranges: Ranges) -> list[Part]:
+    """The parts as whole words hold them: with the octets of other lanes at odd ends."""
+    out: list[Part] = []
+    left = list(reversed(parts))
+    for before, own, after in _word_runs(ranges, sum(length for _, length in parts)):
+        out.append((LANE, before))
+        while own:
+            name, length = left.pop()
+            step = min(length, own)
+            out.append((name, step))
+            own -= step
+            if length > step:
+                left.append((name, length - step))
+        out.append((LANE, after))
+    return [part for part in out if part[1]]
+
+
 class Vector(NamedTuple):
     """A frame's ranges at one stage, with names."""
 
@@ -195,9 +256,11 @@ class Vector(NamedTuple):
         return cls(words[1], exchanged, segments)
 
     def parts(self) -> list[Part]:
-        """Names and lengths with the cuts inside a part undone."""
+        """The frame's parts, the cuts inside them undone."""
         merged: list[Part] = []
         for name, _, length in self.segments:
+            if name == LANE:
+                continue
             if merged and merged[-1][0] == name:
                 merged[-1] = (name, merged[-1][1] + length)
             else:
@@ -208,7 +271,9 @@ class Vector(NamedTuple):
         """(offset in the frame, address, octets) of each run of consecutive addresses."""
         out: list[tuple[int, int, int]] = []
         offset = 0
-        for _, address, length in self.segments:
+        for name, address, length in self.segments:
+            if name == LANE:
+                continue
             if address is not None:
                 if out and sum(out[-1][::2]) == offset and sum(out[-1][1:]) == address:
                     out[-1] = (*out[-1][:2], out[-1][2] + length)
@@ -216,6 +281,17 @@ class Vector(NamedTuple):
                     out.append((offset, address, length))
             offset += length
         return out
+
+    def frame_in(self, data: bytes) -> bytes:
+        """The frame's octets in wire order, out of a packet's."""
+        straight = exchange(data) if self.exchanged else data
+        out = bytearray()
+        at = 0
+        for name, _, length in self.segments:
+            if name != LANE:
+                out += straight[at : at + length]
+            at += length
+        return bytes(out)
 
 
 _SEGMENT = re.compile(r"([a-z0-9]{1,16})=(?:wire|0x([0-9a-f]{1,16}))\+([0-9]{1,8})")
@@ -229,20 +305,13 @@ def _parse_segment(word: str) -> Segment:
     return name, None if address is None else int(address, 16), int(length)
 
 
-def exchange(data: bytes) -> bytes:
-    """The bytes of each 16-bit word changed over; an odd last one stays."""
-    even = len(data) & ~1
-    out = bytearray(data)
-    out[0:even:2], out[1:even:2] = data[1:even:2], data[0:even:2]
-    return bytes(out)
-
-
 class Seen(NamedTuple):
-    """One packet of a frame: where in the file, its vector, its octets in wire order."""
+    """One packet of a frame: where in the file, its vector, the frame's octets in wire order."""
 
     number: int
     vector: Vector
     data: bytes
+    captured_len: int  # octets of the packet, those of other lanes included
 
 
 class FrameLayout(NamedTuple):
@@ -274,8 +343,7 @@ def seen_in(packet: Packet) -> Seen | None:
     for comment in packet.comments:
         vector = Vector.parse(comment)
         if vector is not None:
-            data = exchange(packet.data) if vector.exchanged else packet.data
-            return Seen(packet.number, vector, data)
+            return Seen(packet.number, vector, vector.frame_in(packet.data), len(packet.data))
     return None
 
 
@@ -321,17 +389,16 @@ def _check_alone(one: Seen) -> str | None:
     if vector.stage not in STAGES:
         return "there is no such stage"
     total = sum(length for _, _, length in vector.segments)
-    if total != len(data):
-        return f"the vector holds {total} octets, the packet {len(data)}"
+    if total != one.captured_len:
+        return f"the vector holds {total} octets, the packet {one.captured_len}"
     parts = vector.parts()
     fcs_len = dict(parts).get("fcs", 0)
     expected = parts_of(data, raw_ip=vector.stage == "ip", fcs_len=fcs_len)
     if parts != expected:
         return _first_difference(parts, expected)
-    if fcs_len or vector.stage == "lance":
-        reason = _check_fcs(data, fcs_len)
-        if reason is not None:
-            return reason
+    reason = _check_fcs(data, fcs_len)
+    if reason is not None:
+        return reason
     if vector.stage in ("ip", "ethernet") and vector.runs() != [(0, 0, len(data))]:
         return "the offsets are not consecutive from 0"
     return None
@@ -348,6 +415,8 @@ def _first_difference(parts: Sequence[Part], expected: Sequence[Part]) -> str:
 
 
 def _check_fcs(data: bytes, fcs_len: int) -> str | None:
+    if not fcs_len:
+        return "the octets end with an FCS that the vector does not have" if has_fcs(data) else None
     if fcs_len != FCS_LEN:
         return f"{fcs_len} octets of FCS"
     stored = int.from_bytes(data[-FCS_LEN:], "little")
