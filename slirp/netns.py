@@ -57,6 +57,13 @@ SIGNALS_OF_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)  # which the interpr
 EXIT_NOT_EXECUTABLE: Final = 126  # as shells have it
 EXIT_NOT_FOUND: Final = 127
 
+TUN: Final = "/dev/net/tun"
+TUN_HINTS: Final = {
+    errno.EACCES: f" (for ordinary users it needs mode 666: sudo chmod 666 {TUN})",
+    errno.ENOENT: " (load the kernel's module: sudo modprobe tun)",
+    errno.ENODEV: " (load the kernel's module: sudo modprobe tun)",
+}
+
 NO_USER_NAMESPACES: Final = (
     "an ordinary user needs user namespaces for this and the kernel refuses them ({error}); "
     "see the sysctls user.max_user_namespaces, kernel.unprivileged_userns_clone and "
@@ -167,7 +174,8 @@ def _read_report(channel: socket.socket) -> int:
 def _plain(error: BaseException) -> str:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
+        hint = TUN_HINTS.get(error.errno or 0, "") if error.filename == TUN else ""
+        return f"{where}{error.strerror or error}{hint}"
     if isinstance(error, NamespaceError):
         return str(error)
     return f"{type(error).__name__}: {error}"
@@ -193,7 +201,12 @@ def _owner_of(netns: int) -> int | None:
     """The user namespace that owns a network namespace; None where it is above our own."""
     try:
         return fcntl.ioctl(netns, linux.NS_GET_USERNS)
-    except PermissionError:
+    except OSError as error:
+        if error.errno == errno.ENOTTY:
+            path = os.readlink(f"/proc/self/fd/{netns}")
+            raise NamespaceError(f"{path}: not a network namespace") from None
+        if error.errno != errno.EPERM:
+            raise
         return None
 
 
