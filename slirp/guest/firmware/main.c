@@ -1,0 +1,99 @@
+/*
+ * The guest: get a lease, ping the router, fetch a URL, say what came of it.
+ *
+ * The last line on the console, and the result block, are for a program to read:
+ *
+ *   RESULT status=ok http=200 octets=4194304 sha256=… us=1234567
+ */
+#include "board.h"
+#include "console.h"
+#include "dhcp.h"
+#include "dvma.h"
+#include "http.h"
+#include "lance.h"
+#include "lib.h"
+#include "net.h"
+#include "prom.h"
+
+enum { LINGER = 20000 };        /* microseconds after the work: the last ACK may have been lost */
+
+static const char *const STATUS_NAMES[] = {
+    "running", "ok", "no-lease", "bad-url", "no-such-name", "no-resolver", "no-route", "unreachable",
+    "refused", "timed-out", "reset", "truncated", "bad-response", "redirect", "http-error",
+    "bad-parameters", "no-memory",
+};
+
+static bool parameters_are_sane(void)
+{
+    const struct parameters *p = PARAMETERS;
+    return p->magic == PROM_MAGIC && p->version == PROM_VERSION && p->rx_buffer_len >= 64 &&
+           p->rx_buffer_len <= 4096 && p->rx_buffer_len % 4 == 0 && p->rx_log2 <= 7 && p->tx_log2 <= 7 &&
+           p->window >= 1024 && p->ack_every >= 1;
+}
+
+static enum status configure(void)
+{
+    const struct parameters *p = PARAMETERS;
+    if (p->address) {
+        net.address = p->address, net.netmask = p->netmask;
+        net.router = p->router, net.dns = p->dns, net.mtu = p->mtu;
+    } else if (!dhcp_configure()) {
+        return STATUS_NO_LEASE;
+    }
+    RESULT->address = net.address, RESULT->netmask = net.netmask, RESULT->router = net.router;
+    RESULT->dns = net.dns, RESULT->mtu = net.mtu;
+    print("%s: address %I, netmask %I, router %I, DNS %I, MTU %u\n", p->address ? "static" : "dhcp",
+          net.address, net.netmask, net.router, net.dns, net.mtu);
+    return STATUS_OK;
+}
+
+static void ping_router(void)
+{
+    uint32_t count = PARAMETERS->ping_count;
+    if (!count || !net.router)
+        return;
+    uint32_t answers = ping(net.router, count);
+    print("ping: %I answered %u of %u, last in %u us\n", net.router, answers, count, RESULT->ping_us);
+}
+
+static void stay(uint32_t us)
+{
+    uint32_t until = now + us;
+    while (before(now, until))
+        net_step(until);
+}
+
+static enum status work(void)
+{
+    if (!parameters_are_sane())
+        return STATUS_BAD_PARAMETERS;
+    net_init();
+    dvma_init(PARAMETERS->scatter);
+    if (!lance_init())
+        return STATUS_NO_MEMORY;
+    print("lance: %M, %u receive buffers of %u octets, BSWP %u\n", net.mac, 1u << PARAMETERS->rx_log2,
+          PARAMETERS->rx_buffer_len, PARAMETERS->bswp);
+    enum status status = configure();
+    if (status != STATUS_OK)
+        return status;
+    ping_router();
+    if (PARAMETERS->url[0]) {
+        print("http: GET %s\n", PARAMETERS->url);
+        status = http_fetch();
+        print("http: status %u, %U octets in %U us\n", RESULT->http_status, RESULT->octets, RESULT->fetch_us);
+    }
+    stay(max32(LINGER, PARAMETERS->serve_for * 1000));
+    return status;
+}
+
+int main(void)
+{
+    RESULT->magic = PROM_MAGIC, RESULT->version = PROM_VERSION;
+    print("slirp guest, SPARC V8, %u KiB RAM\n", PARAMETERS->ram_size / 1024);
+    enum status status = work();
+    RESULT->status = status;
+    print("RESULT status=%s http=%u octets=%U sha256=", STATUS_NAMES[status], RESULT->http_status, RESULT->octets);
+    print_hex((const uint8_t *)RESULT->digest, sizeof RESULT->digest);
+    print(" us=%U\n", RESULT->fetch_us);
+    return 0;
+}
