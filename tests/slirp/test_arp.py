@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slirp.arp import HELD_FOR, PORT_MAX, Neighbours, answer, is_probe, request
+from slirp.wire.arp import REPLY, REQUEST, ArpPacket
+
+GATEWAY = bytes([10, 0, 2, 2])
+DNS = bytes([10, 0, 2, 3])
+BROADCAST = bytes([10, 0, 2, 255])
+GUEST = bytes([10, 0, 2, 15])
+OTHER = bytes([10, 0, 2, 16])
+OUR_MAC = bytes.fromhex("525500000202")
+MAC = bytes.fromhex("080020010203")
+MAC_2 = bytes.fromhex("080020040506")
+OWN = {GATEWAY: OUR_MAC, DNS: OUR_MAC}
+
+
+def who_has(target: bytes, sender: bytes = GUEST, operation: int = REQUEST) -> ArpPacket:
+    return ArpPacket(operation, MAC, sender, bytes(6), target)
+
+
+def neighbours() -> Neighbours:
+    return Neighbours({*OWN, BROADCAST})
+
+
+@pytest.mark.parametrize("target", [GATEWAY, DNS])
+def test_own_addresses_are_answered_to_the_asker(target: bytes) -> None:
+    assert answer(who_has(target), OWN) == (REPLY, OUR_MAC, target, MAC, GUEST)
+
+
+@pytest.mark.parametrize("target", [GUEST, OTHER, BROADCAST, bytes(4), b"\xff" * 4])
+def test_nobody_elses(target: bytes) -> None:
+    assert answer(who_has(target), OWN) is None
+
+
+@pytest.mark.parametrize("operation", [REPLY, 0, 3, 8, 65535])
+def test_only_requests(operation: int) -> None:
+    assert answer(who_has(GATEWAY, operation=operation), OWN) is None
+
+
+def test_a_probe_sees_that_the_address_is_taken() -> None:
+    probe = who_has(GATEWAY, sender=bytes(4))
+    assert is_probe(probe)
+    assert answer(probe, OWN) == (REPLY, OUR_MAC, GATEWAY, MAC, bytes(4))
+    assert not is_probe(who_has(GATEWAY))
+
+
+def test_an_announcement_of_the_gateways_address_is_contradicted() -> None:
+    assert answer(who_has(GATEWAY, sender=GATEWAY), OWN) == (REPLY, OUR_MAC, GATEWAY, MAC, GATEWAY)
+
+
+def test_who_claims_to_be_the_gateway_gets_no_answer_about_dns() -> None:
+    assert answer(who_has(DNS, sender=GATEWAY), OWN) is None
+
+
+def test_our_own_request() -> None:
+    assert request(OUR_MAC, GATEWAY, GUEST) == (REQUEST, OUR_MAC, GATEWAY, bytes(6), GUEST)
+
+
+def test_what_was_learned_is_found() -> None:
+    table = neighbours()
+    assert table.learn(GUEST, MAC, 1, now=0.0)
+    assert table.lookup(GUEST) == (MAC, 1)
+    assert table.lookup(OTHER) is None
+    assert table.learn(bytes([0x20, 1] + [0] * 13 + [5]), MAC, 1, now=0.0)  # any family
+
+
+@pytest.mark.parametrize(
+    ("addr", "mac"),
+    [
+        (GATEWAY, MAC), (DNS, MAC), (BROADCAST, MAC),  # the gateway's place, or everyone's
+        (bytes(4), MAC), (b"\xff" * 4, MAC), (bytes([224, 0, 0, 1]), MAC),
+        (bytes([127, 0, 0, 1]), MAC), (bytes(16), MAC), (b"\xff\x02" + bytes(14), MAC),
+        (GUEST, b"\xff" * 6), (GUEST, bytes.fromhex("01005e000001")),
+    ],
+)  # fmt: skip
+def test_what_is_not_believed(addr: bytes, mac: bytes) -> None:
+    table = neighbours()
+    assert not table.learn(addr, mac, 1, now=0.0)
+    assert table.lookup(addr) is None
+    assert table.refused == 1
+
+
+def test_a_guest_may_change_its_mac() -> None:
+    table = neighbours()
+    table.learn(GUEST, MAC, 1, now=0.0)
+    assert table.learn(GUEST, MAC_2, 1, now=0.1)
+    assert table.lookup(GUEST) == (MAC_2, 1)
+    assert len(table) == 1
+
+
+def test_another_port_takes_an_address_over_only_after_silence() -> None:
+    table = neighbours()
+    table.learn(GUEST, MAC, 1, now=0.0)
+    table.learn(GUEST, MAC, 1, now=10.0)
+    assert not table.learn(GUEST, MAC_2, 2, now=9.0 + HELD_FOR)
+    assert table.lookup(GUEST) == (MAC, 1)
+    assert table.learn(GUEST, MAC_2, 2, now=10.0 + HELD_FOR)
+    assert table.lookup(GUEST) == (MAC_2, 2)
+
+
+def test_a_detached_port_is_forgotten() -> None:
+    table = neighbours()
+    table.learn(GUEST, MAC, 1, now=0.0)
+    table.learn(OTHER, MAC_2, 2, now=0.0)
+    table.forget_port(1)
+    table.forget_port(7)
+    assert table.lookup(GUEST) is None
+    assert table.learn(GUEST, MAC_2, 2, now=0.0)
+    assert len(table) == 2
+
+
+def test_a_flood_evicts_only_its_own_port() -> None:
+    table = neighbours()
+    table.learn(GUEST, MAC, 1, now=0.0)
+    for n in range(3 * PORT_MAX):
+        assert table.learn(bytes([10, 1, n >> 8, n & 255]), MAC_2, 2, now=1.0 + n)
+    assert len(table) == 1 + PORT_MAX
+    assert table.evicted == 2 * PORT_MAX
+    assert table.lookup(GUEST) == (MAC, 1)
+    assert table.lookup(bytes([10, 1, 2, 255])) is not None  # the newest
+    assert table.lookup(bytes([10, 1, 0, 0])) is None
+
+
+def test_an_address_in_use_outlives_the_flood_of_its_own_port() -> None:
+    table = neighbours()
+    table.learn(GUEST, MAC, 1, now=0.0)
+    for n in range(2 * PORT_MAX):
+        table.learn(bytes([10, 1, n >> 8, n & 255]), MAC, 1, now=1.0 + n)
+        table.learn(GUEST, MAC, 1, now=1.5 + n)
+    assert table.lookup(GUEST) == (MAC, 1)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([GATEWAY, BROADCAST, GUEST, OTHER, bytes(4), bytes(16)]),
+            st.sampled_from([MAC, MAC_2, b"\xff" * 6]),
+            st.integers(1, 3),
+            st.sampled_from([0.0, 1.0, HELD_FOR]),
+        )
+    )
+)
+def test_whatever_is_said_the_gateway_keeps_its_place(
+    steps: list[tuple[bytes, bytes, int, float]],
+) -> None:
+    table = neighbours()
+    now = 0.0
+    for addr, mac, port_id, later in steps:
+        now += later
+        before = table.lookup(addr)
+        believed = table.learn(addr, mac, port_id, now)
+        assert table.lookup(addr) == ((mac, port_id) if believed else before)
+        assert table.lookup(GATEWAY) is table.lookup(BROADCAST) is None
+    assert len(table) <= 2
