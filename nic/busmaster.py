@@ -3,11 +3,6 @@
 The chip drives 24 address bits; what goes past 0xffffff goes on at 0. Ranges are folded here, so
 that nobody below sees an address that the chip could not drive.
 
-A path may tell when its translations change: an `epoch` that differs after each flush of an IOTLB
-or write of a base register. While it stays the same, views that were opened before still name the
-octets that the same addresses name now. A path without one promises nothing, and each access is
-translated afresh.
-
 Does not do: decide what a fault means. `open` answers None and the chip has been told.
 """
 
@@ -30,11 +25,6 @@ class BusMaster:
     def __init__(self, path: DmaPath, fault: Callable[[], None]) -> None:
         self._path = path
         self._fault = fault
-
-    @property
-    def epoch(self) -> object:
-        """Equal to what it was before: translations are as they were. None: there is no telling."""
-        return getattr(self._path, "epoch", None)
 
     def open(self, transfer: Transfer) -> IoVec | None:
         """Host views, or None after a memory error."""

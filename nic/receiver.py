@@ -36,14 +36,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from dma.iovec import IoVec, Range, scatter_copy, total_len
+from dma.iovec import IoVec, scatter_copy
 from dma.transfer import CompletionQueue, Direction, Lanes, Transfer
 from nic import csr
 from nic.busmaster import BusMaster, cut, fold
 from nic.csr import Registers
 from nic.filter import FCS_LEN, AddressFilter, fcs_of
 from nic.port import VNET_NONE
-from nic.ring import BUFF, ENP, ERR, OWN, STP, DescriptorRing
+from nic.ring import BUFF, ENP, ERR, STP, Descriptor, DescriptorRing
 
 ADDRESS_LEN: Final = 6  # octets
 HEADER_LEN: Final = 14  # octets: no frame is shorter
@@ -57,7 +57,6 @@ class RxClaim:
     __slots__ = (
         "_receiver",
         "buffers",
-        "count",
         "iov",
         "is_open",
         "is_sealed",
@@ -71,13 +70,12 @@ class RxClaim:
     )
 
     def __init__(
-        self, receiver: Receiver, position: int, buffers: list[Range], transfer: Transfer
+        self, receiver: Receiver, position: int, buffers: list[Descriptor], transfer: Transfer
     ) -> None:
         self._receiver = receiver
         self.transfer = transfer
         self.is_open = True  # neither committed nor cancelled nor void
         self.position = position  # of the first descriptor
-        self.count = len(buffers)  # descriptors held
         self.buffers = buffers
         self.room = 0  # octets in guest memory; `views` may have a scratch buffer behind them
         self.views = IoVec()  # the frame, its padding and its FCS
@@ -137,15 +135,13 @@ class Receiver:
     def has_room(self, size: int) -> bool:
         """Whether a claim of this size would be granted now."""
         need = max(size, FRAME_MIN) + FCS_LEN
-        start = self._free_position()
-        buffers = self._search(start, need)
-        return self._is_enough(start, buffers, need)
+        return self._is_enough(self._search(self._free_position(), need), need)
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> RxClaim | None:
         need = max(size, FRAME_MIN) + FCS_LEN
         start = self._free_position()
         buffers = self._search(start, need)
-        if not self._is_enough(start, buffers, need):
+        if not self._is_enough(buffers, need):
             return None
         parts = (*headers, size - sum(headers), need - size)
         claim = self._hold(start, buffers, parts, headers)
@@ -202,39 +198,37 @@ class Receiver:
         if not self._claims:
             return self._position
         newest = self._claims[-1]
-        return max(self._position, newest.position + newest.count)
+        return max(self._position, newest.position + len(newest.buffers))
 
-    def _search(self, start: int, need: int) -> list[Range]:
+    def _search(self, start: int, need: int) -> list[Descriptor]:
         """The chip's buffers from `start` on, of `need` octets or as many as there are.
 
         Looks at each descriptor of the ring once at most, so a ring that loops into itself, or
         whose last descriptor is its first, ends.
         """
-        buffers: list[Range] = []
+        buffers: list[Descriptor] = []
         load = self._ring.load
         for position in range(start, self._position + self._ring.entries):
             rmd = load(position)
-            if rmd is None or not rmd.status & OWN:
+            if rmd is None:
                 break
-            if rmd.length >= need:
-                buffers.append((rmd.addr, need))
-                break
-            buffers.append((rmd.addr, rmd.length))
+            buffers.append(rmd)
             need -= rmd.length
+            if need <= 0:
+                break
         return buffers
 
-    def _is_enough(self, start: int, buffers: list[Range], need: int) -> bool:
+    def _is_enough(self, buffers: list[Descriptor], need: int) -> bool:
         """Room for all of it; or the whole ring, and no more will ever come."""
         if not self._registers.csr0 & csr.RXON:  # or it went off during the search
             return False
-        return total_len(buffers) == need or len(buffers) == self._ring.entries
+        return _room_in(buffers) >= need or len(buffers) == self._ring.entries
 
     def _hold(
-        self, start: int, buffers: list[Range], parts: Sequence[int], headers: Sequence[int]
+        self, start: int, buffers: list[Descriptor], parts: Sequence[int], headers: Sequence[int]
     ) -> RxClaim | None:
         """Open the buffers and queue the transfer; None after a memory error."""
-        ranges = fold(cut(buffers, parts))
-        transfer = Transfer(Direction.FROM_DEVICE, ranges, self._lanes, headers)
+        transfer = self._transfer(buffers, parts, headers)
         claim = RxClaim(self, start, buffers, transfer)
         transfer.completions.append(claim.hand_over)
         views = self._master.open(transfer)
@@ -242,20 +236,26 @@ class Receiver:
             return None
         transfer.completions.append(claim.place)
         claim.views = claim.iov = views
-        claim.room = total_len(buffers)
+        claim.room = _room_in(buffers)
         self._claims.append(claim)
         self.queue.start(transfer)
         return claim
+
+    def _transfer(
+        self, buffers: list[Descriptor], parts: Sequence[int], headers: Sequence[int]
+    ) -> Transfer:
+        ranges = fold(cut([(rmd.addr, rmd.length) for rmd in buffers], parts))
+        return Transfer(Direction.FROM_DEVICE, ranges, self._lanes, headers)
 
     def _finish(self, claim: RxClaim, size: int, total: int) -> None:
         claim.is_open = False
         claim.size = size
         claim.total = total
         held = 0
-        for count, (_, length) in enumerate(claim.buffers, 1):
-            held += length
+        for count, rmd in enumerate(claim.buffers, 1):
+            held += rmd.length
             if held >= total:
-                claim.count = count
+                del claim.buffers[count:]  # what is behind is free for the next claim
                 break
         self.queue.finish(claim.transfer, min(total, claim.room))
 
@@ -281,12 +281,13 @@ class Receiver:
         """Move a claim down to where the gap begins. False: it is lost."""
         stored = min(claim.total, claim.room)
         buffers = self._search(self._position, stored)
-        headers = claim.transfer.headers or ()
-        ranges = fold(cut(buffers, (*headers, stored)))
-        moved = Transfer(Direction.FROM_DEVICE, ranges, self._lanes, headers)
+        if not self._registers.csr0 & csr.RXON:
+            return False
         if not buffers:  # the guest took back what it had given
             self._miss()
             return False
+        headers = claim.transfer.headers or ()
+        moved = self._transfer(buffers, (*headers, max(0, stored - sum(headers))), headers)
         views = self._master.open(moved)
         if views is None:
             return False
@@ -294,29 +295,29 @@ class Receiver:
         claim.transfer.completions[1:] = moved.completions  # hand_over stays; the path's are new
         claim.position = self._position
         claim.buffers = buffers
-        claim.count = len(buffers)
-        claim.room = total_len(buffers)
+        claim.room = min(stored, _room_in(buffers))
         claim.views = claim.iov = _with_scratch(views, claim.total - claim.room)
         return True
 
     def hand_over(self, claim: RxClaim) -> None:
         """Runs last: status words in the ring's order, then the interrupt."""
-        last = claim.count - 1
-        for index in range(claim.count):
-            status = STP if index == 0 else 0
-            mcnt = None
-            if index == last and claim.room >= claim.total:
-                status |= ENP | claim.status
-                mcnt = claim.total
-            elif index == last:
-                status |= ERR | BUFF
-                self._stats["rx_buff"] += 1
-            if not self._ring.store(self._position + index, status, mcnt):
-                return
-        self._position += claim.count
+        status = STP
+        for rmd in claim.buffers[:-1]:
+            rmd.store(status)
+            status = 0
+        if claim.room >= claim.total:
+            claim.buffers[-1].store(status | ENP | claim.status, claim.total)
+        else:
+            claim.buffers[-1].store(status | ERR | BUFF)
+            self._stats["rx_buff"] += 1
+        self._position += len(claim.buffers)
         self._stats["rx_frames"] += 1
         self._stats["rx_octets"] += claim.size
         self._registers.raise_status(csr.RINT)
+
+
+def _room_in(buffers: list[Descriptor]) -> int:
+    return sum([rmd.length for rmd in buffers])
 
 
 def _with_scratch(views: IoVec, missing: int) -> IoVec:

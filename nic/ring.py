@@ -5,9 +5,9 @@ length as a twelve-bit two's complement below four ones; RMD3 or TMD3. It is loa
 value, decided upon, and stored back field by field: what the guest changes meanwhile changes
 nothing. The byte with OWN is stored last.
 
-A position counts on for ever; `Ring.address` is where it becomes an index. Each descriptor is
-opened for writing when it is first needed, so that a fault comes where the chip would meet it, and
-its view is kept for as long as the path says that its translations are the same (busmaster.py).
+A position counts on for ever; `Ring.address` is where it becomes an index. A descriptor is opened
+for writing when it is loaded, so a fault comes where the chip would meet it, and storing its
+status later cannot fail. Nothing is kept from one frame to the next: each load is translated anew.
 
 Does not do: the ones above BCNT. The chip ignores them; so do we.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from dma.transfer import Direction, Transfer
-from nic.busmaster import BusMaster, fold
+from nic.busmaster import ADDRESS_SPACE, BusMaster
 
 DESCRIPTOR_LEN: Final = 8  # octets
 
@@ -57,15 +57,22 @@ class Ring:
     entries: int  # power of two, 1..128
 
     def address(self, position: int) -> int:
-        return self.base + DESCRIPTOR_LEN * (position % self.entries)
+        return (self.base + DESCRIPTOR_LEN * (position % self.entries)) % ADDRESS_SPACE
 
 
 class Descriptor(NamedTuple):
-    """RMD0..2 or TMD0..2, as loaded."""
+    """RMD0..2 or TMD0..2, as loaded; and where they came from."""
 
     status: int  # OWN … ENP
     addr: int  # LanceAddr of the buffer
     length: int  # octets, 1..4096
+    view: memoryview
+
+    def store(self, status: int, word3: int | None = None) -> None:
+        """Word 3 if there is one, then the status with OWN."""
+        if word3 is not None:
+            _U16.pack_into(self.view, _WORD3, word3)
+        self.view[_STATUS] = status
 
 
 def bcnt(length: int) -> int:
@@ -76,55 +83,24 @@ def bcnt(length: int) -> int:
 class DescriptorRing:
     """A ring as the chip sees it, through the bus."""
 
-    __slots__ = ("_epoch", "_master", "_views", "entries", "ring")
+    __slots__ = ("_master", "entries", "ring")
 
     def __init__(self, ring: Ring, master: BusMaster) -> None:
         self.ring = ring
         self.entries = ring.entries
         self._master = master
-        self._epoch: object = None
-        self._views: dict[int, memoryview] = {}
 
     def load(self, position: int) -> Descriptor | None:
-        """The descriptor at a position; None after a memory error."""
-        view = self._view(position)
-        if view is None:
-            return None
-        low, status, high, count = _LOAD.unpack_from(view)
-        return Descriptor(status, high << 16 | low, 4096 - (count & 0xFFF))
-
-    def is_owned(self, position: int) -> bool:
-        """Whether the chip owns it: what polling looks at."""
-        view = self._view(position)
-        return view is not None and view[_STATUS] >= OWN
-
-    def store(self, position: int, status: int, word3: int | None = None) -> bool:
-        """Word 3 if there is one, then the status with OWN. False after a memory error."""
-        view = self._view(position)
-        if view is None:
-            return False
-        if word3 is not None:
-            _U16.pack_into(view, _WORD3, word3)
-        view[_STATUS] = status
-        return True
-
-    def _view(self, position: int) -> memoryview | None:
-        epoch = self._master.epoch
-        if epoch is None or epoch != self._epoch:
-            self._views.clear()
-            self._epoch = epoch
-        index = position % self.entries
-        view = self._views.get(index)
-        return self._open(index) if view is None else view
-
-    def _open(self, index: int) -> memoryview | None:
-        ranges = fold([(self.ring.address(index), DESCRIPTOR_LEN)])
+        """The descriptor at a position, or None: the guest owns it, or there was a memory error."""
+        ranges = ((self.ring.address(position), DESCRIPTOR_LEN),)
         views = self._master.open(Transfer(Direction.FROM_DEVICE, ranges))
         if views is None:
             return None
-        if len(views.segments) != 1:  # memory that is no multiple of eight octets
+        view = views.segments[0]
+        if len(view) != DESCRIPTOR_LEN:  # memory that ends within eight octets
             self._master.refuse()
             return None
-        view = views.segments[0]
-        self._views[index] = view
-        return view
+        low, status, high, count = _LOAD.unpack_from(view)
+        if not status & OWN:
+            return None
+        return Descriptor(status, high << 16 | low, 4096 - (count & 0xFFF), view)

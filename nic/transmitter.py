@@ -25,14 +25,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from dma.iovec import IoVec, Range, total_len
+from dma.iovec import IoVec, total_len
 from dma.transfer import CompletionQueue, Direction, Lanes, Transfer
 from nic import csr
 from nic.busmaster import BusMaster, fold
 from nic.csr import Registers
 from nic.filter import FCS_LEN, FCS_RESIDUE, crc_of
 from nic.port import Frame
-from nic.ring import ENP, ERR, OWN, STP, TMD3_BUFF, TMD3_UFLO, Descriptor, DescriptorRing
+from nic.ring import ENP, ERR, STP, TMD3_BUFF, TMD3_UFLO, Descriptor, DescriptorRing
 
 WIRE_MAX: Final = 1518  # octets with FCS; one more is babble
 JABBER: Final = (
@@ -45,15 +45,14 @@ _KEPT: Final = STP | ENP  # what stays of the guest's status byte
 class TxFrame(Frame):
     """A frame of the guest's; `release()` lets it have its buffers back."""
 
-    __slots__ = ("_transmitter", "is_held", "length", "position", "statuses", "tmd3", "transfer")
+    __slots__ = ("_transmitter", "buffers", "is_held", "length", "tmd3", "transfer")
 
     def __init__(
-        self, transmitter: Transmitter, position: int, statuses: list[int], transfer: Transfer
+        self, transmitter: Transmitter, buffers: list[Descriptor], transfer: Transfer
     ) -> None:
         super().__init__(IoVec())
         self._transmitter = transmitter
-        self.position = position  # of the first descriptor
-        self.statuses = statuses  # one per descriptor, as loaded
+        self.buffers = buffers
         self.transfer = transfer
         self.length = 0  # octets fetched from memory
         self.tmd3 = 0  # errors, for the last descriptor
@@ -100,16 +99,16 @@ class Transmitter:
 
     def is_waiting(self) -> bool:
         """Whether the descriptor where the chip waits is owned: what polling looks at."""
-        return self._can_look() and self._ring.is_owned(self._position)
+        return self._can_look() and self._ring.load(self._position) is not None
 
     def next_frame(self) -> TxFrame | None:
         """The next good frame; None when the chip would wait."""
         while self._can_look():
             tmd = self._ring.load(self._position)
-            if tmd is None or not tmd.status & OWN:
+            if tmd is None:
                 return None
             if not tmd.status & STP:
-                self._use(TxFrame(self, self._position, [tmd.status], _nothing())).release()
+                self._use(TxFrame(self, [tmd], _nothing())).release()
                 continue
             frame = self._gather(tmd)
             if frame is None or self._is_sendable(frame):
@@ -123,16 +122,14 @@ class Transmitter:
 
     def give_back(self, frame: TxFrame) -> None:
         """The completion: status words in the ring's order, then the interrupt."""
-        last = len(frame.statuses) - 1
-        for index, status in enumerate(frame.statuses):
-            position = frame.position + index
-            if index == last and frame.tmd3:
-                stored = self._ring.store(position, status & _KEPT | ERR, frame.tmd3)
-            else:
-                stored = self._ring.store(position, status & _KEPT)
-            if not stored:
-                return
-        self._given_back += last + 1
+        for tmd in frame.buffers[:-1]:
+            tmd.store(tmd.status & _KEPT)
+        last = frame.buffers[-1]
+        if frame.tmd3:
+            last.store(last.status & _KEPT | ERR, frame.tmd3)
+        else:
+            last.store(last.status & _KEPT)
+        self._given_back += len(frame.buffers)
         if frame.tmd3 & TMD3_UFLO:
             self._registers.clear(csr.TXON)
         babble = frame.length + (0 if self._has_fcs else FCS_LEN) > WIRE_MAX
@@ -149,35 +146,32 @@ class Transmitter:
 
     def _gather(self, tmd: Descriptor) -> TxFrame | None:
         """The frame that begins here. None after a memory error, or when its chain has no end."""
-        buffers: list[Range] = [(tmd.addr, tmd.length)]
-        statuses = [tmd.status]
-        while not tmd.status & ENP:
+        buffers = [tmd]
+        while not buffers[-1].status & ENP:
             following = self._look_ahead(self._position + len(buffers))
             if following is None:
                 if self._registers.csr0 & csr.TXON:
-                    self._underflow(statuses)
+                    self._underflow(buffers)
                 return None
-            tmd = following
-            buffers.append((tmd.addr, tmd.length))
-            statuses.append(tmd.status)
-        transfer = Transfer(Direction.TO_DEVICE, fold(buffers), self._lanes, ())
-        frame = TxFrame(self, self._position, statuses, transfer)
+            buffers.append(following)
+        ranges = fold([(tmd.addr, tmd.length) for tmd in buffers])
+        transfer = Transfer(Direction.TO_DEVICE, ranges, self._lanes, ())
+        frame = TxFrame(self, buffers, transfer)
         views = self._master.open(transfer)
         if views is None:
             return None
         frame.iov = views
-        frame.length = total_len(buffers)
+        frame.length = total_len(ranges)
         return self._use(frame)
 
     def _look_ahead(self, position: int) -> Descriptor | None:
         """The descriptor that continues a chain, or None: not owned, or in use already."""
         if position >= self._given_back + self._ring.entries:
             return None
-        tmd = self._ring.load(position)
-        return tmd if tmd is not None and tmd.status & OWN else None
+        return self._ring.load(position)
 
-    def _underflow(self, statuses: list[int]) -> None:
-        frame = self._use(TxFrame(self, self._position, statuses, _nothing()))
+    def _underflow(self, buffers: list[Descriptor]) -> None:
+        frame = self._use(TxFrame(self, buffers, _nothing()))
         frame.tmd3 = TMD3_BUFF | TMD3_UFLO
         frame.release()
         self._has_underflowed = True
@@ -185,7 +179,7 @@ class Transmitter:
 
     def _use(self, frame: TxFrame) -> TxFrame:
         """The frame's descriptors are in use, and it has its place in the order of completions."""
-        self._position += len(frame.statuses)
+        self._position += len(frame.buffers)
         self.queue.start(frame.transfer)
         return frame
 
