@@ -211,7 +211,7 @@ class DnsService:
         return len(self._queries)
 
     def _plan(self, over_tcp: bool, now: float) -> list[tuple[Resolver, bool]]:
-        """Whom to ask, last entry first: resolvers that were silent lately come after the others."""
+        """Whom to ask, last entry first; resolvers that were silent lately come after others."""
         usable = sorted(
             dict.fromkeys(self._resolvers(now)), key=lambda r: self._suspects.get(r, now) > now
         )[:RESOLVERS_MAX]
