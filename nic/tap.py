@@ -1,0 +1,197 @@
+"""A TAP device as a port: the guest is a Linux network namespace.
+
+With `IFF_VNET_HDR` each frame is preceded by a virtio-net header, and with `TUNSETOFFLOAD` the
+kernel hands over, and takes, TCP super-frames of up to 64 KiB at any MTU (TSO), whose checksum
+nobody has computed: a frame costs what a frame costs, however many segments it stands for.
+
+One staging area lives as long as the port. A claim is four views of it (Ethernet, IP, TCP or UDP
+header, payload); the stack receives the payload into the last and writes the headers into the
+others; `commit` is one `writev` of the virtio-net header and the views. A TAP device takes a frame
+when it is written, so there is at most one claim at a time and never a refusal. Frames from the
+guest are read into another staging area and are valid until the next one is asked for.
+
+A device or namespace that goes away shows as an error of `readv`; the port says so by raising
+`DeviceGone` out of `frames()`.
+
+Does not do: address configuration (see slirp.netns), multi-queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from dma.iovec import IoVec
+from nic.port import VNET_LEN, VNET_NONE, Frame, PortDefaults
+
+TUNSETIFF: Final = 0x400454CA
+TUNSETOFFLOAD: Final = 0x400454D0
+TUNSETVNETHDRSZ: Final = 0x400454D8
+TUNGETIFF: Final = 0x800454D2
+IFF_TAP: Final = 0x0002
+IFF_NO_PI: Final = 0x1000
+IFF_VNET_HDR: Final = 0x4000
+TUN_F_CSUM: Final = 0x01
+TUN_F_TSO4: Final = 0x02
+TUN_F_TSO6: Final = 0x04
+TUN_F_USO4: Final = 0x20
+TUN_F_USO6: Final = 0x40
+
+_IFREQ: Final = struct.Struct("16sH22x")  # struct ifreq: name, flags
+
+FRAME_MAX: Final = 14 + 65535  # octets: Ethernet header and the largest IP packet
+FRAMES_PER_CALL: Final = 32  # frames that one frames() yields at the most
+HEADER_AREA: Final = 256  # octets of staging for the headers of one claim
+SMALL: Final = 2048  # octets: a frame up to this size says little about a backlog
+LAYOUTS_KEPT: Final = 512  # cut vectors kept for reuse
+
+
+class DeviceGone(OSError):
+    """The TAP device or its namespace is no longer there."""
+
+
+def open_tap(name: str = "", *, vnet: bool = True) -> tuple[int, str]:
+    """Create or open the TAP device `name` in this network namespace: its descriptor and name.
+
+    Raises OSError (EPERM without CAP_NET_ADMIN over the namespace, ENOENT without /dev/net/tun).
+    """
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet else 0)
+        request = _IFREQ.pack(name.encode(), flags)
+        answer = fcntl.ioctl(fd, TUNSETIFF, request)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, _IFREQ.unpack(answer)[0].rstrip(b"\0").decode()
+
+
+def set_offloads(fd: int, *, tso: bool = True, uso: bool = True) -> int:
+    """Ask for checksum, TSO and USO, as many as the kernel has; the TUN_F_ bits in force."""
+    wanted = [TUN_F_CSUM, 0]
+    if tso:
+        wanted.insert(0, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6)
+    if tso and uso:
+        wanted.insert(0, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_USO4 | TUN_F_USO6)
+    for bits in wanted:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(fd, TUNSETOFFLOAD, bits)
+            return bits
+    return 0
+
+
+class TapClaim:
+    """The one claim of a TAP port: views of its staging area."""
+
+    __slots__ = ("_fd", "_vnet", "iov", "port", "size")
+
+    def __init__(self, port: TapPort, fd: int, vnet: bool) -> None:
+        self.port = port
+        self._fd = fd
+        self._vnet = vnet
+        self.iov = IoVec()
+        self.size = 0
+
+    def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
+        iov = self.iov if size == self.size else self.iov.slice(0, size)
+        try:
+            os.writev(self._fd, (vnet, *iov.segments) if self._vnet else iov.segments)
+        except OSError as error:
+            self.port.refused(error)
+        else:
+            self.port.sent += 1
+
+    def cancel(self) -> None:
+        return
+
+
+class TapPort(PortDefaults):
+    """A TAP device, by descriptor. `vnet`: it was opened with IFF_VNET_HDR.
+
+    `tso`/`uso` switch the offloads off one by one; without `vnet` there are none.
+    """
+
+    def __init__(
+        self, fd: int, *, mtu: int = 1500, vnet: bool = True, tso: bool = True, uso: bool = True
+    ) -> None:
+        os.set_blocking(fd, False)
+        self._fd = fd
+        if vnet:
+            fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_LEN))
+        self.offloads = set_offloads(fd, tso=tso, uso=uso) if vnet else 0
+        self.offload = vnet
+        self.max_frame = FRAME_MAX if self.offloads & TUN_F_TSO4 else 14 + mtu
+        self.gso_udp = bool(self.offloads & TUN_F_USO4)
+        self.sent = 0
+        self.dropped = 0
+        self._rx = memoryview(bytearray(FRAME_MAX + 4))
+        self._rx_vnet = bytearray(VNET_LEN)
+        into: list[bytearray | memoryview] = [self._rx_vnet, self._rx] if vnet else [self._rx]
+        self._rx_into = into
+        self._tx = memoryview(bytearray(HEADER_AREA + FRAME_MAX))
+        self._claim = TapClaim(self, fd, vnet)
+        self._layouts: dict[tuple[int, Sequence[int]], IoVec] = {}
+        self._backlog = False
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def claim(self, size: int, headers: Sequence[int] = ()) -> TapClaim | None:
+        if size > self.max_frame:
+            raise ValueError(f"a frame of {size} octets; this device takes {self.max_frame}")
+        claim = self._claim
+        claim.size = size
+        key = (size, headers)
+        iov = self._layouts.get(key)
+        if iov is None:
+            iov = self._cut(size, headers)
+            if len(self._layouts) >= LAYOUTS_KEPT:
+                self._layouts.clear()
+            self._layouts[key] = iov
+        claim.iov = iov
+        return claim
+
+    def _cut(self, size: int, headers: Sequence[int]) -> IoVec:
+        # The payload always starts at the same, page-friendly place; headers end before it.
+        views = []
+        at = HEADER_AREA - sum(headers)
+        for length in headers:
+            views.append(self._tx[at : at + length])
+            at += length
+        if size > sum(headers):
+            views.append(self._tx[at : at + size - sum(headers)])
+        return IoVec(tuple(views))
+
+    def frames(self) -> Iterator[Frame]:
+        fd, into, rx, vnet = self._fd, self._rx_into, self._rx, self.offload
+        for count in range(FRAMES_PER_CALL):
+            try:
+                size = os.readv(fd, into)
+            except BlockingIOError:
+                self._backlog = count > 1
+                return
+            except OSError as error:
+                raise DeviceGone(error.errno, "the TAP device or its namespace is gone") from None
+            if vnet:
+                size -= VNET_LEN
+                yield Frame(IoVec((rx[:size],)), bytes(self._rx_vnet))
+            else:
+                yield Frame(IoVec((rx[:size],)))
+            if size <= SMALL and not self._backlog and count == 0:
+                return  # level-triggered: if there is more after all, the next turn finds it
+        self._backlog = True
+
+    def refused(self, error: OSError) -> None:
+        """The kernel did not take a frame: lost as on a wire, and counted."""
+        if error.errno in (errno.EBADFD, errno.EBADF, errno.ENODEV):
+            raise DeviceGone(error.errno, "the TAP device or its namespace is gone") from None
+        self.dropped += 1
+
+    def close(self) -> None:
+        """Give the descriptor back; the device goes away unless it is persistent."""
+        os.close(self._fd)

@@ -1,0 +1,106 @@
+"""Who is on the network, and where a guest's packets go.
+
+A `Guest` is one address on the virtual wire: the port it was seen at, its MAC, and the Ethernet
+header of frames to it. Flows hold the guest itself, so a guest that comes back with another MAC or
+at another port needs no change in its flows.
+
+`Nat` is the one place that decides about addresses: what host address a destination stands for, and
+as whom a host-side peer appears to the guest. Refusals are values too; the caller turns them into a
+reset or an ICMP error of the code they carry.
+
+Does not do: ports (they pass unchanged outward), rules per destination.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from slirp.wire.ethernet import ETHERTYPE_IPV4, EthernetHeader
+
+LOOPBACK4: Final = bytes((127, 0, 0, 1))
+ANY4: Final = bytes(4)
+BROADCAST4: Final = b"\xff" * 4
+
+
+class Guest:
+    """One address on the virtual wire."""
+
+    __slots__ = ("addr", "attachment", "ethernet", "mac", "seen_at")
+
+    def __init__(
+        self, addr: bytes, mac: bytes, own_mac: bytes, attachment: Any, now: float
+    ) -> None:
+        self.addr = addr
+        self.seen_at = now
+        self.move(mac, own_mac, attachment)
+
+    def move(self, mac: bytes, own_mac: bytes, attachment: Any) -> None:
+        """The address was seen with this MAC at this port."""
+        self.mac = mac
+        self.attachment = attachment
+        self.ethernet = EthernetHeader(mac, own_mac, ETHERTYPE_IPV4).emit()
+
+
+class Refusal(NamedTuple):
+    """Why a packet goes nowhere: an ICMP destination-unreachable code, or None for silence."""
+
+    reason: str
+    code: int | None
+
+
+HOST_UNREACHABLE: Final = 1  # RFC 792
+PROHIBITED: Final = 13  # RFC 1812 §5.2.7.1: communication administratively prohibited
+
+NOT_ROUTED: Final = Refusal("no such host on the network", HOST_UNREACHABLE)
+MARTIAN: Final = Refusal("destination that no packet may have", None)
+RESTRICTED: Final = Refusal("restricted", PROHIBITED)
+NO_LOOPBACK: Final = Refusal("host loopback is off", PROHIBITED)
+NO_SERVICE: Final = Refusal("no such service at the DNS address", PROHIBITED)
+
+
+class Nat:
+    """IPv4 address decisions of one virtual network."""
+
+    def __init__(
+        self,
+        *,
+        prefix: bytes,
+        mask: bytes,
+        gateway: bytes,
+        dns: bytes,
+        host_loopback: bool,
+        restrict: bool,
+    ) -> None:
+        self._mask = int.from_bytes(mask, "big")
+        self._net = int.from_bytes(prefix, "big") & self._mask
+        self.gateway = gateway
+        self.dns = dns
+        self.broadcast = (self._net | ~self._mask & 0xFFFFFFFF).to_bytes(4, "big")
+        self._host_loopback = host_loopback
+        self._restrict = restrict
+
+    def is_local(self, addr: bytes) -> bool:
+        """Inside the virtual network's prefix?"""
+        return int.from_bytes(addr, "big") & self._mask == self._net
+
+    def is_broadcast(self, addr: bytes) -> bool:
+        """The limited or the subnet's broadcast address?"""
+        return addr in (BROADCAST4, self.broadcast)
+
+    def outward(self, dst: bytes) -> bytes | Refusal:
+        """The host address that the guest's destination stands for."""
+        if dst == self.gateway:
+            return LOOPBACK4 if self._host_loopback else NO_LOOPBACK
+        if dst == self.dns:
+            return NO_SERVICE
+        if dst[0] in (0, 127) or dst[0] >= 224 or self.is_broadcast(dst):
+            return MARTIAN
+        if self.is_local(dst):
+            return NOT_ROUTED
+        return RESTRICTED if self._restrict else dst
+
+    def inward(self, peer: bytes) -> bytes:
+        """As whom a host-side peer appears to the guest."""
+        if peer[0] in (0, 127) or self.is_local(peer):
+            return self.gateway
+        return peer

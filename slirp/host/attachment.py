@@ -1,0 +1,130 @@
+"""A port under the network: what waits for room there, and what it carried.
+
+Frames whose octets the stack already has (ARP and DHCP replies, ICMP, control segments) go through
+`send`; when the port has no room they wait in a short backlog, and beyond its bound they are lost
+and counted, as on a wire. Whoever still has its octets in a host socket does not queue: it claims
+first and, when refused, waits here to be resumed. So back-pressure ends at the kernel.
+
+Does not do: parsing, addressing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from dma.iovec import IoVec, scatter_copy
+from nic.port import VNET_NONE, Port
+
+BACKLOG_MAX: Final = 256  # frames that wait for room; the next one is lost
+
+
+class Resumable(Protocol):
+    """Something that was refused a claim and goes on when there is room."""
+
+    def resume(self, now: float) -> None:
+        """There may be room now."""
+
+
+class Attachment:
+    """One port of a network."""
+
+    def __init__(self, port: Port, name: str, number: int) -> None:
+        self.port = port
+        self.name = name
+        self.number = number
+        self.offload = port.offload
+        self.frames_in = 0
+        self.frames_out = 0
+        self.lost = 0
+        self.visit: float | None = None
+        self._backlog: deque[tuple[tuple[bytes, ...], bytes, bytes]] = deque()
+        self._waiting: dict[Resumable, None] = {}
+
+    def send(
+        self,
+        headers: tuple[bytes, ...],
+        payload: Iterable[memoryview] = (),
+        length: int = 0,
+        vnet: bytes = VNET_NONE,
+    ) -> None:
+        """One frame: these headers, a segment each, then `length` octets of payload."""
+        if self._backlog or not self.try_send(headers, payload, length, vnet):
+            if len(self._backlog) >= BACKLOG_MAX:
+                self.lost += 1
+                return
+            self._backlog.append((headers, b"".join(payload), vnet))
+
+    def try_send(
+        self,
+        headers: tuple[bytes, ...],
+        payload: Iterable[memoryview] = (),
+        length: int = 0,
+        vnet: bytes = VNET_NONE,
+    ) -> bool:
+        """As `send`, but False where there is no room."""
+        lengths = tuple(map(len, headers))
+        size = sum(lengths) + length
+        claim = self.port.claim(size, lengths)
+        if claim is None:
+            return False
+        write_headers(claim.iov.segments, headers, lengths)
+        if length:
+            scatter_copy(claim.iov.slice(size - length, size).segments, payload)
+        claim.commit(size, vnet)
+        self.frames_out += 1
+        return True
+
+    def wait(self, who: Resumable) -> None:
+        """Resume `who` when there may be room again."""
+        self._waiting[who] = None
+
+    def forget(self, who: Resumable) -> None:
+        """`who` no longer waits."""
+        self._waiting.pop(who, None)
+
+    def handle_timeout(self, now: float) -> float | None:
+        """The loop's visit: the port is polled at the end of every turn, so of this one too."""
+        return None
+
+    @property
+    def congested(self) -> bool:
+        """Does anything wait for room?"""
+        return bool(self._backlog or self._waiting)
+
+    def room(self, now: float) -> None:
+        """There may be room: first the backlog, then those who wait, each once."""
+        backlog = self._backlog
+        while backlog:
+            headers, payload, vnet = backlog[0]
+            if not self.try_send(headers, (memoryview(payload),), len(payload), vnet):
+                return
+            backlog.popleft()
+        waiting, self._waiting = self._waiting, {}
+        for who in waiting:
+            who.resume(now)
+
+
+def write_headers(
+    segments: Sequence[memoryview], headers: Sequence[bytes], lengths: Sequence[int]
+) -> None:
+    """Store headers in the leading segments of a claim, across segment ends where they must."""
+    if len(segments) >= len(lengths) and all(
+        len(segment) == length for segment, length in zip(segments, lengths, strict=False)
+    ):
+        for segment, header in zip(segments, headers, strict=False):
+            segment[:] = header
+    else:
+        scatter_copy(segments, (memoryview(b"".join(headers)),))
+
+
+def payload_views(iov: IoVec, lengths: Sequence[int], size: int) -> tuple[memoryview, ...]:
+    """The views of a claim's vector behind its headers."""
+    segments = iov.segments
+    count = len(lengths)
+    if len(segments) > count and all(
+        len(segment) == length for segment, length in zip(segments, lengths, strict=False)
+    ):
+        return segments[count:]
+    return iov.slice(sum(lengths), size).segments

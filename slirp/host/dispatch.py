@@ -1,0 +1,241 @@
+"""From frames to relays: where the stack's actions are carried out.
+
+`handle_port` takes one batch of frames from a port. A segment of a TCP flow that is known, in a
+plain frame (no IP options, no fragment, contiguous headers), is recognised here by one look at its
+fixed fields and goes to its flow; everything else goes through `Stack.handle_frame`, whose actions
+are carried out below. Both ways check the same sums. When the batch is over, whoever waited for
+room at the port gets another chance; what is sent once per batch is sent by the settlers.
+
+Does not do: protocol decisions (slirp.stack, slirp.flow), waiting (slirp.host.loop).
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from slirp import tcp
+from slirp.address import addr_to_text
+from slirp.errors import MalformedPacket
+from slirp.flow import Guest, Nat, Refusal
+from slirp.host.attachment import Attachment
+from slirp.host.dns import DnsRelay
+from slirp.host.loop import Loop
+from slirp.host.ping import PingRelay
+from slirp.host.tcp import TcpFlow, TcpRelay
+from slirp.host.udp import UdpRelay
+from slirp.stack import (
+    DNS_PORT,
+    Action,
+    DnsArrived,
+    EchoArrived,
+    Send,
+    Stack,
+    Switch,
+    TcpArrived,
+    UdpArrived,
+)
+from slirp.template import PROTOCOL_TCP, Template4
+from slirp.wire.checksum import ones_sum
+from slirp.wire.icmp import DEST_UNREACHABLE, HOST_UNREACHABLE, NET_UNREACHABLE
+from slirp.wire.tcp import ACK, RST, SYN, parse_options
+
+if TYPE_CHECKING:
+    from nic.port import Frame
+    from slirp.dns import DnsService
+
+# Ethernet, IPv4 without options, TCP without options: the fields that decide, in one look.
+# ethertype, version/IHL, total length, fragment, protocol, addresses and ports, seq, ack, offset
+# and flags, window
+_PLAIN: Final = struct.Struct("!12xHBxH2xHxB2x12sIIHH")
+PLAIN_LEN: Final = 54  # octets that a plain frame has at least
+FRAGMENTED: Final = 0x3FFF  # more-fragments flag or an offset
+
+
+class Dispatcher:
+    """What ties ports, stack and relays together."""
+
+    def __init__(
+        self, loop: Loop, stack: Stack, nat: Nat, *, mtu: int, dns: DnsService,
+        outbound_addr: str | None = None,
+    ) -> None:  # fmt: skip
+        self.loop = loop
+        self.stack = stack
+        self.nat = nat
+        self.attachments: list[Attachment] = []
+        self._bind = outbound_addr
+        self.tcp = TcpRelay(loop, mss=mtu - 40, on_unreachable=self._tcp_unreachable)
+        self.udp = UdpRelay(loop, stack, nat, self, mtu=mtu, bind=outbound_addr)
+        self.ping = PingRelay(loop, stack, nat, self)
+        self.dns = DnsRelay(loop, stack, dns, self)
+
+    # Frames
+
+    def handle_port(self, attachment: Attachment, now: float) -> None:
+        """One batch of frames from this port."""
+        flows = self.tcp.flows
+        unpack = _PLAIN.unpack_from
+        segment = self.tcp.segment
+        count = 0
+        for frame in attachment.port.frames():
+            count += 1
+            head = frame.iov.segments[0]
+            if len(head) >= PLAIN_LEN:
+                ethertype, version, total, fragment, protocol, key, seq, ack, bits, window = unpack(
+                    head
+                )
+                if (
+                    ethertype == 0x0800
+                    and version == 0x45
+                    and protocol == PROTOCOL_TCP
+                    and not fragment & FRAGMENTED
+                    and key in flows
+                ):
+                    flow = flows[key]
+                    if flow.guest.attachment is attachment and self._plain(
+                        segment, flow, frame, head, total, seq, ack, bits, window, now
+                    ):
+                        frame.release()
+                        continue
+            self.perform_all(self.stack.handle_frame(frame, attachment, now))
+            frame.release()
+        attachment.frames_in += count
+
+    def _plain(self, segment, flow, frame, head, total, seq, ack, bits, window, now) -> bool:  # type: ignore[no-untyped-def]
+        """A plain segment of a known flow; False: the long way decides (and counts)."""
+        data = 34 + (bits >> 10 & 60)
+        end = 14 + total
+        views = frame.iov.segments
+        if len(views) == 1:
+            if end > len(head) or data > end:
+                return False
+            payload = (head[data:end],) if end > data else ()
+        else:
+            if data > len(head) or end > len(frame.iov) or data > end:
+                return False
+            payload = frame.iov.slice(data, end).segments
+        if int.from_bytes(head[14:34], "big") % 0xFFFF:
+            return False
+        if not frame.vnet[0] & 3:
+            pseudo = int.from_bytes(head[26:34], "big") % 0xFFFF + PROTOCOL_TCP + total - 20
+            if ones_sum((head[34:data], *payload), pseudo) != 0xFFFF:
+                return False
+        options = None
+        if data > PLAIN_LEN:
+            try:
+                options = parse_options(head[PLAIN_LEN:data])
+            except MalformedPacket:
+                return False
+        flags = bits & 0x3F
+        if flags & SYN or not flags & (ACK | RST):
+            return False
+        segment(flow, tcp.Segment(seq, ack, flags, window, options), payload, end - data, now)
+        return True
+
+    # Actions
+
+    def perform_all(self, actions: Iterable[Action]) -> None:
+        """Carry out what the stack decided."""
+        now = self.loop.now
+        for action in actions:
+            match action:
+                case Send(attachment, headers, payload):
+                    attachment.send(headers, payload.segments, len(payload))
+                case TcpArrived():
+                    self._tcp_arrived(action, now)
+                case UdpArrived():
+                    target = self.nat.outward(action.dst)
+                    if not isinstance(target, Refusal):
+                        self.udp.send(action, target, now)
+                case DnsArrived(guest, port, payload):
+                    self.dns.query(guest, port, payload, now)
+                case EchoArrived():
+                    target = self.nat.outward(action.dst)
+                    if not isinstance(target, Refusal):
+                        self.ping.send(action, target, now)
+                case Switch(attachment, frame):
+                    self._switch(attachment, frame)
+
+    def _switch(self, attachment: Attachment | None, frame: Frame) -> None:
+        source = self.stack.macs.get(bytes(frame.iov.slice(6, 12)))
+        targets = self.attachments if attachment is None else [attachment]
+        segments, size = frame.iov.segments, len(frame.iov)
+        for target in targets:
+            if target is not source:
+                target.send((), segments, size, frame.vnet)
+
+    def _tcp_arrived(self, arrived: TcpArrived, now: float) -> None:
+        header = arrived.header
+        segment = tcp.Segment(header.seq, header.ack, header.flags, header.window, arrived.options)
+        flow = self.tcp.flows.get(arrived.key)
+        if flow is not None:
+            payload = arrived.payload.segments
+            events = self.tcp.segment(flow, segment, payload, len(arrived.payload), now)
+            if not events & tcp.REOPEN:
+                return
+            self.tcp.forget(flow)  # RFC 9293 §3.6.1: a new connection may reuse the pair
+        if not tcp.is_opening(segment) or not self._tcp_open(arrived, segment, now):
+            self._tcp_reset(arrived, segment)
+
+    def _tcp_open(self, arrived: TcpArrived, syn: tcp.Segment, now: float) -> bool:
+        dst = arrived.key[4:8]
+        if dst == self.nat.dns and arrived.header.dst_port == DNS_PORT and self.stack.dns_enabled:
+            sock = self.dns.accept(now)
+            return sock is not None and self.tcp.serve(arrived.key, syn, sock, arrived.guest, now)
+        target = self.nat.outward(dst)
+        if isinstance(target, Refusal):
+            self.stack.refused[target.reason] += 1
+            return False
+        address = (addr_to_text(target), arrived.header.dst_port)
+        return self.tcp.connect(arrived.key, syn, arrived.guest, address, now, self._bind)
+
+    def _tcp_reset(self, arrived: TcpArrived, segment: tcp.Segment) -> None:
+        emission = tcp.refusal(segment, len(arrived.payload))
+        if emission is None:
+            return
+        key, guest = arrived.key, arrived.guest
+        template = Template4(key[4:8] + key[:4], key[10:12] + key[8:10], PROTOCOL_TCP)
+        guest.attachment.send((guest.ethernet, *template.tcp(emission, 0, 0)))
+
+    def _tcp_unreachable(self, flow: TcpFlow, failure: int) -> None:
+        """The host could not reach the destination: what a router would say about the SYN."""
+        code = NET_UNREACHABLE if failure == errno.ENETUNREACH else HOST_UNREACHABLE
+        quoted = flow.key[8:12] + (flow.conn.rcv_nxt - 1 & 0xFFFFFFFF).to_bytes(4, "big")
+        self.perform_all(
+            self.stack.icmp_error(
+                flow.guest, self.nat.gateway, DEST_UNREACHABLE, code, 0, PROTOCOL_TCP,
+                flow.key[4:8], quoted,
+            )
+        )  # fmt: skip
+
+    # Ports
+
+    def settle_ports(self, now: float) -> None:
+        """The end of a turn: completions run, deadlines are booked, waiters go on."""
+        for attachment in self.attachments:
+            at = attachment.port.poll(now)
+            if at is not None:
+                self.loop.visit_at(attachment, at)
+            if attachment.congested:
+                attachment.room(now)
+        self.tcp.settle(now)
+
+    def drop_port(self, attachment: Attachment) -> None:
+        """The port is gone: so are the flows of its guests."""
+        self.tcp.drop_port(attachment)
+        for mapping in list(self.udp.mappings.values()):
+            if mapping.guest.attachment is attachment:
+                self.udp.remove(mapping)
+
+    def guest(self, addr: bytes) -> Guest | None:
+        """The guest at this address, if it was seen."""
+        return self.stack.guests.get(addr)
+
+    def close(self) -> None:
+        """End all flows."""
+        self.tcp.close()
+        self.udp.close()
+        self.ping.close()
+        self.dns.close()

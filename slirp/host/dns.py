@@ -1,0 +1,269 @@
+"""The sockets of the DNS service: guests on one side, the host's resolvers on the other.
+
+What to answer and whom to ask is slirp.dns's; here its actions become datagrams and streams. Every
+attempt at a resolver has a socket of its own, connected, with a port that the kernel chose; it is
+closed when the service forgets the attempt. A guest that comes over TCP is an ordinary flow of the
+TCP relay whose host side is one end of a socket pair; the other end is read here.
+
+Does not do: DNS over TLS, pipelining towards resolvers.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Final, cast
+
+from dma.iovec import IoVec
+from slirp.dns import Action, Answer, DnsService, Forget, SendToResolver
+from slirp.errors import MalformedPacket
+from slirp.flow import Guest
+from slirp.host.loop import HANGUP, READABLE, WRITABLE, Loop
+from slirp.stack import DNS_PORT, Stack, udp_header
+from slirp.wire.dns import MessageStream, frame_message
+from slirp.wire.ipv4 import PROTOCOL_UDP
+
+if TYPE_CHECKING:
+    from slirp.host.dispatch import Dispatcher
+
+CLIENTS_MAX: Final = 256  # guests' TCP connections at once; the next one is refused
+CLIENT_FOR: Final = 30.0  # seconds without a query on a TCP connection (RFC 7766 §6.2.3)
+UNSENT_MAX: Final = 256 << 10  # octets of answers that a client does not take; then it is closed
+READ_LEN: Final = 65536
+
+
+class Attempt:
+    """One question to one resolver."""
+
+    __slots__ = ("relay", "resolver", "sock", "stream", "token", "unsent")
+
+    def __init__(
+        self, relay: DnsRelay, action: SendToResolver, sock: socket.socket, stream: bool
+    ) -> None:
+        self.relay = relay
+        self.token = action.token
+        self.resolver = action.resolver
+        self.sock = sock
+        self.stream = MessageStream() if stream else None
+        self.unsent = frame_message(action.payload) if stream else b""
+
+    def handle_ready(self, events: int, now: float) -> None:
+        """The resolver answered, or the connection is there, or neither will come."""
+        self.relay.handle_resolver(self, events, now)
+
+
+class Client:
+    """A guest's TCP connection to the DNS address, seen from inside."""
+
+    __slots__ = ("number", "relay", "sock", "stream", "unsent", "used_at", "visit")
+
+    def __init__(self, relay: DnsRelay, number: int, sock: socket.socket, now: float) -> None:
+        self.relay = relay
+        self.number = number
+        self.sock = sock
+        self.stream = MessageStream()
+        self.unsent = b""
+        self.used_at = now
+        self.visit: float | None = None
+
+    def handle_timeout(self, now: float) -> float | None:
+        """The loop's visit."""
+        if now - self.used_at >= CLIENT_FOR:
+            self.relay.drop(self)
+            return None
+        return self.used_at + CLIENT_FOR
+
+    def handle_ready(self, events: int, now: float) -> None:
+        """Octets from the guest, or room for ours."""
+        self.relay.handle_client(self, events, now)
+
+
+class DnsRelay:
+    """Queries and answers of one network."""
+
+    def __init__(
+        self, loop: Loop, stack: Stack, service: DnsService, dispatcher: Dispatcher
+    ) -> None:
+        self._loop = loop
+        self._stack = stack
+        self._dispatcher = dispatcher
+        self.service = service
+        self._attempts: dict[int, Attempt] = {}
+        self._clients: dict[int, Client] = {}
+        self._accepted = 0
+        self.visit: float | None = None
+
+    def query(self, guest: Guest, src_port: int, payload: IoVec, now: float) -> None:
+        """A query that came in a datagram."""
+        self._ask(bytes(payload), (guest.addr, src_port), False, now)
+
+    def _ask(self, payload: bytes, client: Hashable, over_tcp: bool, now: float) -> None:
+        try:
+            self._perform(self.service.handle_query(payload, client, over_tcp, now), now)
+        except MalformedPacket as error:
+            self._stack.malformed[error.layer, error.reason] += 1
+
+    def _perform(self, actions: list[Action], now: float) -> None:
+        pending = list(actions)
+        while pending:
+            action = pending.pop(0)
+            match action:
+                case SendToResolver():
+                    pending += self._send(action, now)
+                case Forget(token):
+                    self._forget(token)
+                case Answer():
+                    self._answer(action)
+        self._loop.visit_at(self, self.service.poll_at())
+
+    def handle_timeout(self, now: float) -> float | None:
+        """The loop's visit: attempts that took too long."""
+        self._perform(self.service.handle_timeout(now), now)
+        return self.service.poll_at()
+
+    # Resolvers
+
+    def _send(self, action: SendToResolver, now: float) -> list[Action]:
+        kind = socket.SOCK_STREAM if action.over_tcp else socket.SOCK_DGRAM
+        try:
+            found = socket.getaddrinfo(
+                action.resolver, DNS_PORT, type=kind, flags=socket.AI_NUMERICHOST
+            )
+            sock = socket.socket(found[0][0], kind | socket.SOCK_NONBLOCK)
+        except OSError:
+            return self.service.handle_failure(action.token, now)
+        attempt = Attempt(self, action, sock, action.over_tcp)
+        self._attempts[action.token] = attempt
+        try:
+            sock.connect(found[0][4])
+            if not action.over_tcp:
+                sock.send(action.payload)
+        except BlockingIOError:
+            pass
+        except OSError:
+            return self.service.handle_failure(action.token, now)
+        events = READABLE | (WRITABLE if attempt.unsent else 0)
+        self._loop.register(sock.fileno(), events, attempt.handle_ready)
+        return []
+
+    def handle_resolver(self, attempt: Attempt, events: int, now: float) -> None:
+        """A resolver's socket is ready."""
+        try:
+            if events & WRITABLE and attempt.unsent:
+                attempt.unsent = attempt.unsent[attempt.sock.send(attempt.unsent) :]
+                if not attempt.unsent:
+                    self._loop.modify(attempt.sock.fileno(), READABLE)
+            if not events & (READABLE | HANGUP):
+                return
+            data = attempt.sock.recv(READ_LEN)
+            messages = [data]
+            if attempt.stream is not None:
+                if not data:
+                    raise ConnectionError("closed by the resolver")
+                messages = attempt.stream.feed(data)
+        except BlockingIOError:
+            return
+        except (OSError, MalformedPacket):
+            self._perform(self.service.handle_failure(attempt.token, now), now)
+            return
+        for message in messages:
+            self._perform(
+                self.service.handle_answer(attempt.resolver, message, attempt.token, now), now
+            )
+
+    def _forget(self, token: int) -> None:
+        attempt = self._attempts.pop(token, None)
+        if attempt is not None:
+            self._loop.unregister(attempt.sock.fileno())
+            attempt.sock.close()
+
+    # Guests
+
+    def _answer(self, action: Answer) -> None:
+        if action.over_tcp:
+            client = self._clients.get(cast(int, action.client))
+            if client is not None:
+                client.unsent += frame_message(action.payload)
+                self._flush(client)
+            return
+        addr, port = cast(tuple[bytes, int], action.client)
+        guest = self._stack.guests.get(addr)
+        if guest is None:
+            return
+        payload = IoVec.of(action.payload)
+        src = self._stack.nat.dns
+        header = udp_header(src, addr, DNS_PORT, port, payload)
+        self._dispatcher.perform_all(
+            self._stack.packets(guest, src, PROTOCOL_UDP, IoVec.of(header) + payload)
+        )
+
+    def accept(self, now: float) -> socket.socket | None:
+        """A guest connects: the host side of its flow, or None where there are too many."""
+        if len(self._clients) >= CLIENTS_MAX:
+            return None
+        try:
+            ours, flows = socket.socketpair()
+        except OSError:
+            return None
+        ours.setblocking(False)
+        flows.setblocking(False)
+        self._accepted += 1
+        client = Client(self, self._accepted, ours, now)
+        self._clients[client.number] = client
+        self._loop.register(ours.fileno(), READABLE, client.handle_ready)
+        self._loop.visit_at(client, now + CLIENT_FOR)
+        return flows
+
+    def handle_client(self, client: Client, events: int, now: float) -> None:
+        """A guest's stream is ready."""
+        if events & WRITABLE:
+            self._flush(client)
+        if not events & (READABLE | HANGUP) or client.number not in self._clients:
+            return
+        try:
+            data = client.sock.recv(READ_LEN)
+            messages = client.stream.feed(data)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, messages = b"", []
+        except MalformedPacket as error:
+            self._stack.malformed[error.layer, error.reason] += 1
+            data, messages = b"", []
+        if not data:
+            self.drop(client)
+        for message in messages:
+            client.used_at = now
+            self._ask(message, client.number, True, now)
+
+    def _flush(self, client: Client) -> None:
+        try:
+            sent = client.sock.send(client.unsent) if client.unsent else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.drop(client)
+            return
+        client.unsent = client.unsent[sent:]
+        if len(client.unsent) > UNSENT_MAX:
+            self.drop(client)
+            return
+        self._loop.modify(client.sock.fileno(), READABLE | (WRITABLE if client.unsent else 0))
+
+    def drop(self, client: Client) -> None:
+        """End a guest's stream."""
+        if self._clients.pop(client.number, None) is None:
+            return
+        self._loop.unregister(client.sock.fileno())
+        client.sock.close()
+        client.visit = None
+        for action in self.service.forget_client(client.number):
+            if isinstance(action, Forget):
+                self._forget(action.token)
+
+    def close(self) -> None:
+        """End everything."""
+        for client in list(self._clients.values()):
+            self.drop(client)
+        for token in list(self._attempts):
+            self._forget(token)

@@ -1,0 +1,158 @@
+"""The loop: the only code that waits, reads a clock or calls epoll.
+
+One turn is: wait until a descriptor is ready or a deadline is due; read the clock once; call the
+handlers of what is ready with that `now`; run the deadlines that are due; then run the *settlers*,
+which send what the turn has gathered (one ACK per flow and batch, however many frames came).
+
+Deadlines are lazy. An object that has one keeps it to itself and asks for a visit no later than
+that instant (`visit_at`); a visit that comes too early is answered with the next instant. So moving
+a deadline into the future, which TCP does with every segment, costs nothing, and an idle flow costs
+the loop nothing per turn.
+
+Does not do: threads, signals, callbacks run from inside another handler.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
+
+from slirp.host import timerfd
+
+Handler: TypeAlias = Callable[[int, float], None]  # epoll events, now
+
+EVENTS_PER_TURN: Final = 256  # descriptors handled per turn; the rest come first in the next
+VISITS_PER_TURN: Final = 1024  # deadlines handled per turn; the rest are due at once in the next
+
+READABLE: Final = select.EPOLLIN
+WRITABLE: Final = select.EPOLLOUT
+EDGE: Final = select.EPOLLET
+HANGUP: Final = select.EPOLLHUP | select.EPOLLERR
+
+
+class Timed(Protocol):
+    """Something with a deadline of its own."""
+
+    visit: float | None  # the instant of the visit that is booked; only the loop writes it
+
+    def handle_timeout(self, now: float) -> float | None:
+        """Do what is due; the next instant, or None."""
+
+
+class Loop:
+    """Descriptors, deadlines and settlers. `fileno()` makes it part of any other event loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._visits: list[tuple[float, int, Timed]] = []
+        self._booked = 0
+        self._settlers: list[Callable[[float], None]] = []
+        self._again = False
+        self._timerfd = -1  # only where somebody else waits for us
+        self.now = clock()
+
+    def fileno(self) -> int:
+        """The epoll descriptor: readable when a descriptor is ready or a deadline is due."""
+        if self._timerfd < 0:
+            self._timerfd = timerfd.create()
+            self._epoll.register(self._timerfd, READABLE)
+            self._handlers[self._timerfd] = self._handle_alarm
+            self._set_alarm()
+        return self._epoll.fileno()
+
+    def _handle_alarm(self, events: int, now: float) -> None:
+        timerfd.clear(self._timerfd)
+
+    def _set_alarm(self) -> None:
+        at = 0.0 if self._again else self.deadline()
+        timerfd.set_at(self._timerfd, at)
+
+    def register(self, fd: int, events: int, handler: Handler) -> None:
+        """Call `handler(events, now)` whenever `fd` is ready."""
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other events on `fd`."""
+        self._epoll.modify(fd, events)
+
+    def unregister(self, fd: int) -> None:
+        """Forget `fd`; call before it is closed. A descriptor that is not known is no error."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def add_settler(self, settler: Callable[[float], None]) -> None:
+        """Call `settler(now)` at the end of every turn, in the order of adding."""
+        self._settlers.append(settler)
+
+    def visit_at(self, timed: Timed, at: float | None) -> None:
+        """Visit `timed` at `at` or before; an earlier booking stands."""
+        if at is None:
+            return
+        if timed.visit is None or at < timed.visit:
+            timed.visit = at
+            self._booked += 1
+            heapq.heappush(self._visits, (at, self._booked, timed))
+
+    def again(self) -> None:
+        """There is more to do at once: the next turn does not wait."""
+        self._again = True
+
+    def deadline(self) -> float | None:
+        """The instant of the next visit, or None."""
+        visits = self._visits
+        while visits and visits[0][2].visit != visits[0][0]:
+            heapq.heappop(visits)  # replaced by an earlier booking, or dropped
+        return visits[0][0] if visits else None
+
+    def turn(self, timeout: float | None) -> int:
+        """One turn, waiting for at most `timeout` seconds (None: for ever); events handled."""
+        deadline = self.deadline()
+        if self._again:
+            self._again = False
+            timeout = 0.0
+        elif deadline is not None:
+            left = deadline - self._clock()
+            if timeout is None or left < timeout:
+                timeout = left if left > 0.0 else 0.0
+        try:
+            ready = self._epoll.poll(timeout, EVENTS_PER_TURN)
+        except InterruptedError:
+            ready = []
+        self.now = now = self._clock()
+        handlers = self._handlers
+        for fd, events in ready:
+            handler = handlers.get(fd)
+            if handler is not None:  # else unregistered by a handler before it in this turn
+                handler(events, now)
+        if self._visits and self._visits[0][0] <= now:
+            self._visit(now)
+        for settle in self._settlers:
+            settle(now)
+        if self._timerfd >= 0:
+            self._set_alarm()
+        return len(ready)
+
+    def _visit(self, now: float) -> None:
+        visits = self._visits
+        for _ in range(VISITS_PER_TURN):
+            if not visits or visits[0][0] > now:
+                return
+            at, _, timed = heapq.heappop(visits)
+            if timed.visit == at:
+                timed.visit = None
+                self.visit_at(timed, timed.handle_timeout(now))
+
+    def close(self) -> None:
+        """Give the epoll descriptor back."""
+        self._handlers.clear()
+        self._visits.clear()
+        if self._timerfd >= 0:
+            os.close(self._timerfd)
+        self._epoll.close()

@@ -1,0 +1,191 @@
+"""Echo to the world: the kernel's ping sockets (IPPROTO_ICMP datagram sockets).
+
+Each (guest, identifier, destination) has a socket; the kernel chooses the identifier that goes out
+and checks what comes back, and the guest's own identifier is put back into the reply. Errors come
+from the error queue, as for UDP, so a guest's traceroute with ICMP works. The kernel grants these
+sockets to the groups in net.ipv4.ping_group_range; a raw socket serves where the process may open
+one (then the reply is matched here). Where neither is allowed, the guest is told so: communication
+administratively prohibited; nothing is forged.
+
+Does not do: ICMPv6 (another family's file), record route, timestamps.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+from dma.iovec import IoVec
+from slirp import icmp
+from slirp.address import addr_from_text, addr_to_text
+from slirp.flow import PROHIBITED, Guest, Nat
+from slirp.host.loop import HANGUP, READABLE, Loop
+from slirp.host.udp import IP_RECVERR, MSG_ERRQUEUE, icmp_from_error
+from slirp.stack import EchoArrived, Stack
+from slirp.wire.icmp import DEST_UNREACHABLE, ECHO_REPLY, ECHO_REQUEST, IcmpHeader
+from slirp.wire.ipv4 import PROTOCOL_ICMP
+
+if TYPE_CHECKING:
+    from slirp.host.dispatch import Dispatcher
+
+PING_FOR: Final = 60.0  # seconds without an echo
+PINGS_MAX: Final = 256  # sockets; at the bound the one unused for longest goes
+REPLIES_PER_EVENT: Final = 16
+SOL_RAW: Final = 255
+ICMP_FILTER: Final = 1
+_ECHO: Final = struct.Struct("!BBHHH")
+
+
+class Ping:
+    """One guest's echo identifier towards one destination."""
+
+    __slots__ = ("guest", "ident", "key", "outer", "raw", "relay", "sock", "used_at", "visit")
+
+    def __init__(
+        self, relay: PingRelay, key: tuple[bytes, int, bytes], guest: Guest, sock: socket.socket,
+        raw: bool,
+    ) -> None:  # fmt: skip
+        self.relay = relay
+        self.key = key
+        self.guest = guest
+        self.ident = key[1]
+        self.sock = sock
+        self.raw = raw
+        self.outer = int.from_bytes(os.urandom(2), "big")  # the identifier outside, where raw
+        self.used_at = 0.0
+        self.visit: float | None = None
+
+    def handle_timeout(self, now: float) -> float | None:
+        """The loop's visit."""
+        if now - self.used_at >= PING_FOR:
+            self.relay.remove(self)
+            return None
+        return self.used_at + PING_FOR
+
+    def handle_ready(self, events: int, now: float) -> None:
+        """A reply or an error."""
+        if events & HANGUP:
+            self.relay.errors(self)
+        if events & READABLE:
+            self.relay.replies(self)
+
+
+class PingRelay:
+    """All echo sockets of one network."""
+
+    def __init__(self, loop: Loop, stack: Stack, nat: Nat, dispatcher: Dispatcher) -> None:
+        self._loop = loop
+        self._stack = stack
+        self._nat = nat
+        self._dispatcher = dispatcher
+        self._pings: dict[tuple[bytes, int, bytes], Ping] = {}
+        self.sent = 0
+        self.answered = 0
+        self.prohibited = 0
+
+    def send(self, echo: EchoArrived, host_addr: bytes, now: float) -> None:
+        """A guest's echo request, to this host address."""
+        key = (echo.guest.addr, echo.ident, echo.dst)
+        ping = self._pings.get(key) or self._open(key, echo.guest, host_addr)
+        payload = bytes(echo.payload)
+        if ping is None:
+            self.prohibited += 1
+            quoted = _ECHO.pack(ECHO_REQUEST, 0, 0, echo.ident, echo.sequence) + payload
+            self._dispatcher.perform_all(
+                self._stack.icmp_error(
+                    echo.guest, self._nat.gateway, DEST_UNREACHABLE, PROHIBITED, 0,
+                    PROTOCOL_ICMP, echo.dst, quoted,
+                )
+            )  # fmt: skip
+            return
+        ping.used_at = now
+        self._loop.visit_at(ping, now + PING_FOR)
+        rest = ping.outer << 16 | echo.sequence
+        message = icmp.message(ECHO_REQUEST, 0, rest, IoVec.of(payload))
+        try:
+            ping.sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, echo.ttl)
+            ping.sock.send(bytes(message))
+        except OSError:
+            self.errors(ping)
+        self.sent += 1
+
+    def _open(self, key: tuple[bytes, int, bytes], guest: Guest, host_addr: bytes) -> Ping | None:
+        if len(self._pings) >= PINGS_MAX:
+            self.remove(min(self._pings.values(), key=lambda p: p.used_at))
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
+            try:
+                sock = socket.socket(
+                    socket.AF_INET, kind | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
+                )
+            except OSError:
+                continue
+            try:
+                sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+                if kind == socket.SOCK_RAW:
+                    sock.setsockopt(
+                        SOL_RAW,
+                        ICMP_FILTER,
+                        struct.pack("I", ~(1 << ECHO_REPLY) & 0xFFFFFFFF),
+                    )
+                sock.connect((addr_to_text(host_addr), 0))
+            except OSError:
+                sock.close()
+                continue
+            ping = Ping(self, key, guest, sock, kind == socket.SOCK_RAW)
+            self._pings[key] = ping
+            self._loop.register(sock.fileno(), READABLE, ping.handle_ready)
+            return ping
+        return None
+
+    def replies(self, ping: Ping) -> None:
+        """Echo replies for the guest."""
+        for _ in range(REPLIES_PER_EVENT):
+            try:
+                data, peer = ping.sock.recvfrom(65535)
+            except OSError:
+                return
+            if ping.raw:
+                data = data[(data[0] & 15) * 4 :]
+            if len(data) < 8:
+                continue
+            header = IcmpHeader.parse(data)
+            if header.type != ECHO_REPLY or (ping.raw and header.ident != ping.outer):
+                continue
+            self.answered += 1
+            reply = icmp.message(
+                ECHO_REPLY, 0, ping.ident << 16 | header.sequence, IoVec.of(data[8:])
+            )
+            src = self._nat.inward(addr_from_text(peer[0]))
+            self._dispatcher.perform_all(self._stack.packets(ping.guest, src, PROTOCOL_ICMP, reply))
+
+    def errors(self, ping: Ping) -> None:
+        """What the error queue tells, as ICMP for the guest."""
+        for _ in range(REPLIES_PER_EVENT):
+            try:
+                data, ancillary, _, _ = ping.sock.recvmsg(576, 512, MSG_ERRQUEUE)
+            except OSError:
+                ping.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                return
+            if len(data) < 8:
+                continue
+            quoted = data[:4] + ping.ident.to_bytes(2, "big") + data[6:]
+            peer = (addr_to_text(ping.key[2]), 0)
+            for level, kind, error in ancillary:
+                if level == socket.IPPROTO_IP and kind == IP_RECVERR:
+                    self._dispatcher.perform_all(
+                        icmp_from_error(self._stack, ping.guest, error, PROTOCOL_ICMP, peer, quoted)
+                    )
+
+    def remove(self, ping: Ping) -> None:
+        """End one socket."""
+        self._pings.pop(ping.key, None)
+        self._loop.unregister(ping.sock.fileno())
+        ping.sock.close()
+        ping.visit = None
+
+    def close(self) -> None:
+        """End them all."""
+        for ping in list(self._pings.values()):
+            self.remove(ping)

@@ -1,0 +1,334 @@
+"""UDP between guests and the host's sockets.
+
+Each guest endpoint that sends has one host socket, whoever it talks to: an endpoint-independent
+mapping (RFC 4787 REQ-1), and a peer that knows the socket's address may answer or write first.
+A datagram to the guest goes from the socket straight into a claim of the guest's MTU: payload
+first, headers when its length and sender are known. One that is longer than the MTU ends in an
+overflow area behind the claim's views and goes on as fragments. When the guest has no room, the
+datagrams stay in the socket.
+
+ICMP errors come back from the socket's error queue (IP_RECVERR) and go to the guest from the
+address that reported them, around the datagram that caused them. The guest's TTL goes out with
+the socket, so traceroute works. Several equal datagrams handed over as one (USO) leave as one.
+
+Mappings end after MAPPING_FOR without traffic; at MAPPINGS_MAX the one unused for longest goes.
+
+Does not do: UDP-Lite, multicast, connection tracking (anybody may answer).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, Protocol
+
+from dma.iovec import IoVec
+from slirp.address import addr_from_text, addr_to_text
+from slirp.flow import Guest, Nat
+from slirp.host.attachment import payload_views, write_headers
+from slirp.host.loop import HANGUP, READABLE, Loop
+from slirp.stack import Action, Stack, udp_header
+from slirp.template import PROTOCOL_UDP, Template4
+from slirp.wire.checksum import ones_sum
+from slirp.wire.icmp import DEST_UNREACHABLE, FRAGMENTATION_NEEDED
+from slirp.wire.virtio_net import GSO_NONE, NEEDS_CSUM, VnetHeader
+
+if TYPE_CHECKING:
+    from slirp.host.dispatch import Dispatcher
+    from slirp.stack import UdpArrived
+
+MAPPING_FOR: Final = 300.0  # seconds without traffic, RFC 4787 REQ-5 recommends five minutes
+MAPPINGS_MAX: Final = 8192
+DATAGRAMS_PER_TURN: Final = 64  # of one mapping; then the others have their turn
+HEADER_LENGTHS: Final = (14, 20, 8)
+HEADERS_LEN: Final = sum(HEADER_LENGTHS)
+PAYLOAD_MAX: Final = 65507  # octets, RFC 768 over IPv4
+ERRORS_PER_EVENT: Final = 16
+
+IP_TTL: Final = socket.IP_TTL
+IP_MTU_DISCOVER: Final = 10
+IP_PMTUDISC_DONT: Final = 0
+IP_RECVERR: Final = 11
+MSG_ERRQUEUE: Final = 0x2000
+SOL_UDP: Final = 17
+UDP_SEGMENT: Final = 103
+EXTENDED_ERR: Final = struct.Struct("=IBBBxII")  # errno, origin, type, code, info, data
+SO_EE_ORIGIN_LOCAL: Final = 1
+SO_EE_ORIGIN_ICMP: Final = 2
+
+_VNET: Final = VnetHeader(NEEDS_CSUM, GSO_NONE, HEADERS_LEN, 0, 34, 6).emit()
+
+
+class Replier(Protocol):
+    """A forward's socket that knows the peer which a guest's datagram is for."""
+
+    def send_to(self, peer: bytes, port: int, payload: tuple[memoryview, ...], now: float) -> bool:
+        """Send to a peer that wrote to the forward; False: none of its peers."""
+
+
+class Mapping:
+    """One guest endpoint and its host socket."""
+
+    __slots__ = (
+        "expires_at", "from_addr", "guest", "port", "relay", "sock", "template", "to_addr",
+        "to_key", "ttl", "used_at", "visit",
+    )  # fmt: skip
+
+    def __init__(self, relay: UdpRelay, guest: Guest, port: int, sock: socket.socket) -> None:
+        self.relay = relay
+        self.guest = guest
+        self.port = port
+        self.sock = sock
+        self.ttl = 0
+        self.to_key: tuple[bytes, int] | None = None  # the last destination …
+        self.to_addr: tuple[str, int] = ("", 0)  # … as a socket address
+        self.from_addr: tuple[str, int] | None = None  # the last sender …
+        self.template: Template4 | None = None  # … and the headers of what it sends
+        self.used_at = 0.0
+        self.visit: float | None = None
+
+    def handle_timeout(self, now: float) -> float | None:
+        """The loop's visit: expired, or used since."""
+        if now - self.used_at >= MAPPING_FOR:
+            self.relay.remove(self)
+            return None
+        return self.used_at + MAPPING_FOR
+
+    def handle_ready(self, events: int, now: float) -> None:
+        """The host socket has a datagram or an error."""
+        self.relay.handle_ready(self, events, now)
+
+    def resume(self, now: float) -> None:
+        """The guest has room again."""
+        if self.sock.fileno() >= 0:
+            self.relay.watch(self)
+            self.relay.receive(self, now)
+
+
+class UdpRelay:
+    """All UDP mappings of one network."""
+
+    def __init__(
+        self, loop: Loop, stack: Stack, nat: Nat, dispatcher: Dispatcher, *, mtu: int,
+        bind: str | None = None,
+    ) -> None:  # fmt: skip
+        self._loop = loop
+        self._stack = stack
+        self._nat = nat
+        self._dispatcher = dispatcher
+        self._room = mtu - 28
+        self._bind = bind
+        self._overflow = memoryview(bytearray(PAYLOAD_MAX + 1))
+        self.mappings: dict[tuple[bytes, int], Mapping] = {}
+        self.repliers: dict[tuple[bytes, int], list[Replier]] = {}  # by guest endpoint
+        self.to_guest = 0
+        self.to_host = 0
+        self.failed = 0
+        self.copied = 0
+
+    # From the guest
+
+    def send(self, datagram: UdpArrived, host_addr: bytes, now: float) -> None:
+        """A guest's datagram, to this host address."""
+        key = (datagram.guest.addr, datagram.src_port)
+        payload = datagram.payload.segments
+        for replier in self.repliers.get(key, ()):
+            if replier.send_to(datagram.dst, datagram.dst_port, payload, now):
+                self.to_host += 1
+                return
+        mapping = self.mappings.get(key)
+        if mapping is None:
+            mapping = self._open(key, datagram.guest, now)
+            if mapping is None:
+                self.failed += 1
+                return
+        mapping.used_at = now
+        if datagram.ttl != mapping.ttl:
+            mapping.ttl = datagram.ttl
+            mapping.sock.setsockopt(socket.IPPROTO_IP, IP_TTL, datagram.ttl)
+        target = (host_addr, datagram.dst_port)
+        if target != mapping.to_key:
+            mapping.to_key = target
+            mapping.to_addr = (addr_to_text(host_addr), datagram.dst_port)
+        self._send(mapping, payload, datagram.gso_size)
+
+    def _send(self, mapping: Mapping, payload: tuple[memoryview, ...], gso_size: int) -> None:
+        sock, address = mapping.sock, mapping.to_addr
+        for _ in range(2):  # a pending error of an earlier datagram is reported once, by send
+            try:
+                if gso_size:
+                    segment = (SOL_UDP, UDP_SEGMENT, gso_size.to_bytes(2, "little"))
+                    sock.sendmsg(payload, (segment,), 0, address)
+                elif len(payload) == 1:
+                    sock.sendto(payload[0], address)
+                else:
+                    sock.sendmsg(payload, (), 0, address)
+            except BlockingIOError:
+                break  # a full queue loses datagrams, as any link does
+            except OSError as error:
+                if error.errno in (errno.EMSGSIZE, errno.EPERM, errno.EACCES, errno.EINVAL):
+                    break
+                continue
+            self.to_host += 1
+            return
+        self.failed += 1
+
+    def _open(self, key: tuple[bytes, int], guest: Guest, now: float) -> Mapping | None:
+        if len(self.mappings) >= MAPPINGS_MAX:
+            self._evict()
+        try:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError:
+            self._evict()  # out of descriptors: the next datagram may find one
+            return None
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
+        if self._bind is not None:
+            sock.bind((self._bind, 0))
+        mapping = Mapping(self, guest, key[1], sock)
+        mapping.used_at = now
+        self.mappings[key] = mapping
+        self.watch(mapping)
+        self._loop.visit_at(mapping, now + MAPPING_FOR)
+        return mapping
+
+    def _evict(self) -> None:
+        if self.mappings:
+            self.remove(min(self.mappings.values(), key=lambda m: m.used_at))
+
+    def watch(self, mapping: Mapping) -> None:
+        """Have the socket's datagrams reported."""
+        with contextlib.suppress(FileExistsError):
+            self._loop.register(mapping.sock.fileno(), READABLE, mapping.handle_ready)
+
+    def remove(self, mapping: Mapping) -> None:
+        """End a mapping."""
+        self.mappings.pop((mapping.guest.addr, mapping.port), None)
+        mapping.guest.attachment.forget(mapping)
+        self._loop.unregister(mapping.sock.fileno())
+        mapping.sock.close()
+        mapping.visit = None
+
+    # From the host
+
+    def handle_ready(self, mapping: Mapping, events: int, now: float) -> None:
+        """Datagrams or errors wait in the socket."""
+        if events & HANGUP:
+            self._errors(mapping)
+        if events & READABLE:
+            self.receive(mapping, now)
+
+    def receive(self, mapping: Mapping, now: float) -> None:
+        """Pass on what the socket has, as far as the guest has room."""
+        for _ in range(DATAGRAMS_PER_TURN):
+            claim = mapping.guest.attachment.port.claim(HEADERS_LEN + self._room, HEADER_LENGTHS)
+            if claim is None:
+                self._loop.unregister(mapping.sock.fileno())
+                mapping.guest.attachment.wait(mapping)
+                return
+            views = payload_views(claim.iov, HEADER_LENGTHS, HEADERS_LEN + self._room)
+            try:
+                size, _, _, peer = mapping.sock.recvmsg_into((*views, self._overflow))
+            except OSError:  # nothing more, or an error that the error queue tells of
+                claim.cancel()
+                return
+            mapping.used_at = now
+            self.to_guest += 1
+            template = mapping.template
+            if peer != mapping.from_addr or template is None:
+                src = self._nat.inward(addr_from_text(peer[0]))
+                template = self.template(src, peer[1], mapping)
+                mapping.from_addr, mapping.template = peer, template
+            if size > self._room:
+                datagram = bytes(IoVec((*views, self._overflow)).slice(0, size))
+                claim.cancel()
+                src = self._nat.inward(addr_from_text(peer[0]))
+                self.send_fragments(mapping.guest, src, peer[1], mapping.port, datagram)
+                continue
+            fill(claim, mapping.guest, template, views, size)
+
+    def template(self, src: bytes, src_port: int, mapping: Mapping) -> Template4:
+        """Headers of datagrams from this endpoint to the mapping's guest."""
+        ports = src_port.to_bytes(2, "big") + mapping.port.to_bytes(2, "big")
+        return Template4(src + mapping.guest.addr, ports, PROTOCOL_UDP)
+
+    def send_fragments(
+        self, guest: Guest, src: bytes, src_port: int, dst_port: int, datagram: bytes
+    ) -> None:
+        """A datagram longer than the guest's MTU."""
+        payload = IoVec.of(datagram)
+        header = udp_header(src, guest.addr, src_port, dst_port, payload)
+        self.copied += len(datagram)
+        self._dispatcher.perform_all(
+            self._stack.packets(guest, src, PROTOCOL_UDP, IoVec.of(header) + payload)
+        )
+
+    # Errors
+
+    def _errors(self, mapping: Mapping) -> None:
+        for _ in range(ERRORS_PER_EVENT):
+            try:
+                data, ancillary, _, peer = mapping.sock.recvmsg(576, 512, MSG_ERRQUEUE)
+            except OSError:
+                mapping.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                return
+            for level, kind, error in ancillary:
+                if level == socket.IPPROTO_IP and kind == IP_RECVERR:
+                    self._dispatcher.perform_all(
+                        icmp_from_error(
+                            self._stack, mapping.guest, error, PROTOCOL_UDP, peer,
+                            udp_bytes(mapping.port, peer[1], data),
+                        )
+                    )  # fmt: skip
+
+    def close(self) -> None:
+        """End every mapping."""
+        for mapping in list(self.mappings.values()):
+            self.remove(mapping)
+
+
+def udp_bytes(src_port: int, dst_port: int, data: bytes) -> bytes:
+    """The start of the guest's datagram again, as an ICMP error quotes it."""
+    return struct.pack("!HHHH", src_port, dst_port, 8 + len(data), 0) + data
+
+
+def icmp_from_error(
+    stack: Stack, guest: Guest, error: bytes, protocol: int, peer: tuple[str, int], quoted: bytes
+) -> list[Action]:
+    """The ICMP error that the host's socket had, for the guest whose packet caused it."""
+    _, origin, kind, code, info, _ = EXTENDED_ERR.unpack_from(error)
+    offender = stack.nat.gateway
+    if origin == SO_EE_ORIGIN_ICMP:
+        if len(error) >= EXTENDED_ERR.size + 8:
+            addr = error[EXTENDED_ERR.size + 4 : EXTENDED_ERR.size + 8]
+            offender = stack.nat.inward(addr) if any(addr) else offender
+    elif origin == SO_EE_ORIGIN_LOCAL:
+        number = int.from_bytes(error[:4], "little")
+        kind, code = DEST_UNREACHABLE, LOCAL_CODES.get(number, 1)
+    else:
+        return []
+    rest = info & 0xFFFF if (kind, code) == (DEST_UNREACHABLE, FRAGMENTATION_NEEDED) else 0
+    dst = stack.nat.inward(addr_from_text(peer[0]))
+    return stack.icmp_error(guest, offender, kind, code, rest, protocol, dst, quoted)
+
+
+LOCAL_CODES: Final = {
+    errno.EMSGSIZE: FRAGMENTATION_NEEDED,
+    errno.ENETUNREACH: 0,
+    errno.EHOSTUNREACH: 1,
+    errno.EACCES: 13,
+    errno.EPERM: 13,
+}
+
+
+def fill(claim, guest, template, views, size) -> None:  # type: ignore[no-untyped-def]
+    """Headers around `size` octets of payload that are in the claim already; then commit."""
+    offload = guest.attachment.offload
+    payload_sum = None if offload else ones_sum(IoVec(views).slice(0, size).segments)
+    ip, udp = template.udp(size, payload_sum)
+    write_headers(claim.iov.segments, (guest.ethernet, ip, udp), HEADER_LENGTHS)
+    claim.commit(HEADERS_LEN + size, _VNET) if offload else claim.commit(HEADERS_LEN + size)
+    guest.attachment.frames_out += 1

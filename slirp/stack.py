@@ -1,0 +1,422 @@
+"""The stack's edge: one frame in, what is to be done about it out.
+
+`handle_frame` takes a frame as the port gave it and walks down its headers: Ethernet, then ARP or
+IPv4, reassembly where it is a fragment, then ICMP, UDP or TCP. What the network itself answers
+(ARP, echo to its own addresses, DHCP, errors) comes back as `Send`; what needs a host socket comes
+back as `TcpArrived`, `UdpArrived`, `EchoArrived` or `DnsArrived`, with the payload as views of the
+guest's memory. The stack sends nothing, opens nothing and reads no clock.
+
+Every parser below raises `MalformedPacket` and nothing else; it is caught here, once, and counted
+by layer and reason. A frame that is well formed and leads nowhere is counted in `refused`.
+
+Known TCP flows have a shorter way in (slirp.host.dispatch); what that does not know comes here.
+
+Does not do: options of IP (read over, never acted on), IPv6, forwarding of multicast.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from dma.iovec import IoVec
+from slirp import arp, icmp, ipv4
+from slirp.errors import MalformedPacket
+from slirp.flow import ANY4, BROADCAST4, Guest, Nat, Refusal
+from slirp.reassembly import Reassembler
+from slirp.template import TTL
+from slirp.wire import checksum, ethernet
+from slirp.wire import icmp as wire_icmp
+from slirp.wire import ipv4 as wire_ipv4
+from slirp.wire.arp import ArpPacket
+from slirp.wire.ethernet import ETHERTYPE_ARP, ETHERTYPE_IPV4, EthernetHeader
+from slirp.wire.icmp import IcmpHeader
+from slirp.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_UDP, Ipv4Header
+from slirp.wire.tcp import TcpHeader, TcpOptions, parse_options
+from slirp.wire.udp import UdpHeader
+
+if TYPE_CHECKING:
+    from nic.port import Frame
+    from slirp.dhcp import DhcpServer
+
+HEADERS_MAX: Final = 14 + 60 + 60  # octets that may be headers; the rest is payload for sure
+GUESTS_MAX: Final = 1024  # addresses remembered; beyond it the one unseen for longest goes
+DHCP_SERVER_PORT: Final = 67
+DHCP_CLIENT_PORT: Final = 68
+DNS_PORT: Final = 53
+CHECKSUM_KNOWN: Final = 3  # virtio-net NEEDS_CSUM | DATA_VALID: nothing to verify
+
+
+class Send(NamedTuple):
+    """A frame for a guest: headers, a segment each, then payload."""
+
+    attachment: Any
+    headers: tuple[bytes, ...]
+    payload: IoVec
+
+
+class Switch(NamedTuple):
+    """A frame that is for another guest's port, or for all of them (`attachment` None)."""
+
+    attachment: Any | None
+    frame: Frame
+
+
+class TcpArrived(NamedTuple):
+    key: bytes  # source and destination address, source and destination port, as on the wire
+    guest: Guest
+    header: TcpHeader
+    options: TcpOptions | None
+    payload: IoVec
+
+
+class UdpArrived(NamedTuple):
+    guest: Guest
+    src_port: int
+    dst: bytes
+    dst_port: int
+    ttl: int
+    payload: IoVec
+    gso_size: int  # octets per datagram where the payload is several of them; else 0
+
+
+class EchoArrived(NamedTuple):
+    guest: Guest
+    dst: bytes
+    ident: int
+    sequence: int
+    ttl: int
+    payload: IoVec
+
+
+class DnsArrived(NamedTuple):
+    guest: Guest
+    src_port: int
+    payload: IoVec
+
+
+Action: TypeAlias = Send | Switch | TcpArrived | UdpArrived | EchoArrived | DnsArrived
+
+
+class Context(NamedTuple):
+    """What the layers above Ethernet know of the frame they are in."""
+
+    attachment: Any
+    ethernet: EthernetHeader
+    packet: IoVec  # from the IP header on, without padding: what an ICMP error quotes
+    summed: bool  # the transport checksum needs no verification
+    gso_size: int
+    now: float
+
+
+class Stack:
+    """The virtual network's own side of the wire."""
+
+    def __init__(
+        self, *, nat: Nat, mac: bytes, mtu: int, dhcp: DhcpServer | None, dns_enabled: bool = True
+    ) -> None:
+        self.nat = nat
+        self.mac = mac
+        self.mtu = mtu
+        self.dhcp = dhcp
+        self.dns_enabled = dns_enabled
+        self.guests: dict[bytes, Guest] = {}
+        self.macs: dict[bytes, Any] = {}  # the learning switch: MAC → attachment
+        self.reassemblers: dict[Any, Reassembler] = {}
+        self.malformed: Counter[tuple[str, str]] = Counter()
+        self.refused: Counter[str] = Counter()
+        self._own = {nat.gateway: mac, nat.dns: mac}
+        self.broadcasts = (BROADCAST4, nat.broadcast)
+        self.neighbours = arp.Neighbours({*self._own, *self.broadcasts})
+        self.on_guest: Callable[[Guest, float], None] = lambda guest, now: None
+        self.isolated = False  # guests do not reach each other
+        self.ports = 0  # attachments on this network
+
+    # Ethernet
+
+    def handle_frame(self, frame: Frame, attachment: Any, now: float) -> list[Action]:
+        """What to do about one frame."""
+        try:
+            return self._handle_ethernet(frame, attachment, now)
+        except MalformedPacket as error:
+            self.malformed[error.layer, error.reason] += 1
+            return []
+
+    def _handle_ethernet(self, frame: Frame, attachment: Any, now: float) -> list[Action]:
+        iov = frame.iov
+        size = len(iov)
+        ethernet.check_length(size, max(14 + self.mtu, attachment.port.max_frame))
+        head, _ = iov.pull(min(size, HEADERS_MAX))
+        header = EthernetHeader.parse(head)
+        actions: list[Action] = []
+        if self.ports > 1 and not self.isolated:
+            actions = self._switch(header, frame, attachment)
+        self.macs[header.src] = attachment
+        if header.dst != self.mac and not ethernet.is_group(header.dst):
+            return actions  # another station's
+        if header.ethertype == ETHERTYPE_IPV4:
+            vnet = frame.vnet
+            gso_size = int.from_bytes(vnet[4:6], "little") if vnet[1] else 0
+            packet = iov.slice(14, size)
+            context = Context(
+                attachment, header, packet, bool(vnet[0] & CHECKSUM_KNOWN), gso_size, now
+            )
+            actions += self._handle_ipv4(context, head[14:], size - 14)
+        elif header.ethertype == ETHERTYPE_ARP:
+            actions += self._handle_arp(ArpPacket.parse(head[14:]), attachment, now)
+        else:
+            self.refused["ethertype"] += 1
+        return actions
+
+    def _switch(self, header: EthernetHeader, frame: Frame, attachment: Any) -> list[Action]:
+        if header.dst == self.mac:
+            return []
+        if ethernet.is_group(header.dst):
+            return [Switch(None, frame)]
+        target = self.macs.get(header.dst)
+        return [] if target is attachment else [Switch(target, frame)]
+
+    def _handle_arp(self, packet: ArpPacket, attachment: Any, now: float) -> list[Action]:
+        self.learn(packet.sender_addr, packet.sender_mac, attachment, now)
+        reply = arp.answer(packet, self._own)
+        if reply is None:
+            return []
+        header = EthernetHeader(packet.sender_mac, self.mac, ETHERTYPE_ARP).emit()
+        return [Send(attachment, (header, reply.emit()), IoVec())]
+
+    def learn(self, addr: bytes, mac: bytes, attachment: Any, now: float) -> Guest | None:
+        """The guest at this address, as it was just seen; None for an address no guest can have."""
+        if not self.neighbours.learn(addr, mac, attachment.number, now):
+            return None
+        guest = self.guests.get(addr)
+        if guest is None:
+            if len(self.guests) >= GUESTS_MAX:
+                del self.guests[min(self.guests, key=lambda a: self.guests[a].seen_at)]
+            guest = self.guests[addr] = Guest(addr, mac, self.mac, attachment, now)
+            self.on_guest(guest, now)
+        elif guest.mac != mac or guest.attachment is not attachment:
+            guest.move(mac, self.mac, attachment)
+        guest.seen_at = now
+        return guest
+
+    def forget_port(self, attachment: Any) -> None:
+        """The port was taken off the network."""
+        self.ports -= 1
+        self.neighbours.forget_port(attachment.number)
+        self.reassemblers.pop(attachment, None)
+        self.macs = {mac: at for mac, at in self.macs.items() if at is not attachment}
+        self.guests = {a: g for a, g in self.guests.items() if g.attachment is not attachment}
+
+    def arp_request(self, addr: bytes) -> tuple[bytes, ...]:
+        """The headers of a frame that asks who has `addr`."""
+        header = EthernetHeader(ethernet.BROADCAST, self.mac, ETHERTYPE_ARP)
+        return header.emit(), arp.request(self.mac, self.nat.gateway, addr).emit()
+
+    # IPv4
+
+    def _handle_ipv4(self, context: Context, head: memoryview, available: int) -> list[Action]:
+        header = Ipv4Header.parse(head, available)
+        context = context._replace(packet=context.packet.slice(0, header.total_len))
+        payload = context.packet.slice(header.ihl, header.total_len)
+        guest = self.learn(header.src, context.ethernet.src, context.attachment, context.now)
+        if guest is None and header.src != ANY4:
+            raise MalformedPacket("ipv4", "source that no guest can have")
+        if header.is_fragment:
+            whole = self._reassemble(header, payload, context)
+            if whole is None:
+                return []
+            header, payload = whole
+            context = context._replace(
+                packet=IoVec.of(header.emit()) + payload, summed=False, gso_size=0
+            )
+        match header.protocol:
+            case wire_ipv4.PROTOCOL_TCP:
+                return self._handle_tcp(context, header, payload, guest)
+            case wire_ipv4.PROTOCOL_UDP:
+                return self._handle_udp(context, header, payload, guest)
+            case wire_ipv4.PROTOCOL_ICMP:
+                return self._handle_icmp(context, header, payload, guest)
+        self.refused["protocol"] += 1
+        return self.unreachable(context, header, wire_icmp.PROTOCOL_UNREACHABLE)
+
+    def _reassemble(
+        self, header: Ipv4Header, payload: IoVec, context: Context
+    ) -> tuple[Ipv4Header, IoVec] | None:
+        reassembler = self.reassemblers.get(context.attachment)
+        if reassembler is None:
+            reassembler = self.reassemblers[context.attachment] = Reassembler()
+        return reassembler.handle_fragment(header, payload, context.now)
+
+    def _verify(self, context: Context, header: Ipv4Header, payload: IoVec, layer: str) -> None:
+        if context.summed:
+            return
+        pseudo = checksum.pseudo_sum(header.src, header.dst, header.protocol, len(payload))
+        if not checksum.valid(payload.segments, pseudo):
+            raise MalformedPacket(layer, "checksum")
+
+    def unreachable(self, context: Context, header: Ipv4Header, code: int) -> list[Action]:
+        """The ICMP error that says so, where one may be sent (RFC 1122 §3.2.2)."""
+        return self._error(context, header, wire_icmp.DEST_UNREACHABLE, code)
+
+    def _error(self, context: Context, header: Ipv4Header, kind: int, code: int) -> list[Action]:
+        guest = self.guests.get(header.src)
+        payload = context.packet.slice(header.ihl, header.total_len)
+        if guest is None or not icmp.may_send_error(
+            header, payload, context.ethernet.dst, self.broadcasts
+        ):
+            return []
+        message = icmp.error(kind, code, 0, context.packet)
+        return self.packets(guest, self.nat.gateway, PROTOCOL_ICMP, message)
+
+    def packets(self, guest: Guest, src: bytes, protocol: int, payload: IoVec) -> list[Action]:
+        """Frames that carry `payload` to the guest, in fragments where the MTU asks for it."""
+        return self._to(guest.attachment, guest.ethernet, src, guest.addr, protocol, payload)
+
+    def _to(
+        self,
+        attachment: Any,
+        link: bytes,
+        src: bytes,
+        dst: bytes,
+        protocol: int,
+        payload: IoVec,
+    ) -> list[Action]:
+        whole = 20 + len(payload) <= self.mtu
+        ident = 0 if whole else secrets.randbits(16)  # RFC 6864 §4: only fragments need one
+        header = Ipv4Header(20, 0, 0, ident, whole, False, 0, TTL, protocol, 0, src, dst)
+        return [
+            Send(attachment, (link, ip), piece)
+            for ip, piece in ipv4.fragment(header, payload, self.mtu)
+        ]
+
+    def icmp_error(
+        self,
+        guest: Guest,
+        offender: bytes,
+        kind: int,
+        code: int,
+        rest: int,
+        protocol: int,
+        dst: bytes,
+        quoted: bytes,
+    ) -> list[Action]:
+        """An ICMP error for a packet of the guest's that is no longer at hand.
+
+        Its header is made again from the flow; `quoted` is what followed it.
+        """
+        total = 20 + len(quoted)
+        header = Ipv4Header(20, 0, total, 0, True, False, 0, TTL, protocol, 0, guest.addr, dst)
+        message = icmp.error(kind, code, rest, IoVec.of(header.emit(), quoted))
+        return self.packets(guest, offender, PROTOCOL_ICMP, message)
+
+    def _refuse(self, context: Context, header: Ipv4Header, refusal: Refusal) -> list[Action]:
+        self.refused[refusal.reason] += 1
+        if refusal.code is None:
+            return []
+        return self.unreachable(context, header, refusal.code)
+
+    # ICMP
+
+    def _handle_icmp(
+        self, context: Context, header: Ipv4Header, payload: IoVec, guest: Guest | None
+    ) -> list[Action]:
+        head, data = payload.pull(min(len(payload), wire_icmp.HEADER_LEN))
+        message = IcmpHeader.parse(head)
+        if not checksum.valid(payload.segments):
+            raise MalformedPacket("icmp", "checksum")
+        if message.type != wire_icmp.ECHO_REQUEST or guest is None:
+            self.refused["icmp type"] += 1
+            return []
+        if header.dst in self._own:
+            return self.packets(guest, header.dst, PROTOCOL_ICMP, icmp.echo_reply(message, data))
+        target = self.nat.outward(header.dst)
+        if isinstance(target, Refusal):
+            return self._refuse(context, header, target)
+        if header.ttl <= 1:
+            return self._error(context, header, wire_icmp.TIME_EXCEEDED, 0)
+        return [
+            EchoArrived(guest, header.dst, message.ident, message.sequence, header.ttl - 1, data)
+        ]
+
+    # UDP
+
+    def _handle_udp(
+        self, context: Context, header: Ipv4Header, payload: IoVec, guest: Guest | None
+    ) -> list[Action]:
+        size = len(payload)
+        head, _ = payload.pull(min(size, 8))
+        datagram = UdpHeader.parse(head, size)
+        payload = payload.slice(0, datagram.length)
+        if datagram.checksum:
+            self._verify(context, header, payload, "udp")
+        data = payload.slice(8, datagram.length)
+        if datagram.dst_port == DHCP_SERVER_PORT and (
+            header.dst in (BROADCAST4, self.nat.gateway) or self.nat.is_broadcast(header.dst)
+        ):
+            return self._handle_dhcp(context, data)
+        if guest is None:
+            raise MalformedPacket("udp", "source address 0.0.0.0")
+        if header.dst == self.nat.dns and datagram.dst_port == DNS_PORT and self.dns_enabled:
+            return [DnsArrived(guest, datagram.src_port, data)]
+        target = self.nat.outward(header.dst)
+        if isinstance(target, Refusal):
+            return self._refuse(context, header, target)
+        if header.ttl <= 1 and header.dst not in self._own:
+            return self._error(context, header, wire_icmp.TIME_EXCEEDED, 0)
+        return [
+            UdpArrived(
+                guest, datagram.src_port, header.dst, datagram.dst_port,
+                header.ttl - 1, data, context.gso_size,
+            )
+        ]  # fmt: skip
+
+    def _handle_dhcp(self, context: Context, data: IoVec) -> list[Action]:
+        if self.dhcp is None:
+            self.refused["dhcp is off"] += 1
+            return []
+        reply = self.dhcp.handle_message(bytes(data), context.now)
+        if reply is None:
+            return []
+        mac = reply.dst_mac or context.ethernet.src
+        if reply.lease is not None:
+            self.learn(reply.lease, context.ethernet.src, context.attachment, context.now)
+        header = EthernetHeader(mac, self.mac, ETHERTYPE_IPV4).emit()
+        message = IoVec.of(reply.payload)
+        udp = udp_header(
+            self.nat.gateway, reply.dst_addr, DHCP_SERVER_PORT, reply.dst_port, message
+        )
+        return self._to(
+            context.attachment, header, self.nat.gateway, reply.dst_addr, PROTOCOL_UDP,
+            IoVec.of(udp) + message,
+        )  # fmt: skip
+
+    # TCP
+
+    def _handle_tcp(
+        self, context: Context, header: Ipv4Header, payload: IoVec, guest: Guest | None
+    ) -> list[Action]:
+        size = len(payload)
+        head, _ = payload.pull(min(size, 60))
+        segment = TcpHeader.parse(head, size)
+        self._verify(context, header, payload, "tcp")
+        if guest is None:
+            raise MalformedPacket("tcp", "source address 0.0.0.0")
+        if header.dst[0] >= 224 or self.nat.is_broadcast(header.dst):
+            raise MalformedPacket("tcp", "destination is a group")
+        options = None
+        if segment.data_offset > 20:
+            options = parse_options(head[20 : segment.data_offset])
+        key = header.src + header.dst + bytes(head[:4])
+        data = payload.slice(segment.data_offset, size)
+        return [TcpArrived(key, guest, segment, options, data)]
+
+
+def udp_header(src: bytes, dst: bytes, src_port: int, dst_port: int, payload: IoVec) -> bytes:
+    """A UDP header over this payload, checksum included."""
+    size = 8 + len(payload)
+    bare = UdpHeader(src_port, dst_port, size, 0)
+    initial = checksum.pseudo_sum(src, dst, PROTOCOL_UDP, size)
+    total = checksum.checksum((memoryview(bare.emit()), *payload.segments), initial)
+    return bare._replace(checksum=checksum.udp_field(total)).emit()
