@@ -150,7 +150,7 @@ def _parse_any_options(octets: bytes) -> TcpOptions:
 def _with_option(found: TcpOptions, kind: int, value: bytes) -> TcpOptions:
     """`found` and one more; a repeated option counts as it came last."""
     size = len(value)
-    match kind:
+    match kind:  # by number: a bare name would be a capture
         case 2 if size == 2:
             return found._replace(mss=int.from_bytes(value, "big"))
         case 3 if size == 1:
@@ -184,8 +184,7 @@ def emit_options(
     if wscale is not None:
         out += bytes((_NOP, _WSCALE, 3, wscale))
     if sack:
-        blocks = sack[: (MAX_OPTIONS - len(out) - 4) // 8]
-        if blocks:
-            out += bytes((_NOP, _NOP, _SACK, 2 + 8 * len(blocks)))
-            out += b"".join(_TWO_NUMBERS.pack(left, right) for left, right in blocks)
+        blocks = sack[: (MAX_OPTIONS - len(out) - 4) // 8]  # one at least: the others take 24
+        out += bytes((_NOP, _NOP, _SACK, 2 + 8 * len(blocks)))
+        out += b"".join(_TWO_NUMBERS.pack(left, right) for left, right in blocks)
     return out
