@@ -170,6 +170,7 @@ class Connection(Sender):
         "_refuse_seq",
         "_room_max",
         "_wscale_on",
+        "irs",
         "state",
     )
 
@@ -205,6 +206,7 @@ class Connection(Sender):
         self._refuse_seq = 0
         self._room_max = room  # octets, the most that set_room() ever said
         self._wscale_on = True
+        self.irs = (rcv_nxt - 1) & MASK  # the guest's initial number
 
     @classmethod
     def passive(
@@ -282,8 +284,8 @@ class Connection(Sender):
             self._ts_recent = options.ts[0]
         offered = mss_default if options.mss is None else options.mss
         self.mss = max(MSS_MIN, min(offered, self._own_mss))
-        if self._ts_on:
-            self.mss -= TIMESTAMPS_LEN
+        self.options_len = TIMESTAMPS_LEN if self._ts_on else 0
+        self.mss -= self.options_len
         self.snd_wnd = self._max_wnd = syn.window
 
     # What the guest sent
@@ -374,6 +376,7 @@ class Connection(Sender):
             return NOTHING
         room = (self.rcv_adv - self.rcv_nxt) & MASK
         self._negotiate(seg, self.mss)
+        self.irs = seg.seq
         self.rcv_nxt = self._last_ack = (seg.seq + 1) & MASK
         room = min(room, WINDOW_MAX << self.rcv_wscale)
         self.rcv_adv = self._told = (self.rcv_nxt + room) & MASK

@@ -59,6 +59,7 @@ class Sender:
         "_ts_on",
         "_ts_recent",
         "mss",
+        "options_len",
         "rcv_adv",
         "rcv_nxt",
         "rcv_wscale",
@@ -76,6 +77,7 @@ class Sender:
         self.snd_wnd = 0  # octets
         self.snd_wscale = 0
         self.mss = 0  # octets of payload per segment to the guest, options deducted (RFC 6691)
+        self.options_len = 0  # octets of options in a segment with payload
         self.rcv_nxt = rcv_nxt
         self.rcv_adv = (rcv_nxt + room) & MASK  # right edge of the window; never moves left
         self.rcv_wscale = 0
