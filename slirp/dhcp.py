@@ -143,7 +143,7 @@ class DhcpReply(NamedTuple):
     dst_addr: bytes
     dst_port: int  # 68, or 67 where a relay agent takes the reply
     dst_mac: bytes | None  # None: to the sender of the frame that asked, which is a relay agent
-    lease: bytes | None  # the address that this reply leases, where it does
+    lease: bytes | None  # the address that the client has from now on; None in an offer
 
 
 class Lease(NamedTuple):
@@ -323,7 +323,8 @@ class DhcpServer:
         options = head | _fit(self._wanted(request), limit - used) | tail
         if kind == wire.OFFER:
             self.stats["offer"] += 1
-        return self._deliver(request, _answer(request, addr, options), addr)
+        lease = addr if kind == wire.ACK and addr != NO_ADDR else None
+        return self._deliver(request, _answer(request, addr, options), lease)
 
     def _wanted(self, request: DhcpMessage) -> Iterator[tuple[int, bytes]]:
         """What to tell this client, most important first: the mask (RFC 2132 §3.3: before the
@@ -352,10 +353,11 @@ class DhcpServer:
     def _lease_end(self, seconds: int, now: float) -> float:
         return inf if seconds == FOREVER else now + seconds
 
-    def _deliver(self, request: DhcpMessage, message: DhcpMessage, addr: bytes) -> DhcpReply:
+    def _deliver(
+        self, request: DhcpMessage, message: DhcpMessage, lease: bytes | None
+    ) -> DhcpReply:
         """RFC 2131 §4.1: to the relay, to an address the client has, to all, or to its new one."""
-        payload = message.emit()
-        lease = None if addr == NO_ADDR else addr
+        payload, addr = message.emit(), message.yiaddr
         if request.giaddr != NO_ADDR:
             return DhcpReply(payload, request.giaddr, wire.SERVER_PORT, None, lease)
         if request.ciaddr != NO_ADDR:
@@ -409,7 +411,9 @@ class DhcpServer:
         binding = self._bindings.get(addr)
         if binding is not None and binding.expires_at > now and static is None:
             return binding is self._find(request)
-        return self._holder(addr) in (None, request.mac)
+        # Who had it by us and let it go is no reason to keep it from others.
+        earlier = binding.mac if binding is not None else None
+        return self._holder(addr) in (None, request.mac, earlier)
 
     def _bind(self, request: DhcpMessage, addr: bytes, state: str, expires_at: float) -> None:
         """Tie the address to this client, which gives up any other."""

@@ -112,6 +112,7 @@ def test_a_lease_from_discover_to_ack() -> None:
     assert (seen(offer).op, seen(offer).xid, seen(offer).yiaddr) == (2, 99, "10.0.2.15")
     assert seen(offer).siaddr == "0.0.0.0"
     assert told(offer)["server_id"] == "10.0.2.2"
+    assert offer.lease is None
     assert target.leases(0.0) == []
     ack = client.select(addr(15), 1.0, options={wire.HOST_NAME: b"sparc"})
     assert ack is not None
@@ -539,6 +540,18 @@ def test_an_address_seen_in_use_is_not_given_to_another() -> None:
     assert Client(target).acquire() == addr(16)
     assert kind(Client(target, b"\2" * 6).reboot(addr(15))) == "nak"
     assert Client(target, OTHER).acquire() == addr(15)
+
+
+def test_an_ended_lease_is_free_although_its_client_was_seen() -> None:
+    seen_there: dict[bytes, bytes] = {}
+    target = DhcpServer(config(pool_size=1, lease_time=60), holder=seen_there.get)
+    seen_there[Client(target).acquire(0.0)] = MAC
+    second = Client(target, OTHER)
+    assert second.discover(59.0) is None
+    assert second.acquire(60.0) == addr(15)
+    seen_there[addr(15)] = OTHER
+    second.send(wire.RELEASE, 61.0, ciaddr=addr(15))
+    assert Client(target).acquire(62.0) == addr(15)
 
 
 def test_static_leases() -> None:
