@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
 from slirp.errors import ConfigError
-from slirp.host.loop import HANGUP, READABLE, Handler
 
 REQUEST_MAX: Final = 4096  # octets; a request of this length or more is refused
 CLIENTS_MAX: Final = 16  # connections at once; the oldest makes room for the next
@@ -48,16 +47,18 @@ class Forward(Protocol):
 
 
 class Forwards(Protocol):
-    """What the requests act upon: a network."""
+    """What the requests act upon."""
 
-    def forward(self, proto: str, host: Host, guest: Host) -> Forward: ...
-    def remove_forward(self, ident: int, /) -> None: ...
+    def forward(self, proto: str, *, host: Host, guest: Host) -> Forward: ...
+    def remove_forward(self, number: int) -> bool: ...
     def forwards(self) -> Iterable[Forward]: ...
 
 
-class LoopLike(Protocol):
-    def register(self, fd: int, events: int, handler: Handler) -> None: ...
-    def unregister(self, fd: int) -> None: ...
+class Network(Forwards, Protocol):
+    """A network, and its loop."""
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> None: ...
+    def unwatch(self, fd: int) -> None: ...
 
 
 class BadRequest(Exception):
@@ -126,7 +127,7 @@ def _add(arguments: Mapping[str, Any], forwards: Forwards, default_guest: str) -
         _port(arguments, "guest_port", bad),
     )
     try:
-        return forwards.forward(arguments["proto"], host, guest).id
+        return forwards.forward(arguments["proto"], host=host, guest=guest).id
     except (OSError, ConfigError):
         raise BadRequest("add_hostfwd: slirp_add_hostfwd failed") from None
 
@@ -149,25 +150,24 @@ def _port(arguments: Mapping[str, Any], name: str, bad: str) -> int:
 
 
 def _remove(arguments: Mapping[str, Any], forwards: Forwards) -> dict[str, Any]:
-    ident = arguments.get("id")
-    if type(ident) is not int or ident not in (forward.id for forward in forwards.forwards()):
+    number = arguments.get("id")
+    if type(number) is not int or not forwards.remove_forward(number):
         raise BadRequest("remove_hostfwd: bad arguments.id")
-    forwards.remove_forward(ident)
     return {}
 
 
 class ApiSocket:
     """The listening socket. A file that is in the way is replaced, as slirp4netns does."""
 
-    def __init__(self, path: str, loop: LoopLike, forwards: Forwards, default_guest: str) -> None:
+    def __init__(self, path: str, network: Network, default_guest: str) -> None:
         self.path = path
-        self._loop = loop
-        self._answer: Callable[[bytes], bytes] = lambda data: answer(data, forwards, default_guest)
+        self._network = network
+        self._default_guest = default_guest
         self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
         self._listener = _listen(path)
-        loop.register(self._listener.fileno(), READABLE, self._handle_connect)
+        network.watch(self._listener.fileno(), self._handle_connect)
 
-    def _handle_connect(self, events: int, now: float) -> None:
+    def _handle_connect(self) -> None:
         try:
             client, _ = self._listener.accept()
         except OSError:  # gone again, or no descriptor left: the next turn tries again
@@ -177,15 +177,13 @@ class ApiSocket:
         client.setblocking(False)
         fd = client.fileno()
         self._clients[fd] = (client, bytearray())
-        self._loop.register(fd, READABLE, lambda events, now: self._handle_readable(fd, events))
+        self._network.watch(fd, lambda: self._handle_readable(fd))
 
-    def _handle_readable(self, fd: int, events: int) -> None:
+    def _handle_readable(self, fd: int) -> None:
         client, request = self._clients[fd]
         try:
             data = client.recv(REQUEST_MAX)
         except BlockingIOError:
-            if events & HANGUP:
-                self._forget(fd)
             return
         except OSError:
             self._forget(fd)
@@ -193,7 +191,7 @@ class ApiSocket:
         request += data
         if data and len(request) < REQUEST_MAX and not _is_whole(bytes(request)):
             return  # the client has more to say
-        reply = self._answer(bytes(request))
+        reply = answer(bytes(request), self._network, self._default_guest)
         try:
             client.send(reply)
             client.shutdown(socket.SHUT_RDWR)
@@ -203,13 +201,13 @@ class ApiSocket:
 
     def _forget(self, fd: int) -> None:
         client, _ = self._clients.pop(fd)
-        self._loop.unregister(fd)
+        self._network.unwatch(fd)
         client.close()
 
     def close(self) -> None:
         for fd in list(self._clients):
             self._forget(fd)
-        self._loop.unregister(self._listener.fileno())
+        self._network.unwatch(self._listener.fileno())
         self._listener.close()
         try:
             os.unlink(self.path)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slirp import api
-from slirp.host.loop import Loop
+from slirp.network import Network
 
 GUEST = "10.0.2.100"
 
@@ -32,15 +32,15 @@ class Table:
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
 
-    def forward(self, proto: str, host: tuple[str, int], guest: tuple[str, int]) -> Entry:
+    def forward(self, proto: str, *, host: tuple[str, int], guest: tuple[str, int]) -> Entry:
         if any(entry.host == host for entry in self.entries.values()):
             raise OSError(98, "Address already in use")
         entry = Entry(len(self.entries) + 1, proto, host, guest)
         self.entries[entry.id] = entry
         return entry
 
-    def remove_forward(self, ident: int, /) -> None:
-        del self.entries[ident]
+    def remove_forward(self, number: int) -> bool:
+        return self.entries.pop(number, None) is not None
 
     def forwards(self) -> list[Entry]:
         return list(self.entries.values())
@@ -181,12 +181,11 @@ def test_every_request_has_one_reply(data: bytes) -> None:
 
 class Served(NamedTuple):
     path: Path
-    loop: Loop
-    table: Table
+    network: Network
 
-    def turns(self, *clients: socket.socket) -> None:
-        """Turn the loop until none of what is under way can go on by itself."""
-        while self.loop.turn(0.05):
+    def turns(self) -> None:
+        """Turn the loop until nothing that is under way can go on by itself."""
+        while self.network.poll(0.05):
             pass
 
     def connect(self) -> socket.socket:
@@ -198,14 +197,13 @@ class Served(NamedTuple):
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    loop, table = Loop(), Table()
     path = tmp_path / "api.sock"
     path.write_text("in the way")
-    listening = api.ApiSocket(str(path), loop, table, GUEST)
-    yield Served(path, loop, table)
-    listening.close()
+    with Network() as network:
+        listening = api.ApiSocket(str(path), network, GUEST)
+        yield Served(path, network)
+        listening.close()
     assert not path.exists()
-    loop.close()
 
 
 LIST = b'{"execute": "list_hostfwd"}'
@@ -261,3 +259,18 @@ def test_client_that_leaves_early(served: Served) -> None:
         following.send(LIST)
         served.turns()
         assert following.recv(1000) == EMPTY
+
+
+def test_forward_of_a_real_network(served: Served) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        request = json.dumps(add(**{**FULL, "host_port": port})).encode()
+        with served.connect() as client:
+            client.send(request)
+            served.turns()
+            assert b"slirp_add_hostfwd failed" in client.recv(1000)
+    with served.connect() as client:
+        client.send(request)
+        served.turns()
+        assert client.recv(1000) == b'{"return":{"id":1}}'
+    assert [forward.host for forward in served.network.forwards()] == [("127.0.0.1", port)]
