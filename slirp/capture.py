@@ -252,6 +252,11 @@ class StageTap:
         self.stage = stage
         self._capture = capture
 
+    @property
+    def epoch(self) -> object:
+        """Of the path below: views of what is no frame may be kept while it stays the same."""
+        return getattr(self.inner, "epoch", None)
+
     def open(self, transfer: Transfer) -> IoVec:
         if transfer.headers is None:
             return self.inner.open(transfer)

@@ -249,10 +249,12 @@ class Vector(NamedTuple):
         words = comment.split()
         if words[:1] != ["vector"]:
             return None
-        if len(words) < 2:
-            raise MalformedPacket("vector", "no stage")
+        if len(words) < 2 or not _STAGE.fullmatch(words[1]):
+            raise MalformedPacket("vector", "stage")
         exchanged = words[2:3] == ["lanes=exchanged"]
         segments = tuple(map(_parse_segment, words[3 if exchanged else 2 :]))
+        if not segments:
+            raise MalformedPacket("vector", "no segments")
         return cls(words[1], exchanged, segments)
 
     def parts(self) -> list[Part]:
@@ -294,7 +296,8 @@ class Vector(NamedTuple):
         return bytes(out)
 
 
-_SEGMENT = re.compile(r"([a-z0-9]{1,16})=(?:wire|0x([0-9a-f]{1,16}))\+([0-9]{1,8})")
+_STAGE = re.compile(r"[a-z]{1,16}")
+_SEGMENT = re.compile(r"([a-z0-9]{1,16})=(?:wire|0x([0-9a-f]{1,16}))\+([1-9][0-9]{0,7})")
 
 
 def _parse_segment(word: str) -> Segment:

@@ -168,8 +168,9 @@ vectors = st.builds(
         st.tuples(
             st.sampled_from(["ethernet", "ipv4", "payload", "fcs", "lane"]),
             st.one_of(st.none(), st.integers(0, (1 << 36) - 1)),
-            st.integers(0, 70000),
+            st.integers(1, 70000),
         ),
+        min_size=1,
         max_size=6,
     ).map(tuple),
 )
@@ -184,7 +185,10 @@ def test_a_vector_survives_its_own_text(vector: Vector) -> None:
 @pytest.mark.parametrize(
     ("comment", "reason"),
     [
-        ("vector", "no stage"),
+        ("vector", "stage"),
+        ("vector LANCE a=0x1+1", "stage"),
+        ("vector lance", "no segments"),
+        ("vector lance a=0x1+0", "segment"),
         ("vector lance ethernet=0x10", "segment"),
         ("vector lance ethernet=0x10+", "segment"),
         ("vector lance ethernet=10+14", "segment"),

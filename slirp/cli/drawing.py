@@ -1,0 +1,186 @@
+"""Vectors on a terminal: a bar for each stage, cut alike, and a table of addresses.
+
+All stages of a frame are drawn over the same octets: a column of the bars begins wherever any stage
+cuts, so that what stands under each other is the same octet of the frame. Widths grow with the
+logarithm of the octets, or a header would vanish beside its payload.
+
+The table has a row for each column and each stage's address of its first octet, in that stage's own
+space. The stage `tcp`, which nobody can capture, is the datagram without its IPv4 header.
+
+Does not do: checking (slirp/layout.py does).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from slirp.layout import FrameLayout, Segment, Vector
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+LABEL_LEN: Final = 9  # characters in front of a bar
+STYLES: Final = {
+    "ethernet": "black on cyan",
+    "arp": "black on magenta",
+    "ipv4": "black on green",
+    "ipv6": "black on green",
+    "tcp": "black on yellow",
+    "udp": "black on yellow",
+    "icmp": "black on yellow",
+    "icmpv6": "black on yellow",
+    "payload": "white on blue",
+    "pad": "white on bright_black",
+    "fcs": "white on red",
+}
+_DIGITS: Final = {"lance": 6, "ledma": 8, "memory": 9}
+_TRANSPORTS: Final = ("tcp", "udp", "icmp", "icmpv6")
+
+
+class Column(NamedTuple):
+    """Octets of a frame that no stage cuts."""
+
+    name: str
+    start: int  # offset in the frame
+    length: int
+
+
+def stages(frame: FrameLayout) -> dict[str, tuple[int, tuple[Segment, ...]]]:
+    """For each stage the frame offset where its vector begins, and its segments without lanes."""
+    found = {one.vector.stage: one.vector for one in frame.seen}
+    widest = max(found.values(), key=lambda vector: vector.parts()[:1] == [("ethernet", 14)])
+    link_len = dict(widest.parts()).get("ethernet", 0)
+    out: dict[str, tuple[int, tuple[Segment, ...]]] = {}
+    ip = found.get("ip")
+    if ip is not None and len(ip.parts()) > 1 and ip.parts()[1][0] in _TRANSPORTS:
+        transport, header_len = ip.parts()[1][0], ip.parts()[0][1]
+        segments = [
+            (name, None if address is None else address - header_len, length)
+            for name, address, length in ip.segments[1:]
+        ]
+        out[transport] = link_len + header_len, tuple(segments)
+    for stage, vector in found.items():
+        own = tuple(segment for segment in vector.segments if segment[0] != "lane")
+        out[stage] = (link_len if stage == "ip" else 0), own
+    return out
+
+
+def columns(frame: FrameLayout) -> list[Column]:
+    """The frame cut wherever a stage cuts it, headers and page ends alike."""
+    names: dict[int, str] = {}
+    ends: set[int] = set()
+    for offset, segments in stages(frame).values():
+        for name, _, length in segments:
+            names[offset] = name
+            offset += length
+            ends.add(offset)
+    out: list[Column] = []
+    for start, end in itertools.pairwise(sorted(ends | names.keys())):
+        out.append(Column(names.get(start) or out[-1].name, start, end - start))
+    return out
+
+
+def address_at(offset: int, begin: int, segments: tuple[Segment, ...]) -> int | str | None:
+    """A stage's address of the frame's octet `offset`: None where it has no such octet."""
+    for _, address, length in segments:
+        if begin <= offset < begin + length:
+            return "wire" if address is None else address + offset - begin
+        begin += length
+    return None
+
+
+def shown_address(stage: str, address: int | str | None) -> str:
+    if address is None:
+        return "–"
+    if isinstance(address, str):
+        return address
+    return f"0x{address:0{_DIGITS[stage]}x}" if stage in _DIGITS else str(address)
+
+
+def bars(frame: FrameLayout, width: int) -> list[Text]:
+    """One line for each stage."""
+    from rich.text import Text
+
+    cut = columns(frame)
+    widths = _widths(cut, width - LABEL_LEN)
+    lines = []
+    for stage, (begin, segments) in stages(frame).items():
+        line = Text(f"{stage:<{LABEL_LEN}}", no_wrap=True, overflow="ellipsis")
+        for name, left, span, octets in _cells(cut, widths, begin, segments):
+            line.append(" " * (left + LABEL_LEN - len(line.plain)))
+            label = f"{name} {octets}"
+            label = label if len(label) <= span - 2 else name[: max(span - 2, 0)]
+            line.append(f"[{label:<{span - 2}}]", STYLES.get(name, ""))
+        lines.append(line)
+    return lines
+
+
+def _cells(
+    cut: list[Column], widths: list[int], begin: int, segments: tuple[Segment, ...]
+) -> list[tuple[str, int, int, int]]:
+    """(name, first character, characters, octets) for each segment."""
+    lefts = {column.start: sum(widths[:index]) for index, column in enumerate(cut)}
+    lefts[cut[-1].start + cut[-1].length] = sum(widths)
+    out = []
+    for name, _, length in segments:
+        left = lefts[begin]
+        begin += length
+        out.append((name, left, lefts[begin] - left, length))
+    return out
+
+
+def _widths(cut: list[Column], room: int) -> list[int]:
+    """Characters of each column: enough for its label if there is room, more for more octets."""
+    least = [len(f"{column.name} {column.length}") + 2 for column in cut]
+    if sum(least) > room:
+        return [max(3, width * room // sum(least)) for width in least]
+    weights = [column.length.bit_length() ** 2 for column in cut]
+    spare = room - sum(least)
+    return [
+        width + spare * weight // sum(weights) for width, weight in zip(least, weights, strict=True)
+    ]
+
+
+def table(frame: FrameLayout) -> Table:
+    """Rows: octets that no stage cuts. Columns: where each stage has the first of them."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = stages(frame)
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    out.add_column("part")
+    out.add_column("octets", justify="right")
+    for stage in shown:
+        out.add_column(stage, justify="right", no_wrap=True)
+    for column in columns(frame):
+        addresses = (
+            shown_address(stage, address_at(column.start, begin, segments))
+            for stage, (begin, segments) in shown.items()
+        )
+        name = Text(column.name, STYLES.get(column.name, ""))
+        out.add_row(name, str(column.length), *addresses)
+    return out
+
+
+def as_json(frame: FrameLayout) -> dict[str, list[list[str | int | None]]]:
+    """The segments of each stage as [name, address, octets]; no address: on the wire only."""
+    return {
+        stage: [list(segment) for segment in segments]
+        for stage, (_, segments) in stages(frame).items()
+    }
+
+
+def has_exchanged(frame: FrameLayout) -> bool:
+    """Do some stages hold the frame with its byte lanes exchanged?"""
+    return any(one.vector.exchanged for one in frame.seen)
+
+
+def title(vector: Vector, frame: FrameLayout) -> str:
+    """What kind of frame it is, in a few words."""
+    names = [name for name, _ in vector.parts() if name not in ("payload", "pad", "fcs")]
+    way = {1: "to the guest", 2: "from the guest"}.get(frame.direction, "")
+    lanes = ", byte lanes exchanged on the bus" if has_exchanged(frame) else ""
+    return f"{frame.octets} octets {way}: {' / '.join(names)}{lanes}"
