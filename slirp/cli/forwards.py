@@ -30,7 +30,7 @@ RANGE_MAX: Final = 4096  # ports of one range; each is a listening socket
 LOOPBACK: Final = "127.0.0.1"
 NAMES: Final = {"": LOOPBACK, "localhost": LOOPBACK, "*": "0.0.0.0"}
 
-_FORM: Final = re.compile(r"(tcp|udp):(?:([^:]*):)?([0-9-]*[0-9])(?:-([0-9.]+):([0-9-]+))?")
+_FORM: Final = re.compile(r"(tcp|udp):(?:([^:-]*):)?([0-9-]*[0-9])(?:-([0-9.]+):([0-9-]+))?")
 _UNIX_FORM: Final = re.compile(r"unix:(/.+)-(?:([0-9.]+):)?([0-9]+)")
 
 
