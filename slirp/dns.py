@@ -41,11 +41,12 @@ from slirp.wire import dns as wire
 from slirp.wire.dns import DnsHeader, DnsQuery, Edns, Labels, Record, emit_name, labels_of
 
 PENDING_MAX: Final = 256  # queries; beyond them the answer is SERVFAIL
-SENDS_MAX: Final = 4  # datagrams per query, over all resolvers
+SENDS_MAX: Final = 3  # datagrams per query, over all resolvers
 RESOLVERS_MAX: Final = 3  # of the list, as resolv.conf(5)
-OUTSTANDING_MAX: Final = 2  # attempts of one query that may still be answered: its host sockets
-ATTEMPT_FOR: Final = 2.0  # seconds until the next resolver is asked as well
-QUERY_FOR: Final = 10.0  # seconds until the guest gets SERVFAIL
+ATTEMPT_FOR: Final = 1.5  # seconds until the next resolver is asked as well
+QUERY_FOR: Final = (
+    4.5  # seconds until SERVFAIL: before the guest asks again, resolv.conf(5) timeout
+)
 SUSPECT_FOR: Final = 30.0  # seconds that a resolver which failed is asked after the others
 SUSPECTS_MAX: Final = 16  # resolvers remembered as such; beyond them all are forgotten
 LOCAL_TTL: Final = 30  # seconds
@@ -85,7 +86,11 @@ class _Attempt(NamedTuple):
 
 
 class _Query:
-    """One question of one client, from its arrival to its answer."""
+    """One question of one client, from its arrival to its answer.
+
+    Its attempts that are out at the same time, and so its host sockets, are at most
+    QUERY_FOR / ATTEMPT_FOR: only silence adds one.
+    """
 
     __slots__ = (
         "client",
@@ -224,8 +229,6 @@ class DnsService:
         actions: list[Action] = []
         query.next_at = query.deadline
         if query.plan:
-            if len(query.tokens) == OUTSTANDING_MAX:
-                actions.append(self._drop(query, query.tokens[0]))
             resolver, over_tcp = query.plan.pop()
             ident = self._urandom(2)
             self._token += 1

@@ -162,6 +162,12 @@ def test_a_restricted_network_has_no_way_out_to_tell() -> None:
     assert options["subnet_mask"] == "255.255.255.0"
 
 
+def test_a_network_without_dns_tells_none() -> None:
+    options = told(Client(DhcpServer(config(dns=()))).discover())
+    assert "name_server" not in options
+    assert options["router"] == "10.0.2.2"
+
+
 def test_the_clients_list_selects_and_orders() -> None:
     target = DhcpServer(config(domain="a.b", mtu=1500))
     offer = Client(target).discover(options={wire.PARAMETER_LIST: bytes((15, 6, 200, 3, 15))})
@@ -353,6 +359,16 @@ def test_a_guest_that_outlived_the_server_keeps_its_address() -> None:
     target = DhcpServer(config())
     assert kind(Client(target).renew(addr(33), 5.0)) == "ack"
     assert [lease.addr for lease in target.leases(5.0)] == [addr(33)]
+
+
+def test_a_client_without_a_live_lease_may_move() -> None:
+    target = DhcpServer(config(lease_time=60))
+    client = Client(target)
+    client.acquire(0.0)
+    assert kind(client.reboot(addr(20), 59.0)) == "nak"
+    assert kind(client.reboot(addr(20), 60.0)) == "ack"
+    assert [lease.addr for lease in target.leases(60.0)] == [addr(20)]
+    assert seen(client.discover(61.0)).yiaddr == "10.0.2.20"
 
 
 def test_renewing_extends_the_lease() -> None:

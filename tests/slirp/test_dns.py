@@ -21,6 +21,8 @@ NAMES = {
     "host.slirp.internal": (bytes((10, 0, 2, 2)),),
 }
 GUEST = (bytes((10, 0, 2, 15)), 40000)
+LATER = service.ATTEMPT_FOR  # seconds until a second resolver is asked
+AT_ONCE = service.QUERY_FOR / service.ATTEMPT_FOR  # attempts of one query that are out together
 
 
 def counting() -> Callable[[int], bytes]:
@@ -272,14 +274,14 @@ def test_a_truncated_answer_makes_the_guest_come_over_tcp() -> None:
 def test_silence_asks_the_next_resolver_while_the_first_may_still_answer() -> None:
     target = relay("192.0.2.1", "192.0.2.2")
     first = sent(ask(target, query(), 10.0))
-    assert target.poll_at() == 10.0 + service.ATTEMPT_FOR
-    assert target.handle_timeout(11.9) == []
-    actions = target.handle_timeout(12.0)
+    assert target.poll_at() == 10.0 + LATER
+    assert target.handle_timeout(9.9 + LATER) == []
+    actions = target.handle_timeout(10.0 + LATER)
     second = sent(actions)
     assert (first.resolver, second.resolver) == ("192.0.2.1", "192.0.2.2")
     assert first.payload[:2] != second.payload[:2]
     assert forgotten(actions) == set()
-    actions = target.handle_answer("192.0.2.1", reply(first), first.token, 12.5)
+    actions = target.handle_answer("192.0.2.1", reply(first), first.token, 12.0)
     assert answered(actions).ancount == 1
     assert forgotten(actions) == {first.token, second.token}
     assert target.handle_answer("192.0.2.2", reply(second), second.token, 13.0) == []
@@ -289,26 +291,26 @@ def test_silence_of_all_ends_in_servfail() -> None:
     target = relay("192.0.2.1", "192.0.2.2")
     actions = ask(target, query(ident=0xBEEF, edns=1232), 0.0)
     asked = [sent(actions)]
-    open_attempts = {asked[0].token}
     while (deadline := target.poll_at()) is not None and deadline < service.QUERY_FOR:
-        actions = target.handle_timeout(deadline)
-        asked.append(sent(actions))
-        open_attempts = (open_attempts | {asked[-1].token}) - forgotten(actions)
-        assert len(open_attempts) <= service.OUTSTANDING_MAX
-    assert [out.resolver for out in asked] == ["192.0.2.1", "192.0.2.2"] * 2
+        asked.append(sent(target.handle_timeout(deadline)))
+    assert [out.resolver for out in asked] == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
     actions = target.handle_timeout(service.QUERY_FOR)
     seen = answered(actions)
     assert (seen.id, seen.rcode, seen.qr, seen.aa, seen.ancount) == (0xBEEF, 2, 1, 0, 0)
     assert seen.qd[0].qname == b"example.org."
-    assert forgotten(actions) == open_attempts
+    assert forgotten(actions) == {out.token for out in asked}
     assert (target.pending, target.poll_at()) == (0, None)
+
+
+def test_the_guest_hears_of_failure_before_it_asks_again() -> None:
+    assert service.QUERY_FOR < 5.0  # resolv.conf(5): the default timeout of a stub resolver
 
 
 def test_a_lone_resolver_is_asked_again() -> None:
     target = relay("192.0.2.1")
     ask(target, query())
     for turn in range(1, service.SENDS_MAX):
-        assert sent(target.handle_timeout(turn * service.ATTEMPT_FOR)).resolver == "192.0.2.1"
+        assert sent(target.handle_timeout(turn * LATER)).resolver == "192.0.2.1"
 
 
 @pytest.mark.parametrize("rcode", [wire.SERVFAIL, wire.REFUSED])
@@ -348,14 +350,28 @@ def test_unreachable_resolvers_end_in_servfail_at_once() -> None:
 def test_a_failure_waits_for_the_attempt_that_is_still_out() -> None:
     target = relay("192.0.2.1", "192.0.2.2")
     first = sent(ask(target, query()))
-    second = sent(target.handle_timeout(2.0))
-    third = sent(target.handle_failure(second.token, 2.1))
+    second = sent(target.handle_timeout(LATER))
+    third = sent(target.handle_failure(second.token, LATER + 0.1))
     assert third.resolver == "192.0.2.1"
-    actions = target.handle_failure(third.token, 2.2)
+    actions = target.handle_failure(third.token, LATER + 0.2)
     assert forgotten(actions) == {third.token}
     assert target.pending == 1
-    assert target.handle_timeout(4.1) == []
-    assert answered(target.handle_answer("192.0.2.1", reply(first), first.token, 5.0)).ancount == 1
+    assert target.handle_timeout(2 * LATER + 0.1) == []
+    assert answered(target.handle_answer("192.0.2.1", reply(first), first.token, 4.0)).ancount == 1
+
+
+def test_a_query_with_nobody_left_to_ask_waits_for_its_end() -> None:
+    target = relay("192.0.2.1")
+    first = sent(ask(target, query()))
+    second = sent(target.handle_timeout(LATER))
+    refused = reply(second, wire.REFUSED, count=0)  # so it will not be asked a third time
+    assert forgotten(target.handle_answer("192.0.2.1", refused, second.token, 2.0)) == {
+        second.token
+    }
+    assert target.handle_timeout(2 * LATER) == []
+    assert target.poll_at() == service.QUERY_FOR
+    actions = target.handle_timeout(service.QUERY_FOR)
+    assert (answered(actions).rcode, forgotten(actions)) == (wire.REFUSED, {first.token})
 
 
 def test_no_resolver_is_servfail_not_nxdomain() -> None:
@@ -368,16 +384,16 @@ def test_no_resolver_is_servfail_not_nxdomain() -> None:
 def test_a_silent_resolver_is_asked_last_for_a_while() -> None:
     target = relay("192.0.2.1", "192.0.2.2")
     ask(target, query(), 0.0)
-    late = sent(target.handle_timeout(2.0))
-    target.handle_answer("192.0.2.2", reply(late), late.token, 2.1)
+    second = sent(target.handle_timeout(LATER))
+    target.handle_answer("192.0.2.2", reply(second), second.token, LATER)
     assert sent(ask(target, query(ident=8), 2.2)).resolver == "192.0.2.2"
-    assert sent(ask(target, query(ident=9), 2.0 + service.SUSPECT_FOR)).resolver == "192.0.2.1"
+    assert sent(ask(target, query(ident=9), LATER + service.SUSPECT_FOR)).resolver == "192.0.2.1"
 
 
 def test_a_resolver_that_answers_after_all_is_trusted_again() -> None:
     target = relay("192.0.2.1", "192.0.2.2")
     first = sent(ask(target, query(), 0.0))
-    target.handle_timeout(2.0)
+    target.handle_timeout(LATER)
     target.handle_answer("192.0.2.1", reply(first), first.token, 2.1)
     assert sent(ask(target, query(ident=8), 2.2)).resolver == "192.0.2.1"
 
@@ -465,7 +481,7 @@ events = st.one_of(
     st.tuples(st.just("ask"), st.integers(0, 5), st.booleans()),
     st.tuples(st.just("answer"), st.integers(0, 30), st.sampled_from([0, 2, 3, 5])),
     st.tuples(st.just("fail"), st.integers(0, 30), st.just(0)),
-    st.tuples(st.just("wait"), st.sampled_from([0, 1, 2, 5]), st.just(0)),
+    st.tuples(st.just("wait"), st.sampled_from([0, 2, 3, 4, 10]), st.just(0)),
     st.tuples(st.just("leave"), st.integers(0, 1), st.just(0)),
 )
 
@@ -507,11 +523,11 @@ def test_every_query_is_answered_once_and_every_attempt_ends(
             before = target.pending
             apply(target.forget_client(number))
             left += before - target.pending
-        now += number if what == "wait" else 0
+        now += number / 2 if what == "wait" else 0
         due = target.poll_at()
         assert due is None or target.pending
         apply(target.handle_timeout(now))
-        assert len(out) <= service.OUTSTANDING_MAX * target.pending
+        assert len(out) <= AT_ONCE * target.pending
     apply(target.handle_timeout(now + service.QUERY_FOR))
     assert (asked, out, target.pending) == (heard + left, {}, 0)
 

@@ -41,6 +41,7 @@ def test_we_read_what_scapy_emits() -> None:
     assert seen.question.key == (NAME, dns.TYPE_AAAA, dns.CLASS_IN)
     assert seen.question.octets == bytes(sent)[12 : 12 + len(QUESTION)]
     assert seen.edns == Edns(4096, 0)
+    assert DnsHeader.parse(bytes(DNS(qr=1, rcode=3))).rcode == dns.NXDOMAIN
 
 
 def test_scapy_reads_what_we_emit() -> None:
