@@ -54,6 +54,13 @@ def test_pull_of_a_header_in_one_segment_is_a_view() -> None:
     assert (bytes(head), bytes(rest)) == (b"HEAD", b"PAYLOAD")
 
 
+def test_pull_of_nothing() -> None:
+    head, rest = IoVec().pull(0)
+    assert (len(head), len(rest)) == (0, 0)
+    with pytest.raises(ValueError, match="pull 1 of 0 octets"):
+        IoVec().pull(1)
+
+
 @given(cuts(empty=True), st.lists(st.integers(0, 60), max_size=8))
 def test_cut(data: tuple[bytes, IoVec], lengths: list[int]) -> None:
     flat, iov = data
