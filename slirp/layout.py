@@ -19,7 +19,8 @@ to be cut at; for a frame from the guest they are read from the headers. Which i
 worth while: `check` compares the lengths in the octets (IHL, data offset, total length, the FCS)
 with the vector, and the vectors of one frame with each other:
 
-- every stage holds the same parts of the same lengths in the same order, and the same octets;
+- every stage holds the same parts of the same lengths in the same order, and the same octets (the
+  Ethernet header, the padding and the FCS from the stage on that adds them);
 - LEDMA changes the top 8 bits of an address and nothing else;
 - the IOMMU keeps the low 12 bits, and cuts at the ends of 4 KiB pages and nowhere else.
 
@@ -49,10 +50,12 @@ MAX_OPEN_FRAMES: Final = 1024  # frames that wait for packets of further stages
 PAGE_LEN: Final = 4096  # octets, the IOMMU's page
 LANCE_MASK: Final = 0xFFFFFF  # the 24 bits that LEDMA passes on
 FCS_LEN: Final = 4
+FRAME_MIN: Final = 60  # octets without FCS: what the chip pads a frame to
 LANE: Final = "lane"  # an octet of the word at an odd end that is not the frame's
 
 _ADDRESS_DIGITS: Final = {"ip": 4, "ethernet": 4, "lance": 6, "ledma": 8, "memory": 9}
 _ETHERNET_LEN: Final = 14
+_NOT_YET: Final = {"ip": {"ethernet", "pad", "fcs"}, "ethernet": {"pad", "fcs"}}  # at that stage
 _ARP_LEN: Final = 28
 _IPV6_LEN: Final = 40
 _UDP_LEN: Final = 8
@@ -432,15 +435,18 @@ def _check_pair(upper: Seen, lower: Seen) -> str | None:
     stages = upper.vector.stage, lower.vector.stage
     if stages[0] == stages[1]:
         return "the same stage twice for one frame"
-    skipped = {"ethernet", "pad", "fcs"} if stages[0] == "ip" else {"fcs"}
+    skipped = _NOT_YET.get(stages[0], {"fcs"})
     mine = [part for part in lower.vector.parts() if part[0] not in skipped]
     theirs = [part for part in upper.vector.parts() if part[0] not in skipped]
     if mine != theirs:
         return f"not the parts of {stages[0]}: {_compared(mine, theirs)}"
     start = _ETHERNET_LEN if stages[0] == "ip" else 0
-    length = sum(length for _, length in theirs)
-    if lower.data[start : start + length] != upper.data[:length]:
+    octets = _without_fcs(upper)
+    if lower.data[start : start + len(octets)] != octets:
         return f"not the octets of {stages[0]}"
+    length = len(_without_fcs(lower))
+    if stages[0] == "ethernet" and length not in (len(octets), FRAME_MIN):
+        return f"padded to {length} octets; the chip pads to {FRAME_MIN}"
     if stages == ("lance", "ledma"):
         return _check_ledma(upper.vector, lower.vector)
     if stages == ("ledma", "memory"):
@@ -448,6 +454,10 @@ def _check_pair(upper: Seen, lower: Seen) -> str | None:
     if stages == ("lance", "memory"):
         return _check_pages(upper.vector, lower.vector)
     return None
+
+
+def _without_fcs(one: Seen) -> bytes:
+    return one.data[: len(one.data) - dict(one.vector.parts()).get("fcs", 0)]
 
 
 def _compared(mine: Sequence[Part], theirs: Sequence[Part]) -> str:

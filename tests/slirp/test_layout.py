@@ -320,6 +320,17 @@ def test_a_frame_of_the_guest_has_its_fcs_on_the_wire_only() -> None:
     )
 
 
+def test_the_chip_pads_short_frames() -> None:
+    short = ethernet(0x806, bytes(28))
+    padded = with_fcs(short + bytes(18))
+    named = parts_of(padded, fcs_len=4)
+    packets = [
+        packet(1, "ethernet", short, Vector("ethernet", False, place(named[:2], [(0, 42)]))),
+        packet(2, "lance", padded, Vector("lance", False, place(named, [(0x1000, 64)]))),
+    ]
+    assert first_disagreement(packets) is None
+
+
 PARTS: Final = parts_of(FRAME, fcs_len=4)
 BAD_FCS: Final = FRAME[:-1] + bytes([FRAME[-1] ^ 1])
 LONG_IHL: Final = FRAME[:14] + b"\x46" + FRAME[15:]
@@ -379,7 +390,7 @@ def raw(stage: str, *segments: Segment) -> Vector:
             with_fcs(DATA + b"\0"),
             Vector("memory", False, place([*PARTS[:-1], ("pad", 1), PARTS[-1]], [(0x9FF0, 159)])),
             5,
-            "not the parts of ethernet",
+            "padded to 155 octets",
         ),
     ],
 )
