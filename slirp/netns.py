@@ -306,9 +306,9 @@ def mount_files(files: Mapping[str, str]) -> list[str]:
 class Command:
     """A command in a network namespace of its own, held until its network runs.
 
-    `make_tap()` runs inside the namespace and returns the device's descriptor (`tap`, here).
-    `files` are contents for paths that only the command sees. `before_exec()` runs last in the
-    child, to undo what the parent did to itself (signal masks).
+    `make_tap()` runs inside the namespace and returns the device's descriptor, which `ready()`
+    hands out here. `files` are contents for paths that only the command sees. `before_exec()` runs
+    last in the child, to undo what the parent did to itself (signal masks).
     """
 
     def __init__(
@@ -327,14 +327,12 @@ class Command:
             self._channel.close()
             _child_of_command(theirs, parent, argv, make_tap, files or {}, map_root, before_exec)
         theirs.close()
-        try:
-            self.tap = _read_report(self._channel)
-        except NamespaceError:
-            self._channel.close()
-            os.waitpid(self.pid, 0)
-            raise
         self.pidfd = os.pidfd_open(self.pid)  # readable when the command has ended
         self.status: int | None = None
+
+    def ready(self) -> int:
+        """Wait until the namespace is there: the TAP's descriptor. Raises NamespaceError."""
+        return _read_report(self._channel)
 
     def start(self) -> None:
         """Let the command begin."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # name: (module, what it is for)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("slirp.cli.demo", "boot the embedded SPARC guest, fetch a file, show every stage"),
+    "run": ("slirp.cli.run", "run a command in a network namespace of its own"),
+    "attach": ("slirp.cli.attach", "give a network namespace that exists this network"),
     "layout": ("slirp.cli.layout", "show and check the header vectors of captured frames"),
 }
 

@@ -21,7 +21,7 @@ from tests.kit.need import need_root, need_tool, need_tun
 ROOT = Path(__file__).parent.parent.parent
 
 PROGRAM = """
-import sys
+import contextlib, sys
 from nic.tap import open_tap
 from slirp import netns
 wanted = netns.Interface({interface})
@@ -30,10 +30,11 @@ def make():
     netns.configure(wanted)
     return fd
 command = netns.Command(sys.argv[1:], make, files={files!r}, map_root={map_root})
-{between}
-command.start()
-status = command.wait()
-command.close()
+with contextlib.closing(command):
+    command.ready()
+    {between}
+    command.start()
+    status = command.wait()
 sys.exit(status)
 """
 INTERFACE = '"tap0", "10.0.2.100", 24, "10.0.2.2", 1400, "02:00:00:00:00:05"'

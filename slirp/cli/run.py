@@ -1,0 +1,190 @@
+"""`slirp run`: a command in a network namespace of its own, with this network in it.
+
+The command is forked first; while its process makes the namespaces and the TAP device, this one
+imports the network. It then serves the device until the command ends. Terminal, environment,
+working directory and identity stay as they are; what is the command's own is its network, and
+with it /etc/resolv.conf and /etc/hosts.
+
+Signals that somebody sends to this process are passed on; those of a terminal (Ctrl-C) reach the
+command by themselves, since it is in the same process group. The exit status is the command's, 128
+plus the signal that ended it, 126 or 127 where it cannot be started.
+
+What a command leaves behind when it ends (octets that its kernel still has to send) is carried to
+the host before the network goes away, for DRAIN_MAX at the longest.
+
+Does not do: a terminal of its own, detaching, restarting.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from argparse import REMAINDER, ArgumentParser, Namespace
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from nic.tap import DeviceGone
+from slirp import linux, netns
+from slirp.cli import tap
+from slirp.cli.failure import FAILED, USAGE, Failure
+from slirp.cli.forwards import parse_forward
+from slirp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from slirp.network import Network
+
+DESCRIPTION: Final = """\
+Run a command in a network namespace of its own. It reaches the host's network through this one:
+the gateway's address (10.0.2.2) is the host itself, unless --no-host-loopback is given. As an
+ordinary user this needs user namespaces; as root nothing.
+"""
+EPILOG: Final = """\
+examples:
+  slirp run -- curl https://example.org/
+  slirp run --forward tcp:127.0.0.1:8080-80 -- python3 -m http.server 80
+  slirp run --capture curl.pcapng --stats -- curl http://10.0.2.2:8000/
+
+forwards: [tcp|udp]:[HOST:]PORT-[GUEST:]PORT, FIRST-LAST-FIRST for ranges, unix:/PATH-PORT
+"""
+DEVICE: Final = "tap0"
+FORWARDED: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+DRAIN_QUIET: Final = 0.05  # seconds without a frame after which nothing more is expected
+DRAIN_MAX: Final = 5.0  # seconds that what the command left behind may take
+END_FOR: Final = 2.0  # seconds that the command has to end when its device is gone
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.usage = "slirp run [OPTION…] -- COMMAND [ARG…]"
+    add = parser.add_argument
+    add("--network", default="10.0.2.0/24", metavar="CIDR", help="the virtual one (%(default)s)")
+    add("--mtu", type=int, default=1500, metavar="N", help="68 to 65521 octets (%(default)s)")
+    add(
+        "--dns",
+        action="append",
+        metavar="ADDR",
+        help="resolver to ask instead of the host's; may be repeated; none: no DNS at all",
+    )
+    add("--no-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
+    add("--restrict", action="store_true", help="nothing but the network's own services")
+    add("--outbound-addr", metavar="ADDR", help="the host's address that connections come from")
+    add("--forward", action="append", default=[], metavar="SPEC", help="lead a host port inside")
+    add("--map-root", action="store_true", help="be root in there (ordinary users)")
+    add("--capture", metavar="FILE.pcapng", help="keep every frame")
+    add("--stats", action="store_true", help="print statistics at the end, as JSON, to stderr")
+    add("command", nargs=REMAINDER, metavar="COMMAND [ARG…]")
+
+
+def run(args: Namespace) -> int:
+    argv = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not argv:
+        raise Failure("no command to run; try: slirp run -- curl https://example.org/", USAGE)
+    forwards = [spec for text in args.forward for spec in parse_forward(text)]
+    where = tap.addresses(args.network)
+    interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, args.mtu)
+    with ExitStack() as stack:
+        signals = linux.SignalFd(FORWARDED)
+        stack.callback(signals.close)
+        try:
+            command = netns.Command(
+                argv,
+                lambda: tap.make_tap(interface),
+                files=files_for(where, dns=args.dns != ["none"]),
+                map_root=args.map_root,
+                before_exec=signals.restore_mask,
+            )
+            stack.callback(command.close)
+            network = stack.enter_context(make_network(args))
+            port = tap.tap_port(command.ready(), args.mtu, stack)
+        except netns.NamespaceError as error:
+            raise Failure(str(error)) from None
+        network.attach(tap.captured(port, args.capture, stack), DEVICE)
+        tap.add_forwards(network, forwards, where.guest)
+        status = _serve(network, command, signals)
+        if args.stats:
+            sys.stderr.write(tap.stats_line(network) + "\n")
+        return status
+
+
+def make_network(args: Namespace) -> Network:
+    from slirp.network import Network
+
+    resolvers = None if args.dns in (None, ["none"]) else args.dns
+    if not 68 <= args.mtu <= 65521:
+        raise ConfigError(f"mtu {args.mtu}: must be 68 to 65521")
+    return Network(
+        args.network,
+        mtu=args.mtu,
+        host_loopback=not args.no_host_loopback,
+        restrict=args.restrict,
+        dns_enabled=args.dns != ["none"],
+        resolvers=resolvers,
+        outbound_addr=args.outbound_addr,
+    )
+
+
+def files_for(where: tap.Addresses, dns: bool) -> dict[str, str]:
+    """The command's own /etc/resolv.conf and /etc/hosts."""
+    kept = []
+    try:
+        for line in Path("/etc/resolv.conf").read_text(errors="replace").splitlines():
+            if line.split()[:1] in (["search"], ["domain"], ["options"]):
+                kept.append(line + "\n")
+    except OSError:  # the host has none: nothing to keep
+        pass
+    server = f"nameserver {where.dns}\n" if dns else ""
+    hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n{where.gateway} _gateway\n"
+    return {"/etc/resolv.conf": "".join(kept) + server, "/etc/hosts": hosts + _own_name(where)}
+
+
+def _own_name(where: tap.Addresses) -> str:
+    import os
+
+    return f"{where.guest} {os.uname().nodename}\n"
+
+
+def _serve(network: Network, command: netns.Command, signals: linux.SignalFd) -> int:
+    def pass_on() -> None:
+        for number, code, sender in signals.read():
+            if code != linux.SI_KERNEL and sender != command.pid:
+                command.signal(number)
+
+    network.watch(signals.fileno(), pass_on)
+    network.watch(command.pidfd, network.stop)
+    command.start()
+    try:
+        network.run()
+        network.unwatch(command.pidfd)
+        status = command.wait()
+        _drain(network)
+    except DeviceGone as error:
+        sys.stderr.write(f"slirp: {DEVICE}: {error.strerror}; ending the command\n")
+        _end(command)
+        return FAILED
+    return status
+
+
+def _drain(network: Network) -> None:
+    """Carry on until no flow is left or nothing moves: the command's kernel may still send."""
+    until = time.monotonic() + DRAIN_MAX
+    while network.stats()["tcp"]["flows"] and time.monotonic() < until:
+        if not network.poll(DRAIN_QUIET):
+            return
+
+
+def _end(command: netns.Command) -> None:
+    import select
+
+    command.signal(signal.SIGTERM)
+    if not select.select([command.pidfd], [], [], END_FOR)[0]:
+        command.signal(signal.SIGKILL)
+    command.wait()
