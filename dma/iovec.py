@@ -80,17 +80,19 @@ class IoVec:
         out: list[memoryview] = []
         segments = iter(self.segments)
         piece = next(segments, None)
+        start = 0  # of what is left of `piece`
         for length in lengths:
             while length and piece is not None:
-                if length < len(piece):
-                    out.append(piece[:length])
-                    piece = piece[length:]
+                left = len(piece) - start
+                if length < left:
+                    out.append(piece[start : start + length])
+                    start += length
                     break
-                length -= len(piece)
-                out.append(piece)
-                piece = next(segments, None)
+                out.append(piece[start:] if start else piece)
+                length -= left
+                piece, start = next(segments, None), 0
         if piece is not None:
-            out.append(piece)
+            out.append(piece[start:])
         return IoVec((*out, *segments))
 
     def pull(self, size: int) -> tuple[memoryview, IoVec]:

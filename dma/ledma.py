@@ -19,10 +19,11 @@ its buffer shares the word, and then each has a lane of its own. Two ways to do 
   to end odd, its last octet moves to its lane and the other lane gets back what the guest had
   there, which is why the memory's old content is noted when the transfer opens.
 - Bounced (`mode="bounce"`, or an odd end): the host fills a buffer of ours; the completion
-  exchanges its words and stores them, single lanes at odd ends. Ranges that touch are merged before
-  they are translated, so the completion mostly stores one piece. Guest memory is translated when
-  the transfer opens, not when it completes, so that a fault is known before any octet is taken from
-  the host, in both modes alike.
+  exchanges its words and stores them, single lanes at odd ends.
+
+In both, ranges that touch are merged before they are translated: header cuts mean nothing to lanes,
+may be odd, and come back as cuts of the views. And in both, guest memory is translated when the
+transfer opens, not when it completes: a fault is known before any octet is taken from the host.
 
 Both leave every octet of guest memory the same. Towards the device the octets are always bounced:
 gathering must leave no trace in guest memory. `copied_bytes` counts the frames' octets that went
@@ -47,7 +48,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, Literal, TypeAlias
 
-from dma.iovec import Dvma, IoVec, LanceAddr, Range, Ranges, merge_ranges
+from dma.iovec import Dvma, IoVec, LanceAddr, Range, Ranges, merge_ranges, total_len
 from dma.lanes import exchange_lanes, word_buffer
 from dma.transfer import Direction, DmaFault, DmaPath, Lanes, Transfer
 
@@ -186,17 +187,15 @@ class Ledma:
         """Translate LANCE ranges, arrange for exchanged lanes, and pass the transfer on."""
         if transfer.lanes is not _EXCHANGED:
             return self._pass_on(transfer)
+        lengths = [length for _, length in transfer.ranges]
+        transfer.ranges = merged = merge_ranges(transfer.ranges)
         if transfer.direction is Direction.TO_DEVICE:
-            return self._gather(transfer)
-        if self.mode == "in-place":
-            if _all_even(transfer.ranges):
-                return self._scatter_in_place(transfer)
-            merged = merge_ranges(transfer.ranges)
-            if _all_even(merged):
-                lengths = [length for _, length in transfer.ranges]
-                transfer.ranges = merged
-                return self._scatter_in_place(transfer).cut(lengths)
-        return self._scatter_bounced(transfer)
+            iov = self._gather(transfer)
+        elif self.mode == "in-place" and _all_even(merged):
+            iov = self._scatter_in_place(transfer)
+        else:
+            iov = self._scatter_bounced(transfer)
+        return iov.cut(lengths)
 
     def _pass_on(self, transfer: Transfer) -> IoVec:
         """Change the addresses, open the bus; a fault sets ERR_PEND."""
@@ -227,12 +226,11 @@ class Ledma:
         return iov
 
     def _scatter_bounced(self, transfer: Transfer) -> IoVec:
-        lengths = [length for _, length in transfer.ranges]
         transfer.ranges, stretches = whole_words(transfer.ranges)
         guest = self._pass_on(transfer)
         words, room = word_buffer(bytes(len(guest)))
         transfer.completions.append(partial(self._store_exchanged, guest, stretches, words, room))
-        return IoVec(tuple([room[start:stop] for start, stop in stretches])).cut(lengths)
+        return IoVec(tuple([room[start:stop] for start, stop in stretches]))
 
     def _store_exchanged(
         self,
@@ -252,12 +250,12 @@ class Ledma:
                 guest.slice(first, last).copy_from(room[first:last])
 
     def _gather(self, transfer: Transfer) -> IoVec:
-        lengths = [length for _, length in transfer.ranges]
+        size = total_len(transfer.ranges)
         transfer.ranges, stretches = whole_words(transfer.ranges)
         words, room = word_buffer(bytes(self._pass_on(transfer)))
         words.byteswap()
-        self.copied_bytes += sum(lengths)
-        return IoVec(tuple([room[start:stop] for start, stop in stretches])).cut(lengths)
+        self.copied_bytes += size
+        return IoVec(tuple([room[start:stop] for start, stop in stretches]))
 
     # Derived state
 
@@ -286,12 +284,12 @@ def _wrapped(addr: int, length: int) -> Iterator[Range]:
 
 
 def whole_words(ranges: Ranges) -> tuple[list[Range], list[tuple[int, int]]]:
-    """The ranges merged and widened to whole 16-bit words; and where, in a buffer of those words,
-    the octets [start, stop) of each stretch lie."""
+    """The ranges widened to whole 16-bit words; and where, in a buffer of those words, the octets
+    [start, stop) of each lie."""
     widened: list[Range] = []
     stretches: list[tuple[int, int]] = []
     offset = 0
-    for addr, length in merge_ranges(ranges):
+    for addr, length in ranges:
         start = offset + (addr & 1)
         stop = start + length
         end = (stop + 1) & ~1

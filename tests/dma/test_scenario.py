@@ -262,14 +262,22 @@ def test_without_the_bounce_buffer_the_socket_fills_the_guest(wire: Wire, lanes:
     far, near = wire
     scenario = Scenario("in-place", lanes)
     transfer, iov = scenario.prepare(4096)
-    dvma = [(0xFC000000 + addr, length) for addr, length in [*HEADER_CUTS, (54, 4042)]]
-    phys = [(0x1000 + addr, length) for addr, length in [*HEADER_CUTS, (54, 4042)]]
-    assert scenario.trail[4:] == [
-        ("Lance", [*HEADER_CUTS, (54, 4042), (0x1000, 54), (0x1036, 4)]),
-        ("LEDMA", [*dvma, (0xFC001000, 54), (0xFC001036, 4)]),
-        ("IOMMU", [*phys, (0x4000, 54), (0x4036, 4)]),
-    ]
-    assert scenario.host_ranges(iov) == [*phys, (0x4000, 54), (0x4036, 4)]
+    cuts = [*HEADER_CUTS, (54, 4042)]
+    second = [(0x4000, 54), (0x4036, 4)]
+    assert scenario.trail[4] == ("Lance", [*cuts, (0x1000, 54), (0x1036, 4)])
+    if lanes is Lanes.STRAIGHT:
+        dvma = [(0xFC000000 + addr, length) for addr, length in cuts]
+        assert scenario.trail[5:] == [
+            ("LEDMA", [*dvma, (0xFC001000, 54), (0xFC001036, 4)]),
+            ("IOMMU", [*((0x1000 + addr, length) for addr, length in cuts), *second]),
+        ]
+    else:
+        assert scenario.trail[5:] == [
+            ("LEDMA", [(0xFC000000, 4154)]),
+            ("IOMMU", [(0x1000, 4096), (0x4000, 58)]),
+        ]
+    views = scenario.host_ranges(iov)
+    assert views == [*((0x1000 + addr, length) for addr, length in cuts), *second]
     far.sendall(bytes(i * 7 & 0xFF for i in range(4096)))
     frame = scenario.deliver(transfer, iov, near, 4096)
     assert scenario.queue.run(8) == 1
