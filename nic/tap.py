@@ -136,7 +136,8 @@ class TapPort(PortDefaults):
         self._tx = memoryview(bytearray(HEADER_AREA + FRAME_MAX))
         self._claim = TapClaim(self, fd, vnet)
         self._layouts: dict[tuple[int, Sequence[int]], IoVec] = {}
-        self._backlog = False
+        self._backlog = False  # the last look found more than one frame
+        self._calls = 0
 
     def fileno(self) -> int:
         return self._fd
@@ -169,6 +170,8 @@ class TapPort(PortDefaults):
 
     def frames(self) -> Iterator[Frame]:
         fd, into, rx, vnet = self._fd, self._rx_into, self._rx, self.offload
+        self._calls += 1
+        look = self._backlog or not self._calls & 3
         for count in range(FRAMES_PER_CALL):
             try:
                 size = os.readv(fd, into)
@@ -182,8 +185,8 @@ class TapPort(PortDefaults):
                 yield Frame(IoVec((rx[:size],)), bytes(self._rx_vnet))
             else:
                 yield Frame(IoVec((rx[:size],)))
-            if size <= SMALL and not self._backlog and count == 0:
-                return  # level-triggered: if there is more after all, the next turn finds it
+            if count == 0 and not look and size <= SMALL:
+                return  # probably the only one; what is there after all is still readable
         self._backlog = True
 
     def refused(self, error: OSError) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MTU_MIN: Final = 68  # octets, RFC 791 §3.2
 MTU_MAX: Final = 65521  # octets: 65,535 with the Ethernet header
+HOLDER_FOR: Final = 60.0  # seconds that an address counts as used after its guest was seen
 GATEWAY_HOST: Final = 2  # offsets from the network's address, as users of slirp know them
 DNS_HOST: Final = 3
 HOST_NAMES: Final = ("gateway.slirp.internal", "host.slirp.internal", "_gateway")
@@ -273,7 +274,7 @@ class Network:
                 "address": addr_to_text(lease.addr),
                 "mac": mac_to_text(lease.mac),
                 "hostname": lease.hostname.decode("ascii", "replace"),
-                "expires_in": round(lease.expires_at - now, 1),
+                "expires_in": _seconds(lease.expires_at - now),
             }
             for lease in self._dhcp.leases(now)
         ]
@@ -302,7 +303,9 @@ class Network:
 
     def _holder(self, addr: bytes) -> bytes | None:
         guest = self._stack.guests.get(addr)
-        return guest.mac if guest is not None else None
+        if guest is None or self._loop.now - guest.seen_at > HOLDER_FOR:
+            return None
+        return guest.mac
 
 
 def _prefix(network: str) -> ipaddress.IPv4Network:
@@ -348,3 +351,8 @@ def _names(
 
 def _text(addr: bytes, port: bytes) -> str:
     return f"{addr_to_text(addr)}:{int.from_bytes(port, 'big')}"
+
+
+def _seconds(left: float) -> float | None:
+    """For JSON, which knows no infinity."""
+    return round(left, 1) if left < float("inf") else None

@@ -114,7 +114,7 @@ class DatagramForward:
                 self._forwards.loop.unregister(self.sock.fileno())
                 guest.attachment.wait(self)
                 return
-            views = payload_views(claim.iov, HEADER_LENGTHS, HEADERS_LEN + room)
+            views = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + room)
             try:
                 size, _, _, peer = self.sock.recvmsg_into((*views, self._overflow))
             except OSError:

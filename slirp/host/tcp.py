@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 FRAMES_PER_PUMP: Final = 32  # frames of one flow in a row; then the others have their turn
 SCRATCH_LEN: Final = 16 << 20  # octets: the most that one MSG_TRUNC drops; never touched
 OUT_OF_ORDER_MAX: Final = 256 << 10  # octets kept ahead of rcv_nxt per flow, then dropped
+UNIX_WINDOW: Final = 65536  # octets offered where the host side is a Unix socket
 WINDOW_SHARE: Final = 3  # quarters of the free send queue that are offered (overhead per skb)
 FLOWS_MAX: Final = 65536  # TCP flows of one network; the next SYN is answered with RST
 GSO_MAX: Final = 65535 - 20 - 60  # octets of payload that one super-frame carries at the most
@@ -78,6 +79,7 @@ class TcpFlow:
     """One TCP connection: the guest's side as numbers, the host's side as a socket."""
 
     __slots__ = (
+        "armed",
         "conn",
         "connecting",
         "discard",
@@ -115,6 +117,7 @@ class TcpFlow:
         self.discard = MSG_TRUNC if sock.family != socket.AF_UNIX else 0
         self.peek_at = -1  # where the socket's peek offset stands; -1: not set yet
         self.connecting = False
+        self.armed = False  # writability was asked for and not reported yet
         self.readable = False  # the host's queue may hold octets beyond peek_at
         self.hangup = False  # the host's FIN was announced
         self.finishing = False  # the guest's FIN waits for the spill
@@ -375,11 +378,11 @@ class TcpRelay:
             self._reset_host(flow)
         emitted = False
         if flow.sock is not None:
-            if events & (tcp.ACK_LATER | tcp.SENDABLE):
+            if events & tcp.ACK_LATER:
                 self._offer(flow)
             if events & tcp.ESTABLISHED:
                 flow.readable = True
-            if flow.readable or events & (tcp.REWIND | tcp.SENDABLE):
+            if flow.readable or events & tcp.REWIND:
                 emitted = self._pump(flow, now)
         if events & tcp.ACK_LATER and not emitted:
             self._acknowledge(flow, now)
@@ -397,17 +400,22 @@ class TcpRelay:
         assert flow.sock is not None
         if flow.discard:
             info = _MEMINFO.unpack(flow.sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
-            free = (info[3] - info[5]) * WINDOW_SHARE >> 2
+            free = info[3] - info[5]
+            full = 3 * free < info[3]
+            free = free * WINDOW_SHARE >> 2
         else:
-            free = 65536
+            free, full = UNIX_WINDOW, False
         room = free - flow.spilled
         flow.conn.set_room(room if room > 0 else 0)
-        if room <= 0:
+        if full and not flow.armed:
             self._arm(flow)
 
     def _arm(self, flow: TcpFlow) -> None:
-        # Polling a full socket makes the kernel report when it is writable again (SOCK_NOSPACE).
+        # The kernel calls a socket writable while a third of its queue is free. Polling one that
+        # is not makes it report when it is so again (SOCK_NOSPACE), which a window that closes
+        # before the queue is full would otherwise never see.
         assert flow.sock is not None
+        flow.armed = True
         self._loop.modify(flow.sock.fileno(), _EDGE_BOTH)
 
     def _pump(self, flow: TcpFlow, now: float) -> bool:
@@ -425,7 +433,7 @@ class TcpRelay:
             if claim is None:
                 attachment.wait(flow)
                 return emitted
-            views = payload_views(claim.iov, lengths, header_len + length)
+            views = payload_views(claim.iov.segments, lengths, header_len + length)
             got = self._peek(flow, offset, views, now)
             if got <= 0:
                 claim.cancel()
@@ -545,6 +553,7 @@ class TcpRelay:
             flow.readable = True
             self.touch(flow, 0)
         if events & WRITABLE:
+            flow.armed = False
             if flow.spill is not None:
                 self._drain(flow, now)
             self._reopen(flow)

@@ -229,7 +229,7 @@ class UdpRelay:
                 self._loop.unregister(mapping.sock.fileno())
                 mapping.guest.attachment.wait(mapping)
                 return
-            views = payload_views(claim.iov, HEADER_LENGTHS, HEADERS_LEN + self._room)
+            views = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + self._room)
             try:
                 size, _, _, peer = mapping.sock.recvmsg_into((*views, self._overflow))
             except OSError:  # nothing more, or an error that the error queue tells of
