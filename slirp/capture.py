@@ -100,17 +100,31 @@ class Capture:
         self.claimed: int | None = None  # the id of the claim that is being made
         self.passage: Passage | None = None  # the transfer that is being opened
         self.has_port = False
+        self._taps: list[CapturePort | StageTap] = []
         self._last_id = 0
         self._sent: deque[tuple[bytes, int]] = deque(maxlen=MAX_SENT)
 
     def port(self, inner: Port) -> CapturePort:
         """The same port, with what passes it kept as `ip` and `ethernet`."""
         self.has_port = True
-        return CapturePort(inner, self)
+        port = CapturePort(inner, self)
+        self._taps.append(port)
+        return port
 
     def tap(self, stage: str, inner: DmaPath) -> StageTap:
         """The same path, with the frames that pass it kept as `lance`, `ledma` or `memory`."""
-        return StageTap(inner, stage, self)
+        tap = StageTap(inner, stage, self)
+        self._taps.append(tap)
+        return tap
+
+    def end(self) -> None:
+        """Keep nothing from here on: what the taps wrap takes their place, for as good as nothing.
+
+        Frames that are on their way are still written.
+        """
+        for tap in self._taps:
+            for name in tap.TAPPED:
+                setattr(tap, name, getattr(tap.inner, name))
 
     def next_id(self) -> int:
         self._last_id += 1
@@ -139,6 +153,8 @@ class Capture:
 
 class CapturePort:
     """A Port that wraps one and keeps both directions."""
+
+    TAPPED: Final = ("claim", "frames")
 
     def __init__(self, inner: Port, capture: Capture) -> None:
         self.inner = inner
@@ -246,6 +262,8 @@ class Passage(NamedTuple):
 
 class StageTap:
     """A DmaPath that wraps one and keeps the frames that pass."""
+
+    TAPPED: Final = ("open",)
 
     def __init__(self, inner: DmaPath, stage: str, capture: Capture) -> None:
         self.inner = inner

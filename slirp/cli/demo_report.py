@@ -1,0 +1,146 @@
+"""What `slirp demo` tells when the guest is done: for a person, or as JSON.
+
+Does not do: measure. Everything here was counted by those whom it concerns.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from slirp.cli import drawing
+from slirp.cli.origin import Origin
+from slirp.guest.prom import Result
+from slirp.layout import FrameLayout
+
+WHY: Final = {
+    "no-lease": "the guest got no address",
+    "bad-url": "the guest does not understand the URL; write http://HOST[:PORT]/PATH",
+    "no-such-name": "the name in the URL does not exist; does the host know it?",
+    "no-resolver": "no DNS server of the host answered; see /etc/resolv.conf",
+    "unreachable": "the host has no way to the server",
+    "refused": "the server refused the connection; is it running?",
+    "timed-out": "the server did not answer in time",
+    "reset": "the server broke the connection off",
+    "truncated": "the server ended the connection before the file's end",
+    "redirect": "the server redirects; give --url the address that it redirects to",
+}
+
+
+class Outcome(NamedTuple):
+    """All that there is to tell afterwards."""
+
+    origin: Origin
+    result: Result
+    lance: dict[str, int]  # the chip's counters
+    copied: dict[str, int]  # octets by stage
+    captures: list[tuple[Path, dict[str, int]]]  # packets by interface
+    frame: FrameLayout | None
+
+    @property
+    def ok(self) -> bool:
+        return self.result.ok and self.result.sha256 == self.origin.sha256
+
+    @property
+    def mbit_per_s(self) -> float:
+        seconds = self.result.seconds
+        return self.result.octets * 8e-6 / seconds if seconds else 0.0
+
+    @property
+    def packets(self) -> dict[str, int]:
+        return {"to_guest": self.lance["rx_frames"], "from_guest": self.lance["tx_frames"]}
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Frames lost, by who lost them; and what TCP had to send again."""
+        return {
+            "lance_miss": self.lance["rx_miss"],
+            "lance_buff": self.lance["rx_buff"],
+            "guest": self.result.counters["rx_dropped"],
+            "guest_bad_checksums": self.result.counters["tcp_bad_checksums"],
+            "guest_retransmits": self.result.counters["tcp_retransmits"],
+        }
+
+
+def why(outcome: Outcome) -> str:
+    """One line on what went wrong."""
+    result = outcome.result
+    if result.ok:
+        return "the guest's SHA-256 is not the host's; is the file the same each time?"
+    status = result.status
+    if status == "http-error":
+        return f"the server answered the guest with HTTP status {result.http_status}"
+    return f"{WHY.get(status, 'the guest could not fetch the file')} (guest: {status})"
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "ok": outcome.ok,
+        "url": outcome.origin.url,
+        "status": outcome.result.status,
+        "bytes": outcome.result.octets,
+        "seconds": outcome.result.seconds,
+        "mbit_per_s": round(outcome.mbit_per_s, 3),
+        "sha256_host": outcome.origin.sha256,
+        "sha256_guest": outcome.result.sha256,
+        "copied_bytes": outcome.copied,
+        "packets": outcome.packets,
+        "drops": outcome.drops,
+        "captures": [{"path": str(path), "packets": packets} for path, packets in outcome.captures],
+        "layout": {} if outcome.frame is None else drawing.as_json(outcome.frame),
+    }
+
+
+def show(outcome: Outcome) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    result = outcome.result
+    console.print()
+    if outcome.frame is not None:
+        what = drawing.title(outcome.frame.seen[-1].vector, outcome.frame)
+        console.print(f"One data frame at every stage, {what}:\n", style="bold")
+        for line in drawing.bars(outcome.frame, console.width):
+            console.print(line)
+        console.print(drawing.table(outcome.frame))
+    lines = [
+        ("fetched", _fetched(outcome)),
+        ("SHA-256", f"{'equal' if outcome.ok else 'NOT EQUAL'}: host {outcome.origin.sha256}"),
+        ("", f"{'':{len('equal') if outcome.ok else len('NOT EQUAL')}}  guest {result.sha256}"),
+        ("copied", _named(outcome.copied) + " bytes on the way, payload and headers"),
+        ("packets", _named(outcome.packets)),
+        ("drops", _named({name: n for name, n in outcome.drops.items() if n}) or "none"),
+    ]
+    for label, text in lines:
+        console.print(f"{label:9}{text}", soft_wrap=True)
+    _show_captures(outcome)
+    sys.stdout.flush()
+
+
+def _fetched(outcome: Outcome) -> str:
+    octets, seconds = outcome.result.octets, outcome.result.seconds
+    return f"{octets:,} bytes in {seconds:.3f} s, {outcome.mbit_per_s:.1f} Mbit/s"
+
+
+def _named(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+
+
+def _show_captures(outcome: Outcome) -> None:
+    """Where the files are, and how to open them."""
+    out = sys.stdout
+    for path, packets in outcome.captures:
+        out.write(f"capture  {path} ({_named(packets)})\n")
+    if not outcome.captures:
+        out.write("capture  none; --capture demo.pcapng writes one for Wireshark\n")
+        return
+    paths = [path for path, _ in outcome.captures]
+    out.write("\nTo look into it:\n")
+    if len(paths) == 1:
+        pick = 'frame.interface_name == "lance"'
+        out.write(f"  wireshark {paths[0]}      and as a display filter: {pick}\n")
+        out.write(f"  tshark -r {paths[0]} -Y '{pick}' -w - | tshark -r - -Y http\n")
+    else:
+        out.write(f"  wireshark {paths[0]}\n  tshark -r {paths[0]} -Y http\n")
+    out.write(f"  slirp layout {' '.join(map(str, paths))}\n")
