@@ -15,8 +15,8 @@ waits, and says how long at most; then `on_idle(timeout)` runs the network, whic
 the rings. The Lance's interrupt goes through LEDMA to interrupt level 6, and the program's handler
 runs before its wait returns. A TX frame is on its way when the program next waits.
 
-`tap(stage, path)` may put something between the stages, as slirp.capture does: it is given each
-output ("memory", "ledma", "lance") and answers with a path to use instead.
+`wrap(stage, path)` may put something around each stage's output (a capture tap): "lance" is what
+the chip drives, "ledma" what LEDMA drives, "memory" what the IOMMU drives.
 
 Does not do: anything of the machine beyond the addresses below (an access elsewhere is a
 GuestCrash), supervisor mode, register windows' traps, interrupts while the program computes.
@@ -65,7 +65,11 @@ ETHERNET_LEVEL: Final = 6
 ETHERNET_HANDLER: Final = ENTRY + TRAP_ENTRY_LEN * (TRAP_INTERRUPT + ETHERNET_LEVEL)
 
 OnIdle = Callable[[float], object]  # run the network, for at most so many seconds
-Tap = Callable[[str, DmaPath], DmaPath]
+Wrap = Callable[[str, DmaPath], DmaPath]
+
+
+def _bare(_stage: str, path: DmaPath) -> DmaPath:
+    return path
 
 
 class Board:
@@ -78,20 +82,19 @@ class Board:
         console: Callable[[str], None] | None = None,
         ram_len: int = RAM_LEN,
         lane_mode: Mode = "in-place",
-        tap: Tap | None = None,
+        wrap: Wrap = _bare,
         clock: Callable[[], float] = time.monotonic,
         firmware: bytes | None = None,
     ) -> None:
         block = parameters.pack(ram_len)
         if not RAM_MIN <= ram_len <= RAM_MAX or ram_len % PAGE_LEN:
             raise ConfigError(f"ram_len {ram_len}: choose {RAM_MIN} to {RAM_MAX}, in 4 KiB pages")
-        tap = tap or _no_tap
         self.memory = GuestMemory(ram_len)
         self.memory.write(PhysAddr(PARAMETERS_ADDR), block)
         self.memory.write(PhysAddr(ENTRY), load_firmware() if firmware is None else firmware)
-        self.iommu = Iommu(tap("memory", self.memory), IOMMU_VERSION)
-        self.ledma = Ledma(tap("ledma", self.iommu), lane_mode, interrupt=self._ethernet_interrupt)
-        self.lance = Lance(tap("lance", self.ledma), self.ledma.device_interrupt)
+        self.iommu = Iommu(wrap("memory", self.memory), IOMMU_VERSION)
+        self.ledma = Ledma(wrap("ledma", self.iommu), lane_mode, interrupt=self._ethernet_interrupt)
+        self.lance = Lance(wrap("lance", self.ledma), self.ledma.device_interrupt)
         self.ledma.reset = self.lance.reset
         self._interrupt_pending = False
         self._on_idle: OnIdle = _nothing
@@ -151,9 +154,7 @@ class Board:
 class _Words:
     """Registers that have one width, whatever width the CPU uses."""
 
-    def __init__(
-        self, read: Callable[[int], int], write: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, read: Callable[[int], int], write: Callable[[int, int], None]) -> None:
         self._read = read
         self._write = write
 
@@ -183,10 +184,6 @@ class _Dma2:
 def load_firmware() -> bytes:
     """The program that comes with the package."""
     return resources.files("slirp.guest").joinpath("firmware", "guest.bin").read_bytes()
-
-
-def _no_tap(_stage: str, path: DmaPath) -> DmaPath:
-    return path
 
 
 def _nothing(_timeout: float) -> None:

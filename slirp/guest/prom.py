@@ -36,7 +36,7 @@ RESULT: Final = struct.Struct(">4I 3Q 32s 6I 3I 7I I 5I")
 STATUSES: Final = (
     *("running", "ok", "no-lease", "bad-url", "no-such-name", "no-resolver", "no-route"),
     *("unreachable", "refused", "timed-out", "reset", "truncated", "bad-response", "redirect"),
-    *("http-error", "bad-parameters", "no-memory"),
+    *("http-error", "bad-parameters", "no-lance"),
 )
 COUNTERS: Final = (
     *("ping_sent", "ping_received", "ping_us"),

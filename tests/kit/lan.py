@@ -108,7 +108,9 @@ class Lan:
             frame.release()
         packets = [Ether(octets) for octets in frames]
         self.sent_by_guest += packets
-        replies = [reply for packet in packets if not self.lose(packet) for reply in self._answer(packet)]
+        replies = [
+            reply for packet in packets if not self.lose(packet) for reply in self._answer(packet)
+        ]
         replies += self._retransmissions()
         for reply in replies:
             self.lance.receive(bytes(reply))
@@ -147,9 +149,9 @@ class Lan:
 
     def _answer_dhcp(self, frame: Packet) -> Packet:
         kinds = {1: "offer", 3: "ack"}
-        kind = dict(option for option in frame[DHCP].options if isinstance(option, tuple))
+        (kind,) = [option[1] for option in frame[DHCP].options if option[0] == "message-type"]
         options: list[object] = [
-            ("message-type", kinds[kind["message-type"]]),
+            ("message-type", kinds[kind]),
             ("server_id", ROUTER),
             ("subnet_mask", "255.255.255.0"),
             ("router", ROUTER),
@@ -166,7 +168,7 @@ class Lan:
         query = frame[DNS]
         name = query.qd[0].qname.decode().rstrip(".")
         addr = self.names.get(name)
-        records = [DNSRR(rrname=name, rdata=addr)] if addr else None
+        records = [DNSRR(rrname=name, rdata=addr)] if addr else []
         answer = DNS(id=query.id, qr=1, ra=1, rcode=0 if addr else 3, qd=query.qd, an=records)
         back = UDP(sport=53, dport=frame[UDP].sport)
         return IP(src=frame[IP].dst, dst=frame[IP].src) / back / answer
@@ -197,6 +199,7 @@ class Lan:
             guest_isn=tcp.seq,
             window_shift=options.get("WScale", 0) if self.scaling else 0,
             mss=min(MSS, options.get("MSS", 536)),
+            last_progress_at=self.now,
         )
         return [self._segment(connection, frame[IP].dst, "SA", connection.isn)]
 
@@ -231,7 +234,9 @@ class Lan:
             size = min(connection.mss, limit - at)
             data = connection.response[at : at + size]
             last = at + len(data) == len(connection.response)
-            segment = self._segment(connection, server, "FPA" if last else "A", connection.isn + 1 + at)
+            segment = self._segment(
+                connection, server, "FPA" if last else "A", connection.isn + 1 + at
+            )
             segments.append(segment / Raw(data))
             connection.sent += len(data) + last
         return segments
@@ -246,7 +251,9 @@ class Lan:
             if waited > RETRANSMIT_AFTER:
                 connection.sent = connection.acked
                 connection.last_progress_at = self.now
-                out += [link / segment for segment in self.mangle(self._sendable(connection, SERVER))]
+                out += [
+                    link / segment for segment in self.mangle(self._sendable(connection, SERVER))
+                ]
         return out
 
     def _segment(self, connection: Connection, server: str, flags: str, seq: int) -> Packet:

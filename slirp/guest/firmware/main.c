@@ -20,7 +20,7 @@ enum { LINGER = 20000 };        /* microseconds after the work: the last ACK may
 static const char *const STATUS_NAMES[] = {
     "running", "ok", "no-lease", "bad-url", "no-such-name", "no-resolver", "no-route", "unreachable",
     "refused", "timed-out", "reset", "truncated", "bad-response", "redirect", "http-error",
-    "bad-parameters", "no-memory",
+    "bad-parameters", "no-lance",
 };
 
 static bool parameters_are_sane(void)
@@ -70,7 +70,7 @@ static enum status work(void)
     net_init();
     dvma_init(PARAMETERS->scatter);
     if (!lance_init())
-        return STATUS_NO_MEMORY;
+        return STATUS_NO_LANCE;
     print("lance: %M, %u receive buffers of %u octets, BSWP %u\n", net.mac, 1u << PARAMETERS->rx_log2,
           PARAMETERS->rx_buffer_len, PARAMETERS->bswp);
     enum status status = configure();

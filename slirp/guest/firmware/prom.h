@@ -49,7 +49,7 @@ enum status {
     STATUS_REDIRECT,        /* 3xx: not followed */
     STATUS_HTTP_ERROR,      /* any other status but 200 */
     STATUS_BAD_PARAMETERS,
-    STATUS_NO_MEMORY,       /* rings and buffers do not fit the RAM */
+    STATUS_NO_LANCE,        /* no answer from the chip, or its rings do not fit the RAM */
 };
 
 struct result {
