@@ -55,13 +55,25 @@ class Attempt:
 class Client:
     """A guest's TCP connection to the DNS address, seen from inside."""
 
-    __slots__ = ("number", "relay", "sock", "stream", "unsent", "used_at", "visit")
+    __slots__ = (
+        "asked",
+        "ended",
+        "number",
+        "relay",
+        "sock",
+        "stream",
+        "unsent",
+        "used_at",
+        "visit",
+    )
 
     def __init__(self, relay: DnsRelay, number: int, sock: socket.socket, now: float) -> None:
         self.relay = relay
         self.number = number
         self.sock = sock
         self.stream = MessageStream()
+        self.asked = 0  # queries without an answer yet
+        self.ended = False  # the guest has closed its side; it may still wait for answers
         self.unsent = b""
         self.used_at = now
         self.visit: float | None = None
@@ -97,11 +109,13 @@ class DnsRelay:
         """A query that came in a datagram."""
         self._ask(bytes(payload), (guest.addr, src_port), False, now)
 
-    def _ask(self, payload: bytes, client: Hashable, over_tcp: bool, now: float) -> None:
+    def _ask(self, payload: bytes, client: Hashable, over_tcp: bool, now: float) -> bool:
         try:
             self._perform(self.service.handle_query(payload, client, over_tcp, now), now)
         except MalformedPacket as error:
             self._stack.malformed[error.layer, error.reason] += 1
+            return False
+        return True
 
     def _perform(self, actions: list[Action], now: float) -> None:
         pending = list(actions)
@@ -183,6 +197,7 @@ class DnsRelay:
         if action.over_tcp:
             client = self._clients.get(cast(int, action.client))
             if client is not None:
+                client.asked -= 1
                 client.unsent += frame_message(action.payload)
                 self._flush(client)
             return
@@ -216,9 +231,11 @@ class DnsRelay:
 
     def handle_client(self, client: Client, events: int, now: float) -> None:
         """A guest's stream is ready."""
-        if events & WRITABLE:
+        if events & WRITABLE and client.number in self._clients:
             self._flush(client)
-        if not events & (READABLE | HANGUP) or client.number not in self._clients:
+        if client.ended and events & HANGUP:
+            self.drop(client)  # nobody is left to answer
+        if client.ended or client.number not in self._clients:
             return
         try:
             data = client.sock.recv(READ_LEN)
@@ -226,17 +243,24 @@ class DnsRelay:
         except BlockingIOError:
             return
         except OSError:
-            data, messages = b"", []
+            self.drop(client)
+            return
         except MalformedPacket as error:
             self._stack.malformed[error.layer, error.reason] += 1
-            data, messages = b"", []
-        if not data:
             self.drop(client)
+            return
         for message in messages:
             client.used_at = now
-            self._ask(message, client.number, True, now)
+            client.asked += 1
+            if not self._ask(message, client.number, True, now):
+                self.drop(client)  # RFC 7766 §6.2.3 leaves a malformed stream to us
+        if not data:
+            client.ended = True
+            self._flush(client)
 
     def _flush(self, client: Client) -> None:
+        if client.number not in self._clients:
+            return
         try:
             sent = client.sock.send(client.unsent) if client.unsent else 0
         except BlockingIOError:
@@ -245,10 +269,12 @@ class DnsRelay:
             self.drop(client)
             return
         client.unsent = client.unsent[sent:]
-        if len(client.unsent) > UNSENT_MAX:
+        done = client.ended and client.asked <= 0 and not client.unsent
+        if done or len(client.unsent) > UNSENT_MAX:
             self.drop(client)
             return
-        self._loop.modify(client.sock.fileno(), READABLE | (WRITABLE if client.unsent else 0))
+        wanted = 0 if client.ended else READABLE
+        self._loop.modify(client.sock.fileno(), wanted | (WRITABLE if client.unsent else 0))
 
     def drop(self, client: Client) -> None:
         """End a guest's stream."""
