@@ -80,10 +80,10 @@ class Parameters:
         static = self.static or StaticAddress("0.0.0.0", "0.0.0.0", mtu=0)
         addresses = [_address(text) for text in static[:4]]
         return PARAMETERS.pack(
-            *(MAGIC, VERSION, ram_len, secrets.randbits(32) if self.seed is None else self.seed),
+            *(MAGIC, VERSION, ram_len, _seed(self.seed)),
             *(_mac(self.mac), int(self.scatter)),
             *(_ring("rx_entries", self.rx_entries), _ring("tx_entries", self.tx_entries)),
-            _within("rx_buffer", self.rx_buffer & ~3, RX_BUFFER_MIN, RX_BUFFER_MAX),
+            _multiple_of_4("rx_buffer", self.rx_buffer, RX_BUFFER_MIN, RX_BUFFER_MAX),
             _within("bswp", self.bswp, 0, 1),
             _within("window", self.window, WINDOW_MIN, WINDOW_MAX),
             _within("ack_every", self.ack_every, 1, 1000),
@@ -142,6 +142,16 @@ def _within(name: str, value: int, least: int, most: int) -> int:
     if not least <= value <= most:
         raise ConfigError(f"{name} {value}: choose {least} to {most}")
     return value
+
+
+def _multiple_of_4(name: str, value: int, least: int, most: int) -> int:
+    if value % 4:
+        raise ConfigError(f"{name} {value}: choose a multiple of 4")
+    return _within(name, value, least, most)
+
+
+def _seed(seed: int | None) -> int:
+    return secrets.randbits(32) if seed is None else _within("seed", seed, 0, 0xFFFFFFFF)
 
 
 def _ring(name: str, entries: int) -> int:

@@ -65,5 +65,9 @@ struct result {
     uint32_t tcp_segments, tcp_acks, tcp_out_of_order, tcp_retransmits, tcp_bad_checksums;
 };
 
+/* Python's layouts have these sizes. */
+_Static_assert(sizeof(struct parameters) == 1356, "parameters");
+_Static_assert(sizeof(struct result) == 160, "result");
+
 #define PARAMETERS ((const struct parameters *)0x2000)
 #define RESULT ((volatile struct result *)0x3000)
