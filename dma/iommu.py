@@ -231,13 +231,13 @@ class Iommu:
             self._writable[page] = step
 
     def _dvma_of(self, phys: int, dvma_ranges: Ranges, direction: Direction) -> int:
-        """Which DVMA address of these became `phys`."""
+        """Which DVMA address of these became `phys`; the first one, if memory blames another."""
         for addr, length in dvma_ranges:
             for start, size in self.translate(Dvma(addr), length, direction):
                 if start <= phys < start + size:
                     return addr + phys - start
                 addr += size
-        raise AssertionError(f"{phys:#x} is in none of the ranges that went to memory")
+        return dvma_ranges[0][0]
 
     def _fault(self, addr: int, direction: Direction, cause: int, reason: str) -> DmaFault:
         """Latch AFSR and AFAR, raise the interrupt; the exception for the master."""

@@ -38,7 +38,8 @@ The other registers keep their values (as in QEMU; drivers reload E_BASE_ADDR an
 
 Differs from the chip in: no E-cache, so DRAINING reads 0, DRAIN and E_VLD do nothing, and burst
 sizes and the write-back options are storage; no choice of twisted pair or AUI; E_TST_CSR holds only
-the address of the last fault; ILACC is storage, the chip behind is a LANCE.
+the address of the last fault; ILACC is storage, the chip behind is a LANCE. Where a guest gives two
+buffers of one frame the same words, in place exchanges them twice; a chip would store them twice.
 """
 
 from __future__ import annotations
@@ -200,7 +201,8 @@ class Ledma:
     def _pass_on(self, transfer: Transfer) -> IoVec:
         """Change the addresses, open the bus; a fault sets ERR_PEND."""
         if self._stored & RESET:
-            raise DmaFault("ledma", transfer.ranges[0][0], "held in reset")
+            first, _ = next(iter(transfer.ranges), (0, 0))
+            raise DmaFault("ledma", first, "held in reset")
         base = self._base
         ranges: list[Range] = []
         for addr, length in transfer.ranges:

@@ -279,6 +279,18 @@ def test_a_page_whose_ram_ends_in_the_middle_of_a_transfer() -> None:
     assert board.fault(0xFC000FF0, 32).addr == 0xFC001000
 
 
+def test_memory_that_blames_an_address_nobody_asked_for(board: Board) -> None:
+    class Picky:
+        def open(self, transfer: Transfer) -> IoVec:
+            if transfer.direction is FROM_DEVICE:
+                raise DmaFault("memory", 0xDEAD0000, "no")
+            return board.memory.open(transfer)
+
+    board.iommu = Iommu(Picky())
+    board.turn_on()
+    assert board.fault(0xFC001010, 4).addr == 0xFC001010
+
+
 def test_the_first_fault_stays_and_later_ones_add_me(board: Board) -> None:
     board.fault(0xFC002000, 4)
     board.fault(0xFC003000, 4, TO_DEVICE)

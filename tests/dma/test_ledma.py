@@ -428,3 +428,56 @@ def test_what_is_scattered_is_gathered(ranges: list[Range], mode: Mode) -> None:
     octets = bytes(i * 31 >> 3 & 0xFF for i in range(total_len(ranges)))
     board.scatter(ranges, octets)
     assert bytes(board.ledma.open(Transfer(TO_DEVICE, ranges, Lanes.EXCHANGED))) == octets
+
+
+steps = st.one_of(
+    st.tuples(st.just("write"), st.sampled_from([E_CSR, E_BASE_ADDR]), st.integers(0, 0xFFFFFFFF)),
+    st.tuples(st.just("write"), st.integers(0, 0x20), st.just(0xFC000000)),
+    st.tuples(st.just("read"), st.integers(0, 0x20), st.sampled_from([1, 2, 4])),
+)
+chip_ranges = st.lists(
+    st.tuples(st.integers(0, 0x9000) | st.integers(0xFFFF00, 0x1000100), st.integers(0, 0x1100)),
+    max_size=4,
+)
+
+
+@given(
+    st.lists(steps, max_size=4),
+    chip_ranges,
+    st.sampled_from(Direction),
+    st.sampled_from(Lanes),
+    st.sampled_from(MODES),
+    st.floats(0, 1),
+)
+def test_whatever_guest_and_chip_ask_for_only_faults_come_out(
+    before: list[tuple[str, int, int]],
+    ranges: list[Range],
+    direction: Direction,
+    lanes: Lanes,
+    mode: Mode,
+    share: float,
+) -> None:
+    """Ranges that overlap, wrap, are empty or run off the mapping; registers written at random."""
+    board = Board(mode)
+    for step, offset, value in before:
+        if step == "write":
+            board.ledma.write(offset, value)
+        else:
+            assert 0 <= board.ledma.read(offset, value) <= 0xFFFFFFFF
+    transfer = Transfer(direction, ranges, lanes)
+    iov = open_or_fault(board.ledma, transfer)
+    if isinstance(iov, IoVec):
+        assert len(iov) == total_len(ranges)
+        transfer.complete(round(len(iov) * share))
+    else:
+        csr = board.ledma.read(E_CSR)
+        assert iov.stage == ("ledma" if csr & ledma.RESET else "iommu")
+        assert csr & (ledma.RESET | ledma.ERR_PEND)
+        assert transfer.completions == []
+
+
+def open_or_fault(path: Ledma, transfer: Transfer) -> IoVec | DmaFault:
+    try:
+        return path.open(transfer)
+    except DmaFault as fault:
+        return fault
