@@ -138,12 +138,15 @@ class Receiver:
         return self._is_enough(self._search(self._free_position(), need), need)
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> RxClaim | None:
+        payload_len = size - sum(headers)
+        if payload_len < 0:
+            raise ValueError(f"headers of {sum(headers)} octets in a frame of {size}")
         need = max(size, FRAME_MIN) + FCS_LEN
         start = self._free_position()
         buffers = self._search(start, need)
         if not self._is_enough(buffers, need):
             return None
-        parts = (*headers, size - sum(headers), need - size)
+        parts = (*headers, payload_len, need - size)
         claim = self._hold(start, buffers, parts, headers)
         if claim is not None:
             claim.views = _with_scratch(claim.views, need - claim.room)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dma.memory import GuestMemory
+from nic.busmaster import BusMaster
+from nic.ring import OWN, DescriptorRing, Ring, bcnt
+
+
+def a_ring(octets: bytes, faults: list[str] | None = None) -> DescriptorRing:
+    memory = GuestMemory(0x20000)
+    memory.slices(0x12000, len(octets)).copy_from(octets)  # type: ignore[arg-type]
+    noted = faults if faults is not None else []
+    return DescriptorRing(Ring(0x12000, 2), BusMaster(memory, lambda: noted.append("fault")))
+
+
+@pytest.mark.parametrize(
+    ("length", "word"), [(1544, 0xF9F8), (60, 0xFFC4), (64, 0xFFC0), (4096, 0xF000)]
+)
+def test_known_byte_counts(length: int, word: int) -> None:
+    assert bcnt(length) == word
+
+
+@given(st.integers(1, 4096), st.integers(0, 15))
+def test_the_ones_above_bcnt_do_not_matter(length: int, nibble: int) -> None:
+    word = nibble << 12 | bcnt(length) & 0xFFF
+    descriptor = a_ring(b"\x30\x00\x80\x01" + word.to_bytes(2, "big") + b"\0\0").load(0)
+    assert descriptor is not None
+    assert descriptor.length == length
+
+
+def test_the_worked_descriptor() -> None:
+    ring = a_ring(bytes.fromhex("3000 8001 f9f8 0000"))
+    descriptor = ring.load(0)
+    assert descriptor is not None
+    assert (descriptor.status, descriptor.addr, descriptor.length) == (OWN, 0x013000, 1544)
+    descriptor.store(0x03, 64)
+    assert bytes(descriptor.view) == bytes.fromhex("3000 0301 f9f8 0040")
+
+
+def test_what_the_guest_owns_is_not_loaded() -> None:
+    assert a_ring(bytes.fromhex("3000 7f01 f9f8 0000")).load(0) is None
+
+
+def test_positions_count_on_round_the_ring() -> None:
+    ring = a_ring(bytes.fromhex("1000 8000 ffc0 0000 2000 8000 ffc0 0000"))
+    addrs = [d.addr for d in map(ring.load, range(5)) if d]
+    assert addrs == [0x1000, 0x2000, 0x1000, 0x2000, 0x1000]
+
+
+def test_a_ring_may_wrap_at_the_end_of_the_address_space() -> None:
+    ring = Ring(0xFFFFF8, 4)
+    assert [ring.address(i) for i in range(4)] == [0xFFFFF8, 0, 8, 16]
+
+
+def test_a_fault_is_told_and_loads_nothing() -> None:
+    faults: list[str] = []
+    master = BusMaster(GuestMemory(4096), lambda: faults.append("fault"))
+    assert DescriptorRing(Ring(0x12000, 2), master).load(0) is None
+    assert faults == ["fault"]
