@@ -1,0 +1,316 @@
+"""`slirp demo`: the guest fetches, the digests are equal, what is shown is what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import pytest
+
+from slirp.cli.main import main
+from slirp.layout import STAGES, check, frames
+from slirp.pcapng import read_packets
+from tests.kit.need import need_tool
+from tests.slirp.guest.bench import need_unicorn
+
+CONTENT: Final = bytes(range(251)) * 800  # 200,800 octets; no power of two in it
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers by path; counts upward where asked for something new each time."""
+
+    protocol_version = "HTTP/1.1"
+    hosts: ClassVar[list[str]] = []
+    fresh: ClassVar[Iterator[int]] = itertools.count()
+
+    def do_GET(self) -> None:
+        self.hosts.append(self.headers["Host"])
+        content = CONTENT
+        if self.path == "/fresh":
+            content = str(next(self.fresh)).encode()
+        if self.path == "/empty":
+            content = b""
+        self.send_response({"/gone": 404, "/moved": 302}.get(self.path, 200))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _unicorn() -> None:
+    need_unicorn()
+
+
+def demo_json(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> Any:
+    assert main(["demo", "--json", *arguments]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_has_what_was_promised(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = demo_json(capsys, "--size", "300k")
+    assert shown["ok"] is True
+    assert shown["bytes"] == 300 << 10
+    assert 0 < shown["seconds"] < 60
+    assert shown["sha256_host"] == shown["sha256_guest"]
+    assert len(shown["sha256_host"]) == 64
+    assert shown["copied_bytes"] == {"tcp": 0, "lance": 0, "ledma": 0}
+    assert shown["packets"]["to_guest"] > 300 * 1024 // 1460
+    assert set(shown["drops"].values()) == {0}
+    assert shown["captures"] == []
+
+
+def test_the_layout_is_a_full_frame_at_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    layout = demo_json(capsys, "--size", "300k")["layout"]
+    assert list(layout) == ["tcp", *STAGES]
+    for stage, added in (("tcp", 0), ("ip", 20), ("ethernet", 34), ("lance", 38), ("memory", 38)):
+        assert sum(length for _, _, length in layout[stage]) == 1460 + 20 + added
+    assert layout["ethernet"] == [
+        ["ethernet", 0, 14],
+        ["ipv4", 14, 20],
+        ["tcp", 34, 20],
+        ["payload", 54, 1460],
+    ]
+    top = {address >> 24 for _, address, _ in layout["ledma"]}
+    assert top == {0xFC}
+    assert [a & 0xFFFFFF for _, a, _ in layout["ledma"]] == [a for _, a, _ in layout["lance"]]
+    assert len(layout["memory"]) == len(layout["lance"]) + 1  # cut by a page's end
+
+
+@pytest.mark.parametrize("rx_buffer", [64, 128, 1544, 4096])
+@pytest.mark.parametrize("bswp", [0, 1])
+def test_any_url_of_the_host_with_any_buffers(
+    bswp: int, rx_buffer: int, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--bswp", str(bswp), "--rx-buffer", str(rx_buffer))
+    shown = demo_json(capsys, "--url", f"http://{server}/file?x=1", *options)
+    assert shown["sha256_guest"] == hashlib.sha256(CONTENT).hexdigest()
+    assert shown["bytes"] == len(CONTENT)
+    assert Handler.hosts[-1] == server
+    copied = shown["copied_bytes"]["ledma"]
+    assert copied == 0 if bswp else 0 < copied < len(CONTENT) / 8  # frames from the guest bounce
+
+
+def test_a_bounce_copies_the_payload_once(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--bswp", "0", "--lanes", "bounce")
+    copied = demo_json(capsys, "--url", f"http://{server}/", *options)["copied_bytes"]
+    assert len(CONTENT) < copied["ledma"] < 1.2 * len(CONTENT)
+
+
+def test_localhost_by_name(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://{server.replace('127.0.0.1', 'localhost')}/"
+    assert demo_json(capsys, "--url", url)["ok"]
+
+
+def test_what_a_person_sees(
+    server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["demo", "--url", f"http://{server}/"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    console, report = shown.out.split("\n\n", 1)
+    assert "slirp guest, SPARC V8" in console.splitlines()[0]
+    assert "dhcp: address 10.0.2.15" in console
+    assert "ping: 10.0.2.2 answered 3 of 3" in console
+    for stage in STAGES:
+        assert f"\n{stage:9}" in report
+    assert "fetched  200,800 bytes in " in report
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert f"SHA-256  equal: host {digest}\n                guest {digest}\n" in report
+    assert "copied   tcp 0, lance 0, ledma 0 bytes" in report
+    assert "drops    none" in report
+
+
+def test_the_generated_file_has_a_name_that_dns_resolves(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["demo", "--size", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "dns: host.slirp.internal is 10.0.2.2" in shown
+    assert "fetched  1 bytes in" in shown
+
+
+def test_a_file_without_octets(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = demo_json(capsys, "--url", f"http://{server}/empty")
+    assert (shown["ok"], shown["bytes"]) == (True, 0)
+
+
+def test_another_file_each_time_is_no_success(
+    server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--json", "--url", f"http://{server}/fresh"]) == 1
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["ok"] is False
+    assert shown.err.splitlines()[-1].startswith("slirp: the guest's SHA-256 is not the host's")
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "complaint"),
+    [
+        ("https://127.0.0.1/", 2, "https is not supported, the guest has no TLS"),
+        ("ftp://127.0.0.1/", 2, "write http://HOST[:PORT]/PATH"),
+        ("127.0.0.1:80", 2, "write http://HOST[:PORT]/PATH"),
+        ("http:///path", 2, "write http://HOST[:PORT]/PATH"),
+        ("http://[::1]/", 2, "the guest has no IPv6"),
+        ("http://[::1/", 2, "Invalid IPv6 URL"),
+        ("http://127.0.0.1:99999/", 2, "Port out of range"),
+        ("http://me:word@127.0.0.1/", 2, "no passwords"),
+        ("http://SERVER/gone", 1, "HTTP status 404"),
+        ("http://SERVER/moved", 1, "HTTP status 302"),
+        ("http://127.0.0.1:1/", 1, "the host itself cannot fetch it"),
+    ],
+)
+def test_urls_that_cannot_be_fetched(
+    url: str, status: int, complaint: str, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--url", url.replace("SERVER", server)]) == status
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("slirp: ")
+    assert complaint in shown.err
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--size", "0"], "'0' is no size"),
+        (["--size", "4X"], "'4X' is no size"),
+        (["--bswp", "2"], "invalid choice"),
+        (["--rx-buffer", "63"], "rx_buffer"),
+        (["--rx-buffer", "5000"], "rx_buffer"),
+        (["--split"], "--split needs --capture"),
+    ],
+)
+def test_options_that_cannot_be(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert complaint in shown.err
+    assert shown.out == ""
+
+
+def test_a_capture_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "file"
+    place.write_bytes(b"")
+    assert main(["demo", "--capture", str(place / "a.pcapng")]) == 1
+    assert capsys.readouterr().err.startswith("slirp: --capture ")
+
+
+def checked(*paths: Path) -> list[str]:
+    """The stages of the packets in the files, every frame having been checked."""
+    stages = []
+    for path in paths:
+        with path.open("rb") as file:
+            packets = list(read_packets(file))
+        assert [wrong for wrong in map(check, frames(packets)) if wrong] == []
+        stages += [packet.interface.name for packet in packets]
+    return stages
+
+
+@pytest.mark.parametrize("bswp", ["0", "1"])
+def test_the_capture_holds_every_frame_at_every_stage(
+    bswp: str, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new" / "demo.pcapng"
+    options = ("--capture", str(path), "--bswp", bswp)
+    shown = demo_json(capsys, "--url", f"http://{server}/", *options)
+    (capture,) = shown["captures"]
+    assert capture["path"] == str(path)
+    stages = checked(path)
+    assert capture["packets"] == {stage: stages.count(stage) for stage in STAGES}
+    frames_carried = sum(shown["packets"].values())
+    for stage in ("ethernet", "lance", "ledma", "memory"):
+        assert stages.count(stage) == frames_carried
+    assert main(["layout", str(path)]) == 0
+    assert f"{frames_carried} frames in {len(stages)} packets" in capsys.readouterr().out
+
+
+def test_split_writes_a_file_for_each_stage(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--capture", str(tmp_path / "demo.pcapng"), "--split")
+    shown = demo_json(capsys, "--url", f"http://{server}/", *options)
+    files = {Path(capture["path"]).name: capture["packets"] for capture in shown["captures"]}
+    assert set(files) == {f"demo-{stage}.pcapng" for stage in STAGES}
+    assert checked(tmp_path / "demo-lance.pcapng").count("lance") == sum(
+        files["demo-lance.pcapng"].values()
+    )
+    assert main(["layout", *map(str, sorted(tmp_path.glob("*.pcapng")))]) == 0
+
+
+def test_tshark_reads_the_demo(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "demo.pcapng"
+    assert main(["demo", "--url", f"http://{server}/", "--capture", str(path), "--split"]) == 0
+    for stage in ("ip", "ethernet", "lance"):
+        checks = [f"-o{name}:TRUE" for name in ("ip.check_checksum", "tcp.check_checksum")]
+        fields = ["http.response.code", "http.content_length", "tcp.reassembled.length"]
+        options = [*checks, "-oeth.check_fcs:TRUE", "-Tfields", *(f"-e{name}" for name in fields)]
+        wanted = "http.response || _ws.expert.severity == error || eth.fcs.status == 0"
+        file = path.with_name(f"demo-{stage}.pcapng")
+        done = subprocess.run(
+            [need_tool("tshark"), "-r", str(file), "-Y", wanted, *options],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert [line for line in done.stderr.splitlines() if "Running as user" not in line] == []
+        code, length, whole = done.stdout.split()
+        assert (code, length) == ("200", str(len(CONTENT)))
+        assert int(whole) > len(CONTENT)
+
+
+def test_ctrl_c_leaves_a_valid_capture_and_status_130(tmp_path: Path) -> None:
+    path = tmp_path / "demo.pcapng"
+    command = [sys.executable, "-m", "slirp", "demo", "--size", "300M", "--capture", str(path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("tcp: connected"):
+                break
+        while path.stat().st_size < 1 << 20:  # until the transfer is well under way
+            assert process.poll() is None
+            os.sched_yield()
+        os.killpg(process.pid, signal.SIGINT)
+        process.stdout.read()
+        assert process.stderr.read() == ""
+        assert process.wait(30) == 130
+    assert len(checked(path)) > 1000
+
+
+def test_without_unicorn_it_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "unicorn", None)
+    assert main(["demo", "--size", "1"]) == 2
+    assert "slirp[guest]" in capsys.readouterr().err
