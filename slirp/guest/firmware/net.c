@@ -323,7 +323,7 @@ static void ip_input(const uint8_t *frame, const uint8_t *ip, uint32_t len)
     const uint8_t *payload = ip + header_len;
     uint32_t payload_len = total_len - header_len;
     if (ip[9] == PROTOCOL_TCP && to == net.address)
-        tcp_input(from, payload, payload_len);
+        tcp_input(from, frame + 6, payload, payload_len);
     else if (ip[9] == PROTOCOL_UDP)
         udp_input(from, to, payload, payload_len);
     else if (ip[9] == PROTOCOL_ICMP && to == net.address)

@@ -403,13 +403,34 @@ static void handle_established(const uint8_t *segment, uint32_t header_len, uint
     handle_fin();
 }
 
-void tcp_input(uint32_t from, const uint8_t *segment, uint32_t len)
+/* Nobody listens here: RFC 9293 §3.10.7.1. */
+static void refuse(const struct peer *to, const uint8_t *segment, uint32_t len)
 {
-    if (len < HEADER_LEN || c.state == CLOSED || c.state == FAILED || from != c.peer.address)
+    uint8_t flags = segment[13];
+    uint8_t *header = flags & RST ? 0 : ip_begin();
+    if (!header)
         return;
-    if (get16(segment) != c.remote_port || get16(segment + 2) != c.local_port)
-        return;
-    uint32_t header_len = (segment[12] >> 4) * 4u;
+    bool acks = flags & ACK;
+    put16(header, get16(segment + 2));
+    put16(header + 2, get16(segment));
+    put32(header + 4, acks ? get32(segment + 8) : 0);
+    put32(header + 8, acks ? 0 : get32(segment + 4) + len + (flags & SYN ? 1 : 0) + (flags & FIN));
+    put16(header + 12, HEADER_LEN << 10 | RST | (acks ? 0 : ACK));
+    memset(header + 14, 0, 6);
+    uint32_t sum = pseudo_header_sum(net.address, to->address, PROTOCOL_TCP, HEADER_LEN);
+    put16(header + 16, checksum(sum_octets(header, HEADER_LEN, sum)));
+    ip_send(to, PROTOCOL_TCP, HEADER_LEN);
+}
+
+static bool is_ours(uint32_t from, const uint8_t *segment)
+{
+    return c.state != CLOSED && c.state != FAILED && from == c.peer.address &&
+           get16(segment) == c.remote_port && get16(segment + 2) == c.local_port;
+}
+
+void tcp_input(uint32_t from, const uint8_t *mac, const uint8_t *segment, uint32_t len)
+{
+    uint32_t header_len = len < HEADER_LEN ? 0 : (segment[12] >> 4) * 4u;
     if (header_len < HEADER_LEN || header_len > len)
         return;
     uint32_t sum = pseudo_header_sum(from, net.address, PROTOCOL_TCP, len);
@@ -418,6 +439,12 @@ void tcp_input(uint32_t from, const uint8_t *segment, uint32_t len)
         return;
     }
     RESULT->tcp_segments++;
+    if (!is_ours(from, segment)) {
+        struct peer stranger = {from, {0}};
+        memcpy(stranger.mac, mac, 6);
+        refuse(&stranger, segment, len - header_len);
+        return;
+    }
     if (c.state == SYN_SENT)
         handle_syn_sent(segment, header_len);
     else

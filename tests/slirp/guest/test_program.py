@@ -385,6 +385,20 @@ class TestAnswers:
         assert reply[ARP].hwsrc == Parameters().mac.hex(":")
 
     @pytest.mark.parametrize(
+        ("probe", "answer"),
+        [
+            (TCP(dport=80, flags="S", seq=2**32 - 1), (0, 0, "RA")),
+            (TCP(dport=80, flags="FA", seq=7, ack=99), (99, 0, "R")),
+            (TCP(dport=80, flags="PF", seq=7) / Raw(b"12345"), (0, 13, "RA")),
+        ],
+    )
+    def test_closed_port(self, probe: Packet, answer: tuple[int, int, str]) -> None:
+        (reply,) = self.exchange(IP(src=ROUTER, dst=GUEST) / probe)
+        tcp = reply[TCP]
+        assert (tcp.seq, tcp.ack, tcp.flags) == answer
+        assert (tcp.sport, tcp.dport) == (80, probe.sport)
+
+    @pytest.mark.parametrize(
         "probe",
         [
             ARP(op=1, psrc=ROUTER, pdst="10.0.2.99"),
@@ -395,10 +409,14 @@ class TestAnswers:
             IP(src=ROUTER, dst=GUEST, len=2000) / ICMP(),
             IP(src=ROUTER, dst=GUEST, ihl=15) / ICMP(),
             IP(src=ROUTER, dst=GUEST) / UDP(dport=68, len=4000),
-            IP(src=ROUTER, dst=GUEST) / TCP(dport=80),
+            IP(src=ROUTER, dst=GUEST) / TCP(dport=80, chksum=1),
+            IP(src=ROUTER, dst=GUEST) / TCP(dport=80, dataofs=4),
+            IP(src=ROUTER, dst=GUEST) / TCP(dport=80, dataofs=15),
+            IP(src=ROUTER, dst=GUEST) / TCP(dport=80, flags="R"),
+            IP(src=ROUTER, dst=GUEST) / Raw(b"xyz"),
             Raw(b""),
         ],
-        ids=range(10),
+        ids=range(14),
     )
     def test_silence(self, probe: Packet) -> None:
         assert self.exchange(probe) == []
