@@ -186,7 +186,7 @@ class Iommu:
             here = position + self._step(position, direction)
             page_end = (position | PAGE_MASK) + 1
             piece = min(stop, page_end) - position
-            if here == phys + size and size:
+            if here == phys + size:
                 size += piece
             else:
                 if size:

@@ -161,7 +161,7 @@ def merge_ranges(ranges: Iterable[Range]) -> list[Range]:
     merged: list[Range] = []
     addr = length = 0
     for next_addr, next_length in ranges:
-        if next_addr == addr + length and length:
+        if next_addr == addr + length:
             length += next_length
         elif next_length:
             if length:

@@ -129,7 +129,7 @@ class GuestMemory:
         stop = addr + length
         while addr < stop:
             start, end, view = self._region_at(addr)
-            views.append(view[addr - start : min(stop, end) - start])
+            views.append(view[addr - start : stop - start])  # or up to the end of the region
             addr = end
         return views
 
