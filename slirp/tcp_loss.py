@@ -155,6 +155,7 @@ class Loss:
             self.ssthresh = max((snd_max - una) & MASK, 4 * mss) // 2
         self.cwnd = mss
         self._lose_all(una, data_end, snd_max)
+        self.forced = True
 
     def start_withdrawn(self, una: int, data_end: int, snd_max: int) -> None:
         """The guest took its window back over octets in flight."""
