@@ -7,11 +7,12 @@ import random
 from typing import Any
 
 import pytest
-from scapy.layers.dhcp import DHCP
-from scapy.layers.dns import DNS
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.dns import DNS, DNSRR
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import ARP
 from scapy.packet import Packet, Raw
+from scapy.utils import checksum
 
 from slirp.guest.prom import Parameters, Result, StaticAddress
 from tests.kit.lan import GUEST, RESOLVER, ROUTER, Lan
@@ -420,3 +421,52 @@ class TestAnswers:
     )
     def test_silence(self, probe: Packet) -> None:
         assert self.exchange(probe) == []
+
+
+class TestNoise:
+    """Damaged frames in any state: the guest, which traps on a misaligned access, comes through."""
+
+    TEMPLATES = (
+        ARP(op=1, psrc=ROUTER, pdst=GUEST),
+        IP(src=ROUTER, dst=GUEST) / ICMP(type=8) / Raw(b"x" * 40),
+        IP(src=ROUTER, dst=GUEST) / ICMP(type=3, code=1) / IP(src=GUEST, dst=ROUTER) / TCP(),
+        IP(src=RESOLVER, dst=GUEST) / UDP(sport=53) / DNS(qr=1, an=[DNSRR(rdata="192.0.2.1")]),
+        IP(src=ROUTER, dst=GUEST) / UDP(sport=67, dport=68) / BOOTP(op=2) / DHCP(options=["end"]),
+        IP(src="192.0.2.80", dst=GUEST) / TCP(sport=80, flags="A", options=[("MSS", 1000)]),
+    )
+
+    def damaged(self, rng: random.Random, network: Lan) -> bytes:
+        """A template, aimed at the guest's open port where it has one, with octets changed."""
+        packet = rng.choice(self.TEMPLATES).copy()
+        sent = network.sent_by_guest[-1] if network.sent_by_guest else None
+        for layer in (UDP, TCP):
+            if layer in packet and sent is not None and layer in sent:
+                packet[layer].dport = sent[layer].sport
+        octets = bytearray(bytes(packet))
+        if rng.random() < 0.9:
+            for _ in range(rng.choice((1, 1, 2, 8))):
+                octets[rng.randrange(len(octets))] = rng.choice((0, 1, 0xFF, rng.randrange(256)))
+        if IP in packet and rng.random() < 0.8:
+            octets[10:12] = bytes(2)
+            octets[10:12] = checksum(bytes(octets[:20])).to_bytes(2, "big")
+        return bytes(octets[: rng.choice((len(octets), rng.randrange(len(octets) + 1)))])
+
+    @pytest.mark.parametrize("bswp", [0, 1])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_the_guest_comes_through(self, seed: int, bswp: int) -> None:
+        rng = random.Random(seed)
+        network = lan()
+        bench = Bench(network, bswp=bswp, rx_buffer=rng.choice((64, 1544)), serve_for=1.0)
+        mac = Parameters().mac
+
+        def on_idle(timeout: float) -> None:
+            for _ in range(8):
+                octets = self.damaged(rng, network)
+                ethertype = rng.choice((b"\x08\x00", b"\x08\x06")) if octets else b"\0\0"
+                bench.board.lance.receive(mac + mac + ethertype + octets)
+            network.on_idle(timeout)
+
+        result = bench.board.run(on_idle)
+        assert result.status not in ("running", "no-lance")
+        assert result.counters["rx_frames"] > 100
+        assert result.counters["restarts"] == 0
