@@ -57,6 +57,7 @@ class RxClaim:
     __slots__ = (
         "_receiver",
         "buffers",
+        "claimed",
         "iov",
         "is_open",
         "is_sealed",
@@ -64,6 +65,7 @@ class RxClaim:
         "room",
         "size",
         "status",
+        "tail",
         "total",
         "transfer",
         "views",
@@ -80,6 +82,8 @@ class RxClaim:
         self.room = 0  # octets in guest memory; `views` may have a scratch buffer behind them
         self.views = IoVec()  # the frame, its padding and its FCS
         self.iov = self.views  # the frame alone
+        self.tail = self.views  # what is behind a frame as long as was claimed
+        self.claimed = 0  # octets of iov
         self.size = 0  # octets of the frame, once committed
         self.total = 0  # with padding and FCS: what MCNT says
         self.status = 0  # of the last descriptor, beside STP and ENP
@@ -87,8 +91,8 @@ class RxClaim:
 
     def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
         """The first `size` octets are a frame. `vnet` says nothing: the chip has no offload."""
-        if not HEADER_LEN <= size <= len(self.iov):
-            raise ValueError(f"commit of {size} octets into a claim of {len(self.iov)}")
+        if not HEADER_LEN <= size <= self.claimed:
+            raise ValueError(f"commit of {size} octets into a claim of {self.claimed}")
         if self.is_open:
             self._receiver.commit(self, size)
 
@@ -150,7 +154,8 @@ class Receiver:
         claim = self._hold(start, buffers, parts, headers)
         if claim is not None:
             claim.views = _with_scratch(claim.views, need - claim.room)
-            claim.iov = _without_tail(claim.views, size, need - size)
+            claim.iov, claim.tail = _split(claim.views, size, need - size)
+            claim.claimed = size
         return claim
 
     def commit(self, claim: RxClaim, size: int) -> None:
@@ -274,11 +279,12 @@ class Receiver:
         if claim.position != self._position and not self._slide(claim):
             claim.transfer.completions.clear()
         elif not claim.is_sealed:
-            size, total = claim.size, claim.total
-            frame = claim.iov if len(claim.iov) == size else claim.views.slice(0, size)
+            size, total, views = claim.size, claim.total, claim.views
+            frame, tail = claim.iov, claim.tail
+            if size != claim.claimed:
+                frame, tail = views.slice(0, size), views.slice(size, total)
             pad = bytes(total - FCS_LEN - size)
-            tail = pad + fcs_of((*frame.segments, memoryview(pad)))
-            claim.views.slice(size, total).copy_from(tail)
+            tail.copy_from(pad + fcs_of((*frame.segments, memoryview(pad))))
 
     def _slide(self, claim: RxClaim) -> bool:
         """Move a claim down to where the gap begins. False: it is lost."""
@@ -299,7 +305,8 @@ class Receiver:
         claim.position = self._position
         claim.buffers = buffers
         claim.room = min(stored, _room_in(buffers))
-        claim.views = claim.iov = _with_scratch(views, claim.total - claim.room)
+        claim.views = _with_scratch(views, claim.total - claim.room)
+        claim.claimed = -1  # iov and tail are where the claim was
         return True
 
     def hand_over(self, claim: RxClaim) -> None:
@@ -328,8 +335,9 @@ def _with_scratch(views: IoVec, missing: int) -> IoVec:
     return views + IoVec.of(bytearray(missing)) if missing > 0 else views
 
 
-def _without_tail(views: IoVec, size: int, tail: int) -> IoVec:
-    """The first `size` octets; `tail` more follow, usually a segment of their own."""
-    if len(views.segments[-1]) == tail:
-        return IoVec(views.segments[:-1])
-    return views.slice(0, size)
+def _split(views: IoVec, size: int, tail_len: int) -> tuple[IoVec, IoVec]:
+    """The first `size` octets, and the `tail_len` behind, which mostly are one segment."""
+    *frame, tail = views.segments
+    if len(tail) == tail_len:
+        return IoVec(tuple(frame)), IoVec((tail,))
+    return views.slice(0, size), views.slice(size, size + tail_len)
