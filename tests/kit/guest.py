@@ -45,7 +45,7 @@ def addr(text: str) -> bytes:
 def internet_sum(octets: bytes) -> int:
     """RFC 1071, by its definition."""
     octets += b"\0" * (len(octets) & 1)
-    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    total: int = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
@@ -93,10 +93,11 @@ class Tcp(NamedTuple):
 
     @classmethod
     def of(cls, payload: bytes) -> Tcp:
-        ports_to_ack = struct.unpack_from("!HHII", payload)
-        offset = payload[12] >> 4 << 2
-        window = int.from_bytes(payload[14:16], "big")
-        return cls(*ports_to_ack, payload[13] & 63, window, payload[20:offset], payload[offset:])
+        src_port, dst_port, seq, ack, offset, flags, window = struct.unpack_from(
+            "!HHIIBBH", payload
+        )
+        end = offset >> 4 << 2
+        return cls(src_port, dst_port, seq, ack, flags & 63, window, payload[20:end], payload[end:])
 
 
 def with_sum(segment: bytes, src: bytes, dst: bytes, protocol: int, at: int) -> bytes:
@@ -363,7 +364,9 @@ class Guest:
         """Send one frame."""
         self.port.give(frame, vnet)
 
-    def open(self, remote: tuple[str, int], *, options: bytes = b"\x02\x04\x05\xb4", **fields: Any) -> Stream:  # fmt: skip
+    def open(
+        self, remote: tuple[str, int], *, options: bytes = b"\x02\x04\x05\xb4", **fields: Any
+    ) -> Stream:
         """Send a SYN; the answer is not waited for."""
         self._next_port += 1
         stream = Stream(self, remote, self._next_port, fields.pop("iss", 5000))

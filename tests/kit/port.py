@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE, Frame, PortDefaults
@@ -54,9 +55,7 @@ class MemoryClaim:
         if port.piece:
             ends += range(port.piece, size, port.piece)
         cuts = sorted({0, size, *(end for end in ends if end < size)})
-        self.iov = IoVec(
-            tuple(memory[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False))
-        )
+        self.iov = IoVec(tuple(memory[start:stop] for start, stop in pairwise(cuts)))
         port.open_claims += 1
 
     def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
