@@ -206,9 +206,9 @@ class Network:
             turn(None)
 
     def stop(self) -> None:
-        """Have `run()` return after this turn; to be called from the loop's thread."""
+        """Have `run()` return after this turn; signal handlers and other threads may call it."""
         self._running = False
-        self._loop.again()
+        self._loop.wake()
 
     # What is going on
 

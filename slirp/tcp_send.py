@@ -106,7 +106,7 @@ class Sender:
     def plan(self, limit: int, now: float) -> tuple[int, int]:
         """Host octets to send next: (offset from SND.UNA, length up to `limit`); length 0: none."""
         if not self._open:
-            return self._plan_recovery(limit)
+            return self._plan_recovery(limit, now)
         flight = (self.snd_max - self.snd_una) & MASK
         usable = self.snd_wnd - flight
         if usable < limit:
@@ -126,7 +126,7 @@ class Sender:
             return max(usable, 0)
         return 0
 
-    def _plan_recovery(self, limit: int) -> tuple[int, int]:
+    def _plan_recovery(self, limit: int, now: float) -> tuple[int, int]:
         """plan() while something is lost, or no new octets may go."""
         una = self.snd_una
         flight = (self.snd_max - una) & MASK
@@ -145,6 +145,8 @@ class Sender:
             return flight, 0
         usable = min(self.snd_wnd - flight, credit)
         limit = self._narrowed(usable, limit, pipe)
+        if not limit and not flight and hole is None:
+            self._persist(now)
         if limit > self.mss:
             limit -= limit % self.mss
         return flight, limit
@@ -193,6 +195,14 @@ class Sender:
     def _point_snd_nxt(self) -> None:
         hole = None if self._loss is None else self._loss.hole(self.snd_una)
         self.snd_nxt = self.snd_max if hole is None else hole[0]
+
+    def unacknowledged(self) -> int:
+        """Octets (and FIN) taken from the guest since the last acknowledgement went out."""
+        return (self.rcv_nxt - self._last_ack) & MASK
+
+    def window_left(self) -> int:
+        """Octets of the offered window that the guest has not used."""
+        return (self.rcv_adv - self.rcv_nxt) & MASK
 
     def emit_ack(self, now: float) -> Emission:
         """An ACK with no payload, and with SACK blocks where octets are ahead."""

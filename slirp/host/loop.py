@@ -14,6 +14,7 @@ Does not do: threads, signals, callbacks run from inside another handler.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import select
@@ -54,6 +55,9 @@ class Loop:
         self._booked = 0
         self._settlers: list[Callable[[float], None]] = []
         self._again = False
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._bell, READABLE)
+        self._handlers[self._bell] = self._handle_bell
         self._timerfd = -1  # only where somebody else waits for us
         self.now = clock()
 
@@ -99,6 +103,14 @@ class Loop:
             timed.visit = at
             self._booked += 1
             heapq.heappush(self._visits, (at, self._booked, timed))
+
+    def wake(self) -> None:
+        """End a wait at once; may be called from a signal handler or another thread."""
+        os.eventfd_write(self._bell, 1)
+
+    def _handle_bell(self, events: int, now: float) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
 
     def again(self) -> None:
         """There is more to do at once: the next turn does not wait."""
@@ -155,4 +167,5 @@ class Loop:
         self._visits.clear()
         if self._timerfd >= 0:
             os.close(self._timerfd)
+        os.close(self._bell)
         self._epoll.close()

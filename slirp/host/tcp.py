@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 FRAMES_PER_PUMP: Final = 32  # frames of one flow in a row; then the others have their turn
 SCRATCH_LEN: Final = 16 << 20  # octets: the most that one MSG_TRUNC drops; never touched
 OUT_OF_ORDER_MAX: Final = 256 << 10  # octets kept ahead of rcv_nxt per flow, then dropped
+CHORES_DELAY: Final = 0.001  # seconds that a small ACK or drop waits for company (RFC: 0.5)
+DROP_AT: Final = 1024  # acknowledged octets that are dropped from the host's queue at once; fewer
+# wait for CHORES_DELAY, no longer: they may hold a large buffer, and with it the host's window
+QUIET_WINDOW: Final = 32768  # octets of window left with which no new one need be worked out
 UNIX_WINDOW: Final = 65536  # octets offered where the host side is a Unix socket
 WINDOW_SHARE: Final = 3  # quarters of the free send queue that are offered (overhead per skb)
 FLOWS_MAX: Final = 65536  # TCP flows of one network; the next SYN is answered with RST
@@ -61,6 +65,7 @@ _MEMINFO: Final = struct.Struct("9I")  # sock_diag.h: [3] sndbuf, [5] wmem_queue
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 _EDGE_BOTH: Final = READABLE | WRITABLE | EDGE | 0x2000  # EPOLLRDHUP
 
+_QUIET: Final = tcp.ACK_LATER | tcp.SENDABLE
 MSG_PEEK: Final = int(socket.MSG_PEEK)
 MSG_TRUNC: Final = int(socket.MSG_TRUNC)
 
@@ -80,6 +85,7 @@ class TcpFlow:
 
     __slots__ = (
         "armed",
+        "chores_at",
         "conn",
         "connecting",
         "discard",
@@ -89,6 +95,7 @@ class TcpFlow:
         "hangup",
         "kept",
         "key",
+        "owned",
         "peek_at",
         "readable",
         "relay",
@@ -115,7 +122,9 @@ class TcpFlow:
         self.guest = guest
         self.template = Template4(key[4:8] + key[:4], key[10:12] + key[8:10], PROTOCOL_TCP)
         self.discard = MSG_TRUNC if sock.family != socket.AF_UNIX else 0
+        self.owned = 0  # octets at the front of the host's queue that the guest has acknowledged
         self.peek_at = -1  # where the socket's peek offset stands; -1: not set yet
+        self.chores_at: float | None = None  # when a delayed ACK or drop is due
         self.connecting = False
         self.armed = False  # writability was asked for and not reported yet
         self.readable = False  # the host's queue may hold octets beyond peek_at
@@ -256,7 +265,12 @@ class TcpRelay:
         """A segment of this flow with `length` octets of payload, in pieces; its events."""
         acked, skip, take, events = flow.conn.handle_segment(segment, length, now)
         if acked:
-            self._drop(flow, acked)
+            flow.owned += acked
+            if flow.owned >= DROP_AT:
+                self._drop(flow)
+            elif flow.chores_at is None:
+                flow.chores_at = now + CHORES_DELAY
+                self._loop.visit_at(flow, flow.chores_at)
         if take:
             if events & tcp.KEEP:
                 self._keep(flow, (segment.seq + skip) & 0xFFFFFFFF, payload, skip, take)
@@ -341,8 +355,10 @@ class TcpRelay:
             if 0 < (start + len(data) - end) & 0xFFFFFFFF < 1 << 31
         } or None
 
-    def _drop(self, flow: TcpFlow, count: int) -> None:
-        sock = flow.sock
+    def _drop(self, flow: TcpFlow) -> None:
+        """Take what the guest owns from the front of the host's queue."""
+        sock, count = flow.sock, flow.owned
+        flow.owned = 0
         if sock is None:
             return
         while count > 0:
@@ -377,15 +393,22 @@ class TcpRelay:
         if events & (tcp.RESET_RECEIVED | tcp.GUEST_GONE):
             self._reset_host(flow)
         emitted = False
+        # A few octets are likely to be answered by the host at once: their ACK goes with the
+        # answer (RFC 9293 §3.8.6.3; two segments are acknowledged at once).
+        quiet = not events & ~_QUIET and conn.unacknowledged() < 2 * conn.mss
         if flow.sock is not None:
-            if events & tcp.ACK_LATER:
+            if events & tcp.ACK_LATER and not (quiet and conn.window_left() > QUIET_WINDOW):
                 self._offer(flow)
             if events & tcp.ESTABLISHED:
                 flow.readable = True
             if flow.readable or events & tcp.REWIND:
                 emitted = self._pump(flow, now)
         if events & tcp.ACK_LATER and not emitted:
-            self._acknowledge(flow, now)
+            if not quiet:
+                self._acknowledge(flow, now)
+            elif flow.chores_at is None:
+                flow.chores_at = now + CHORES_DELAY
+                self._loop.visit_at(flow, flow.chores_at)
         for emission in conn.poll(now):
             self._emit(flow, emission)
         if conn.state is tcp.State.CLOSED or events & tcp.CLOSED:
@@ -434,7 +457,7 @@ class TcpRelay:
                 attachment.wait(flow)
                 return emitted
             views = payload_views(claim.iov.segments, lengths, header_len + length)
-            got = self._peek(flow, offset, views, now)
+            got = self._peek(flow, flow.owned + offset, views, now)
             if got <= 0:
                 claim.cancel()
                 return emitted
@@ -552,7 +575,7 @@ class TcpRelay:
         if events & (READABLE | HANGUP):
             flow.readable = True
             self.touch(flow, 0)
-        if events & WRITABLE:
+        if events & WRITABLE and (flow.armed or flow.spill is not None):
             flow.armed = False
             if flow.spill is not None:
                 self._drain(flow, now)
@@ -606,11 +629,19 @@ class TcpRelay:
         if flow in self._lingering:
             self._reset_host(flow)
             return None
-        at = flow.conn.poll_at()
+        conn = flow.conn
+        if flow.chores_at is not None and flow.chores_at <= now:
+            flow.chores_at = None
+            if flow.owned:
+                self._drop(flow)
+            if conn.unacknowledged():
+                self._acknowledge(flow, now)
+        at = conn.poll_at()
         if at is not None and at <= now:
-            self.touch(flow, flow.conn.handle_timeout(now))
+            self.touch(flow, conn.handle_timeout(now))
             return None  # settle books the next one
-        return at
+        chores_at = flow.chores_at
+        return at if chores_at is None or (at is not None and at < chores_at) else chores_at
 
     # Closing
 
@@ -647,6 +678,8 @@ class TcpRelay:
         sock = flow.sock
         self._lingering.discard(flow)
         if sock is not None:
+            if flow.owned:
+                self._drop(flow)  # closing over unread octets would reset the host
             flow.sock = None
             self._loop.unregister(sock.fileno())
             sock.close()
