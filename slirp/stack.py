@@ -26,6 +26,7 @@ from slirp import arp, icmp, ipv4
 from slirp.errors import MalformedPacket
 from slirp.flow import ANY4, BROADCAST4, Guest, Nat, Refusal
 from slirp.reassembly import Reassembler
+from slirp.switch import LearningSwitch
 from slirp.template import TTL
 from slirp.wire import checksum, ethernet
 from slirp.wire import icmp as wire_icmp
@@ -58,9 +59,10 @@ class Send(NamedTuple):
 
 
 class Switch(NamedTuple):
-    """A frame that is for another guest's port, or for all of them (`attachment` None)."""
+    """A frame that is for another guest's port, or for all other ones (`attachment` None)."""
 
     attachment: Any | None
+    source: Any
     frame: Frame
 
 
@@ -123,7 +125,7 @@ class Stack:
         self.dhcp = dhcp
         self.dns_enabled = dns_enabled
         self.guests: dict[bytes, Guest] = {}
-        self.macs: dict[bytes, Any] = {}  # the learning switch: MAC → attachment
+        self.switch = LearningSwitch(mac)
         self.reassemblers: dict[Any, Reassembler] = {}
         self.malformed: Counter[tuple[str, str]] = Counter()
         self.refused: Counter[str] = Counter()
@@ -151,9 +153,8 @@ class Stack:
         head, _ = iov.pull(min(size, HEADERS_MAX))
         header = EthernetHeader.parse(head)
         actions: list[Action] = []
-        if self.ports > 1 and not self.isolated:
+        if self.ports > 1:
             actions = self._switch(header, frame, attachment)
-        self.macs[header.src] = attachment
         if header.dst != self.mac and not ethernet.is_group(header.dst):
             return actions  # another station's
         if header.ethertype == ETHERTYPE_IPV4:
@@ -171,12 +172,14 @@ class Stack:
         return actions
 
     def _switch(self, header: EthernetHeader, frame: Frame, attachment: Any) -> list[Action]:
+        self.switch.learn(header.src, attachment)
         if header.dst == self.mac:
             return []
-        if ethernet.is_group(header.dst):
-            return [Switch(None, frame)]
-        target = self.macs.get(header.dst)
-        return [] if target is attachment else [Switch(target, frame)]
+        if self.isolated:
+            self.refused["isolated"] += not ethernet.is_group(header.dst)
+            return []
+        target = self.switch.lookup(header.dst)  # None for a group: no source is one
+        return [] if target is attachment else [Switch(target, attachment, frame)]
 
     def _handle_arp(self, packet: ArpPacket, attachment: Any, now: float) -> list[Action]:
         self.learn(packet.sender_addr, packet.sender_mac, attachment, now)
@@ -206,7 +209,7 @@ class Stack:
         self.ports -= 1
         self.neighbours.forget_port(attachment.number)
         self.reassemblers.pop(attachment, None)
-        self.macs = {mac: at for mac, at in self.macs.items() if at is not attachment}
+        self.switch.forget_port(attachment)
         self.guests = {a: g for a, g in self.guests.items() if g.attachment is not attachment}
 
     def arp_request(self, addr: bytes) -> tuple[bytes, ...]:

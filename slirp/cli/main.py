@@ -29,6 +29,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("slirp.cli.demo", "boot the embedded SPARC guest, fetch a file, show every stage"),
     "run": ("slirp.cli.run", "run a command in a network namespace of its own"),
     "attach": ("slirp.cli.attach", "give a network namespace that exists this network"),
+    "listen": ("slirp.cli.listen", "be the network of QEMU machines that connect to a socket"),
+    "qemu": ("slirp.cli.qemu", "start a QEMU machine with this network"),
     "layout": ("slirp.cli.layout", "show and check the header vectors of captured frames"),
 }
 

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from nic.port import VNET_NONE
 from slirp import tcp
 from slirp.address import addr_to_text
 from slirp.errors import MalformedPacket
@@ -26,6 +27,7 @@ from slirp.host.loop import Loop
 from slirp.host.ping import PingRelay
 from slirp.host.tcp import TcpFlow, TcpRelay
 from slirp.host.udp import UdpRelay
+from slirp.offload import finish
 from slirp.stack import (
     DNS_PORT,
     Action,
@@ -155,16 +157,36 @@ class Dispatcher:
                     target = self.nat.outward(action.dst)
                     if not isinstance(target, Refusal):
                         self.ping.send(action, target, now)
-                case Switch(attachment, frame):
-                    self._switch(attachment, frame)
+                case Switch(attachment, source, frame):
+                    self._switch(attachment, source, frame)
 
-    def _switch(self, attachment: Attachment | None, frame: Frame) -> None:
-        source = self.stack.macs.get(bytes(frame.iov.slice(6, 12)))
+    def _switch(self, attachment: Attachment | None, source: Attachment, frame: Frame) -> None:
+        """A guest's frame for another guest, or for all others."""
         targets = self.attachments if attachment is None else [attachment]
-        segments, size = frame.iov.segments, len(frame.iov)
+        iov, vnet = frame.iov, frame.vnet
         for target in targets:
-            if target is not source:
-                target.send((), segments, size, frame.vnet)
+            if target is source:
+                continue
+            if target.offload or not any(vnet[:2]):
+                self._pass_on(target, iov.segments, len(iov), vnet)
+            else:  # a port without offloads: what the sender left to the wire is done here
+                for whole in self._finish(frame):
+                    self._pass_on(target, (memoryview(whole),), len(whole), VNET_NONE)
+
+    def _pass_on(
+        self, target: Attachment, segments: Iterable[memoryview], size: int, vnet: bytes
+    ) -> None:
+        if size > target.port.max_frame:
+            target.lost += 1  # as a switch drops what the link behind it cannot carry
+        else:
+            target.send((), segments, size, vnet)
+
+    def _finish(self, frame: Frame) -> list[bytes]:
+        try:
+            return finish(frame.iov, frame.vnet)
+        except MalformedPacket as error:
+            self.stack.malformed[error.layer, error.reason] += 1
+            return []
 
     def _tcp_arrived(self, arrived: TcpArrived, now: float) -> None:
         header = arrived.header
@@ -214,13 +236,20 @@ class Dispatcher:
 
     def settle_ports(self, now: float) -> None:
         """The end of a turn: completions run, deadlines are booked, waiters go on."""
+        congested = []
         for attachment in self.attachments:
-            at = attachment.port.poll(now)
-            if at is not None:
-                self.loop.visit_at(attachment, at)
+            self._poll(attachment, now)
             if attachment.congested:
                 attachment.room(now)
+                congested.append(attachment)
         self.tcp.settle(now)
+        for attachment in congested:
+            self._poll(attachment, now)  # what those who had waited sent leaves in this turn
+
+    def _poll(self, attachment: Attachment, now: float) -> None:
+        at = attachment.port.poll(now)
+        if at is not None:
+            self.loop.visit_at(attachment, at)
 
     def drop_port(self, attachment: Attachment) -> None:
         """The port is gone: so are the flows of its guests."""

@@ -1,0 +1,236 @@
+"""A datagram socket as a port: the guest is a QEMU machine (`-netdev dgram`), a frame a datagram.
+
+Two kinds of socket. One that is *connected* (half of a socketpair, or UDP between two loopback
+ports) has one peer for ever, and the kernel keeps others out. One that is *bound* to a path hears
+from any machine that may open it, and a machine names its own path with each datagram: whoever
+sent last is the peer. It is answered through a second socket, connected to its path: the kernel
+then tells when a full queue over there has room again, which it cannot for a socket without peer,
+and says at once when nobody is at that path any more.
+
+Back-pressure is one frame deep. A frame that the kernel does not take (EAGAIN: the peer's queue is
+full) stays in the staging area; until it is sent `claim` says None, and `fileno()` tells when there
+is room. ENOBUFS is no such promise, since a socket with room in its own queue is writable although
+the kernel has no memory: then the next try comes RETRY_AFTER later, never at once. Where no machine
+is there, a frame is lost as on an unplugged cable.
+
+A datagram has its boundaries, so one that is no frame is dropped and counted, and the next one is
+as good as ever.
+
+Does not do: offloads; several machines behind one path (give each a path of its own).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from dma.iovec import IoVec
+from nic.port import VNET_NONE, Frame, PortDefaults
+from nic.readiness import Readiness
+from nic.stream import FRAME_MAX, FRAME_MIN, PAD_TO
+
+FRAMES_PER_CALL: Final = 64  # frames that one frames() yields at the most
+RETRY_AFTER: Final = 0.002  # seconds until the next try when the kernel has no memory
+SEND_BUFFER: Final = 1 << 20  # octets; the kernel's own bound (net.core.wmem_max) holds
+
+_PADDING: Final = bytes(PAD_TO)
+_NOBODY: Final = (errno.ECONNREFUSED, errno.ENOENT, errno.ECONNRESET, errno.ENOTCONN)
+_NO_ROOM: Final = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
+
+
+class DgramClaim:
+    """Room for one frame in the staging area."""
+
+    __slots__ = ("_port", "iov")
+
+    def __init__(self, port: DgramPort, iov: IoVec) -> None:
+        self._port = port
+        self.iov = iov
+
+    def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
+        self._port.send(size)
+
+    def cancel(self) -> None:
+        return
+
+
+class DgramPort(PortDefaults):
+    """One machine behind a datagram socket, which the port owns from now on.
+
+    `peer`: the only path that a bound socket talks to; without it, whoever sent last. `on_peer` is
+    told the peer's path when a machine is heard first, and "" when it is gone.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        mtu: int = 1500,
+        peer: str = "",
+        on_peer: Callable[[str], None] | None = None,
+    ) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SEND_BUFFER)
+        self.max_frame = 14 + mtu
+        self.peer = ""  # whom we talk to
+        self.lost = 0  # frames that nobody was there to take
+        self.malformed = 0  # datagrams that are no frames
+        self._only = peer
+        self._sock = sock
+        self._connected = _is_connected(sock)
+        self._tx_sock: socket.socket | None = sock if self._connected else None
+        self._on_peer = on_peer or (lambda path: None)
+        self._readiness = Readiness(sock.fileno())
+        self._rx = memoryview(bytearray(FRAME_MAX + 1))
+        self._tx = memoryview(bytearray(max(self.max_frame, PAD_TO)))
+        self._waiting = 0  # octets of the frame that the kernel has not taken
+        self._starved = False  # it has no memory, and will not say when it does
+        self._retry_at: float | None = None
+
+    def fileno(self) -> int:
+        return self._readiness.fileno()
+
+    # Towards the guest
+
+    def claim(self, size: int, headers: Sequence[int] = ()) -> DgramClaim | None:
+        if size > self.max_frame:
+            raise ValueError(f"a frame of {size} octets; this port takes {self.max_frame}")
+        if self._waiting:
+            return None
+        tx, at = self._tx, 0
+        views = []
+        for length in headers:
+            views.append(tx[at : at + length])
+            at += length
+        if at < size:
+            views.append(tx[at:size])
+        return DgramClaim(self, IoVec(tuple(views)))
+
+    def send(self, size: int) -> None:
+        """The frame in the staging area has `size` octets: send it, or have it wait."""
+        if size < PAD_TO:
+            self._tx[size:PAD_TO] = _PADDING[size:]
+            size = PAD_TO
+        self._waiting = size
+        self._flush()
+
+    def poll(self, now: float) -> float | None:
+        """Try again where the kernel had no memory."""
+        if not self._starved:
+            return None
+        if self._retry_at is None:
+            self._retry_at = now + RETRY_AFTER
+        elif now >= self._retry_at:
+            self._flush()
+            self._retry_at = now + RETRY_AFTER if self._starved else None
+        return self._retry_at
+
+    def _flush(self) -> None:
+        self._starved = False
+        sock = self._tx_sock
+        failure = self._try(sock) if sock is not None else errno.ENOTCONN
+        if failure in _NOBODY and self.peer and not self._connected:
+            # A machine that was started again has the same path and another socket.
+            sock = self._reach(self.peer)
+            failure = self._try(sock) if sock is not None else errno.ENOENT
+        if failure in _NO_ROOM and sock is not None:
+            self._starved = failure != errno.EAGAIN
+            if not self._starved:
+                self._readiness.await_room(sock.fileno())
+            return
+        self._waiting = 0
+        self._retry_at = None
+        self._readiness.found_room()
+        if failure:
+            self._unheard(failure)
+
+    def _try(self, sock: socket.socket) -> int:
+        try:
+            sock.send(self._tx[: self._waiting])
+        except OSError as error:
+            return error.errno or errno.EIO
+        return 0
+
+    def _unheard(self, failure: int) -> None:
+        self.lost += 1
+        if failure in _NOBODY and self.peer:
+            self.peer = ""
+            self._drop_tx()
+            self._on_peer("")
+
+    def _reach(self, path: str) -> socket.socket | None:
+        """A socket whose peer is at `path`."""
+        self._drop_tx()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            sock.connect(path)
+        except OSError:
+            sock.close()
+            return None
+        self._tx_sock = sock
+        return sock
+
+    def _drop_tx(self) -> None:
+        if self._connected or self._tx_sock is None:
+            return
+        self._readiness.found_room()
+        self._tx_sock.close()
+        self._tx_sock = None
+
+    # From the guest
+
+    def frames(self) -> Iterator[Frame]:
+        if self._readiness.blocked:
+            self._flush()
+        rx, receive = self._rx, self._sock.recvfrom_into
+        for _ in range(FRAMES_PER_CALL):
+            try:
+                size, sender = receive(rx)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NOBODY:
+                    self._unheard(error.errno)
+                return
+            if not FRAME_MIN <= size <= FRAME_MAX:
+                self.malformed += 1
+            elif self._hear(sender):
+                yield Frame(IoVec((rx[:size],)))
+
+    def _hear(self, sender: object) -> bool:
+        """Is this datagram the machine's?"""
+        if self._connected:
+            if not self.peer:
+                self.peer = "machine"
+                self._on_peer(self.peer)
+            return True
+        if sender == self.peer:
+            return True
+        if not isinstance(sender, str) or not sender or self._only not in ("", sender):
+            self.malformed += 1  # nobody who can be answered, or not the one that is meant
+            return False
+        if self._reach(sender) is None:
+            self.malformed += 1
+            return False
+        self._waiting = 0
+        self.peer = sender
+        self._on_peer(sender)
+        return True
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._drop_tx()
+        self._readiness.close()
+        self._sock.close()
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

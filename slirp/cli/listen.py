@@ -1,0 +1,89 @@
+"""`slirp listen`: the network of QEMU machines that connect to a socket.
+
+Machines may come, go and come back while it runs; all are on one network. It runs until it is told
+to stop (Ctrl-C, SIGTERM), which is its success: the exit status is 0. What happens is told on
+standard error, a line per event.
+
+Does not do: start machines (`slirp qemu` does).
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from argparse import ArgumentParser, Namespace
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from slirp.cli import options
+from slirp.cli.endpoint import Endpoint, open_endpoint
+
+if TYPE_CHECKING:
+    from slirp.server import Server
+
+DESCRIPTION: Final = """\
+Be the network of QEMU machines. Each machine gets an address by DHCP; the gateway's address
+(10.0.2.2) is the host itself, unless --no-host-loopback is given.
+
+sockets:
+  unix:PATH                    -netdev stream; any number of machines
+  tcp:[HOST:]PORT              the same on a TCP port; without HOST 127.0.0.1
+  fd:N                         a socket that was passed on, listening or connected
+  dgram:PATH[,MACHINE]         -netdev dgram; one machine, whose own path may be given
+  udp:[HOST:]PORT,[HOST:]PORT  -netdev dgram over UDP; our address and the machine's
+"""
+EPILOG: Final = """\
+example, in two terminals:
+  slirp listen --forward tcp:2222-22 unix:/tmp/net.sock
+  qemu-system-x86_64 -m 1G -cdrom debian.iso -device virtio-net-pci,netdev=n0 \\
+      -netdev stream,id=n0,addr.type=unix,addr.path=/tmp/net.sock
+"""
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.usage = "slirp listen [OPTION…] SOCKET…"
+    options.add_options(parser)
+    parser.add_argument(
+        "--allow-remote", action="store_true", help="let machines on other hosts connect (tcp, udp)"
+    )
+    parser.add_argument("sockets", nargs="+", metavar="SOCKET", help="where machines connect")
+
+
+def run(args: Namespace) -> int:
+    from slirp import linux
+    from slirp.server import Server
+
+    with ExitStack() as stack:
+        signals = linux.SignalFd(ENDING)
+        stack.callback(signals.close)
+        wrap = options.capture_of(args, stack)
+        network = options.open_network(args, stack)
+        server = Server(network, report=report, wrap=wrap)
+        stack.callback(server.close)
+        for text in args.sockets:
+            endpoint = open_endpoint(text, allow_remote=args.allow_remote)
+            stack.callback(endpoint.remove)
+            serve(server, endpoint)
+        report("listening on " + ", ".join(args.sockets))
+        network.watch(signals.fileno(), network.stop)
+        network.run()
+        options.print_stats(args, network)
+    return 0
+
+
+def serve(server: Server, endpoint: Endpoint) -> None:
+    """Have the server take this socket."""
+    if endpoint.is_datagram:
+        server.add_datagram(endpoint.sock, endpoint.name, endpoint.peer)
+    elif endpoint.listens:
+        server.listen(endpoint.sock, endpoint.name)
+    else:
+        server.add_stream(endpoint.sock, endpoint.name)
+
+
+def report(line: str) -> None:
+    """Tell the person at the terminal."""
+    sys.stderr.write(f"slirp: {line}\n")
+    sys.stderr.flush()

@@ -1,0 +1,160 @@
+"""`slirp qemu`: a QEMU machine with this network, which ends with it.
+
+QEMU is started with one end of a socketpair (`-netdev stream,addr.type=fd`), so there is no path
+to choose, to protect or to remove. A network device is added too, unless the command line has one
+for `netdev=slirp0` or --device is `none`.
+
+The terminal is QEMU's: its monitor and serial console work as without `slirp qemu`. Signals that
+somebody sends to this process are passed on; those of the terminal reach QEMU by themselves. The
+exit status is QEMU's, 128 plus the signal that ended it, 126 or 127 where it cannot be started.
+
+Does not do: several machines (`slirp listen`), machines that go to the background.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+from argparse import REMAINDER, ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from slirp import linux
+from slirp.cli import options
+from slirp.cli.failure import USAGE, Failure
+from slirp.cli.listen import report
+
+if TYPE_CHECKING:
+    from slirp.network import Network
+
+DESCRIPTION: Final = """\
+Start a QEMU machine (7.2 or later) with this network. It gets its address by DHCP; the gateway's
+address (10.0.2.2) is the host itself, unless --no-host-loopback is given.
+"""
+EPILOG: Final = """\
+example:
+  slirp qemu --forward tcp:2222-22 -- qemu-system-x86_64 -m 1G -cdrom debian.iso
+"""
+NETDEV: Final = "slirp0"
+DEVICE: Final = "virtio-net-pci"
+VERSION_MIN: Final = (7, 2)  # the first one with -netdev stream
+VERSION_FOR: Final = 10.0  # seconds that QEMU may take to say its version
+MTU_USUAL: Final = 1500
+FORWARDED: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+NOT_FOUND: Final = 127  # as the shells have it
+NOT_EXECUTABLE: Final = 126
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.usage = "slirp qemu [OPTION…] -- qemu-system-… [ARG…]"
+    options.add_options(parser)
+    parser.add_argument(
+        "--device",
+        default=DEVICE,
+        metavar="MODEL",
+        help="the machine's network device (%(default)s), with its properties; none: add none",
+    )
+    parser.add_argument("command", nargs=REMAINDER, metavar="qemu-system-… [ARG…]")
+
+
+def run(args: Namespace) -> int:
+    argv = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not argv:
+        raise Failure("no machine to start; try: slirp qemu -- qemu-system-x86_64 -m 1G", USAGE)
+    if "-daemonize" in argv or "--daemonize" in argv:
+        raise Failure("-daemonize: the network would end at once; use `slirp listen`", USAGE)
+    with ExitStack() as stack:
+        wrap = options.capture_of(args, stack)
+        network = options.open_network(args, stack)
+        from slirp.server import Server  # after the options were found to be good
+
+        server = Server(network, report=lambda line: None, wrap=wrap)
+        stack.callback(server.close)
+        check_version(argv[0])
+        signals = linux.SignalFd(FORWARDED)
+        stack.callback(signals.close)
+        ours, theirs = socket.socketpair()
+        machine = server.add_stream(ours, argv[0])
+        with theirs:
+            process = _start(argv + arguments(argv, theirs.fileno(), args), theirs, signals)
+        if isinstance(process, int):
+            return process
+        status = _serve(network, process, signals)
+        if "octets" in machine.port.gone:
+            report(f"the machine {machine.port.gone}; it had no network from then on")
+        options.print_stats(args, network)
+        return status
+
+
+def arguments(argv: Sequence[str], fd: int, args: Namespace) -> list[str]:
+    """What QEMU is told in addition."""
+    added = ["-netdev", f"stream,id={NETDEV},addr.type=fd,addr.str={fd}"]
+    if args.device == "none" or any(re.search(rf"\bnetdev={NETDEV}\b", word) for word in argv):
+        return added
+    device = f"{args.device},netdev={NETDEV}"
+    if args.mtu != MTU_USUAL and args.device.startswith("virtio-net") and "host_mtu" not in device:
+        device += f",host_mtu={args.mtu}"
+    return [*added, "-device", device]
+
+
+def check_version(program: str) -> None:
+    """Raises Failure where QEMU is too old; what cannot be asked is left to QEMU to say."""
+    try:
+        answer = subprocess.run(
+            [program, "--version"], capture_output=True, timeout=VERSION_FOR, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    found = re.search(rb"version (\d+)\.(\d+)", answer)
+    if found is None:
+        return
+    version = int(found[1]), int(found[2])
+    if version < VERSION_MIN:
+        raise Failure(
+            f"{program} is QEMU {version[0]}.{version[1]}, which has no -netdev stream; "
+            "7.2 or later is needed"
+        )
+
+
+def _start(
+    argv: Sequence[str], theirs: socket.socket, signals: linux.SignalFd
+) -> subprocess.Popen[bytes] | int:
+    """The running machine, or the exit status where it cannot be started."""
+    try:
+        return subprocess.Popen(argv, pass_fds=[theirs.fileno()], preexec_fn=signals.restore_mask)
+    except OSError as error:
+        report(f"{argv[0]}: {error.strerror}")
+        return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+
+
+def _serve(network: Network, process: subprocess.Popen[bytes], signals: linux.SignalFd) -> int:
+    def pass_on() -> None:
+        for number, code, sender in signals.read():
+            if code != linux.SI_KERNEL and sender != process.pid:
+                process.send_signal(number)
+
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        network.watch(signals.fileno(), pass_on)
+        network.watch(pidfd, network.stop)
+        network.run()
+    finally:
+        network.unwatch(pidfd)
+        network.unwatch(signals.fileno())
+        os.close(pidfd)
+        if process.poll() is None:  # this side failed: the machine is not left behind
+            process.terminate()
+    code = process.wait()
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,122 @@
+"""The network of QEMU machines: who connects, who is connected, who left.
+
+Each machine that connects gets a port of its own on the one network, and with it an address from
+the one DHCP pool; a machine that leaves, or breaks the framing, is taken off and its flows are
+reset, while the others go on. It may come back at any time. A datagram socket has no connections:
+its port stays, and the machine behind it may change.
+
+`wrap` puts something around each port (a capture); `report` gets one line per event, without a
+newline.
+
+Does not do: open sockets (slirp/cli/endpoint.py), move frames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from nic.dgram import DgramPort
+from nic.stream import StreamPort
+
+if TYPE_CHECKING:
+    from nic.port import Port
+    from slirp.host.attachment import Attachment
+    from slirp.network import Network
+
+MACHINES_MAX: Final = 64  # connected at once; the next one is turned away
+ACCEPTS_PER_TURN: Final = 16
+
+
+class Machine:
+    """One machine's connection."""
+
+    def __init__(self, name: str, port: StreamPort) -> None:
+        self.name = name
+        self.port = port
+        self.attachment: Attachment | None = None
+
+
+class Server:
+    """Machines and the sockets that they come from. Close it before its network."""
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        report: Callable[[str], None] = lambda line: None,
+        wrap: Callable[[Port], Port] = lambda port: port,
+    ) -> None:
+        self._network = network
+        self._report = report
+        self._wrap = wrap
+        self._listeners: list[socket.socket] = []
+        self._fixed: list[tuple[DgramPort, Attachment]] = []
+        self.machines: list[Machine] = []
+        self._count = 0
+
+    def listen(self, listener: socket.socket, name: str) -> None:
+        """Serve every machine that connects to this socket, which is the server's from now on."""
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        self._network.watch(listener.fileno(), lambda: self._handle_connect(listener, name))
+
+    def add_stream(self, sock: socket.socket, name: str) -> Machine:
+        """Serve the machine at the other end of this stream socket."""
+        self._count += 1
+        label = f"machine {self._count}"
+        with contextlib.suppress(OSError):  # not TCP
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        port = StreamPort(sock, mtu=self._network.mtu, on_gone=lambda why: self._left(machine, why))
+        machine = Machine(label, port)
+        machine.attachment = self._network.attach(self._wrap(port), label)
+        self.machines.append(machine)
+        self._report(f"{label} connected to {name}")
+        return machine
+
+    def add_datagram(self, sock: socket.socket, name: str, peer: str = "") -> DgramPort:
+        """Serve the machine that sends to this datagram socket."""
+
+        def changed(path: str) -> None:
+            self._report(f"{name}: {'a machine is there' if path else 'the machine is gone'}")
+
+        port = DgramPort(sock, mtu=self._network.mtu, peer=peer, on_peer=changed)
+        self._fixed.append((port, self._network.attach(self._wrap(port), name)))
+        return port
+
+    def _handle_connect(self, listener: socket.socket, name: str) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, _ = listener.accept()
+            except OSError:  # nobody waits, or no descriptor is left: the next turn tries again
+                return
+            if len(self.machines) >= MACHINES_MAX:
+                sock.close()
+                self._report(f"{name}: {MACHINES_MAX} machines are connected; one more turned away")
+                continue
+            self.add_stream(sock, name)
+
+    def _left(self, machine: Machine, why: str) -> None:
+        self._report(f"{machine.name} {why}")
+        self._remove(machine)
+
+    def _remove(self, machine: Machine) -> None:
+        self.machines.remove(machine)
+        if machine.attachment is not None:
+            self._network.detach(machine.attachment)
+        machine.port.close()
+
+    def close(self) -> None:
+        """Close every connection and every socket."""
+        for listener in self._listeners:
+            self._network.unwatch(listener.fileno())
+            listener.close()
+        self._listeners.clear()
+        for machine in list(self.machines):
+            self._remove(machine)
+        for port, attachment in self._fixed:
+            self._network.detach(attachment)
+            port.close()
+        self._fixed.clear()
