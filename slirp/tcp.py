@@ -489,7 +489,7 @@ class Connection(Sender):
         events = 0
         # In place of SND.WL1 and SND.WL2: old segments do not change the window.
         if acked or offset >= 0:
-            events |= self._take_window(wnd)
+            events |= self._take_window(wnd, now)
         sack = seg.options.sack if seg.options is not None and self._sack_on else ()
         if acked:
             acked, more = self._advance(seg, acked, sack, now)
@@ -499,17 +499,27 @@ class Connection(Sender):
         events |= self._check_withdrawn(now) | self._check_fin(now)
         return acked, events
 
-    def _take_window(self, wnd: int) -> int:
+    def _take_window(self, wnd: int, now: float) -> int:
         """The guest's window as it is now."""
         opened = wnd > self.snd_wnd
         self.snd_wnd = wnd
         self._max_wnd = max(self._max_wnd, wnd)
-        if wnd and self._persisting:
-            self._persisting = False
-            self._retries = 0
-            self._rexmit_at = None
+        if not wnd or not self._persisting:
+            return SENDABLE if opened else 0
+        self._persisting = False
+        self._retries = 0
+        self._rexmit_at = None
+        if self.snd_una == self.snd_max:
             return SENDABLE
-        return SENDABLE if opened else 0
+        self._arm(now)
+        return SENDABLE | self._resend_fin()
+
+    def _resend_fin(self) -> int:
+        """The FIN again, where it alone is missing."""
+        if not self._fin_sent or self.snd_una != self._data_end():
+            return 0
+        self._pending |= _SEND_FIN
+        return CONTROL
 
     def _advance(
         self, seg: Segment, acked: int, sack: tuple[tuple[int, int], ...], now: float
@@ -522,16 +532,13 @@ class Connection(Sender):
         loss = self._loss
         octets = acked
         if loss is not None:
-            again = loss.mode != WATCHING and self._fin_sent and una == self._data_end()
+            events |= self._resend_fin() if loss.mode != WATCHING else 0
             if loss.on_ack(acked, una, self._later(una), self.mss):
                 events |= REWIND
             if sack:
                 loss.note_sack(sack, una, self.snd_max)
             if loss.is_over(self._max_wnd):
                 self._loss = None
-            if again:
-                self._pending |= _SEND_FIN
-                events |= CONTROL
         if una == self.snd_max:
             self._rexmit_at = None
             if self._fin_sent:
@@ -579,10 +586,7 @@ class Connection(Sender):
         if loss.mode == WATCHING and loss.lost_enough(self.mss):
             loss.start_fast(self.snd_una, self._data_end(), self.snd_max, self.mss)
             self._timed_at = None
-            events |= REWIND
-            if self._fin_sent and self.snd_una == self._data_end():
-                self._pending |= _SEND_FIN
-                events |= CONTROL
+            events |= REWIND | self._resend_fin()
         self._point_snd_nxt()
         return events
 
@@ -638,8 +642,9 @@ class Connection(Sender):
         skip = max(0, -offset)
         if skip >= length + fin:
             return 0, 0, ACK_NOW
-        stop = min(length, offset_room := ((self.rcv_adv - self.rcv_nxt) & MASK) - offset)
-        fin = fin and length <= offset_room
+        wanted = ((self.rcv_adv - self.rcv_nxt) & MASK) - offset  # octets up to the right edge
+        stop = min(length, wanted)
+        fin = fin and length <= wanted
         if offset > 0:
             return self._take_ahead(seg, stop, fin)
         return self._take_in_order(seg, skip, stop, fin and stop == length, now)
@@ -860,8 +865,7 @@ class Connection(Sender):
         if self.state in _HANDSHAKE:
             self._pending |= _SEND_SYN
             return CONTROL
-        if self._fin_sent and self.snd_una == self._data_end():
-            self._pending |= _SEND_FIN
+        if self._resend_fin():
             return CONTROL
         if loss is None:
             loss = self._loss = Loss(self.snd_una)
