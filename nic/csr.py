@@ -92,7 +92,7 @@ class Registers:
         return (self.csr0, self.csr1, self.csr2, self.csr3)[self.rap]
 
     def write_address(self, value: int) -> None:
-        """A write of CSR1..3, whichever RAP selects; without effect while STOP is 0.
+        """A write of CSR1..3, whichever RAP selects (it is not 0); without effect while STOP is 0.
 
         The reserved high byte of CSR2 is stored: the NMOS LANCE does, and a diagnostic wants it.
         """
@@ -102,7 +102,7 @@ class Registers:
             self.csr1 = value & 0xFFFE
         elif self.rap == 2:
             self.csr2 = value
-        elif self.rap == 3:
+        else:
             self.csr3 = value & (BSWP | ACON | BCON)
 
     def write_csr0(self, value: int) -> int:

@@ -238,6 +238,18 @@ def test_polling_is_slow_until_frames_come_unannounced() -> None:
     chip.lance.close()
 
 
+def test_polling_looks_no_more_often_than_that() -> None:
+    chip = started()
+    list(chip.lance.frames())
+    deadline = chip.poll()
+    chip.give_tx(0, 0x4000, frame_of(60))
+    assert chip.poll(TX_POLL_IDLE / 2) == deadline
+    assert not is_readable(chip.lance)
+    chip.poll(TX_POLL_IDLE / 2)
+    assert is_readable(chip.lance)
+    chip.lance.close()
+
+
 def test_polling_stays_slow_for_drivers_that_say_so() -> None:
     chip = started()
     list(chip.lance.frames())
@@ -269,10 +281,11 @@ def test_room_is_noticed_by_poll() -> None:
     chip = started()
     filled(chip)
     assert chip.lance.claim(1514) is None
-    assert chip.poll() == chip.clock.now + ROOM_POLL_INTERVAL
+    begin = chip.clock.now
+    assert chip.poll() == begin + ROOM_POLL_INTERVAL
     assert not is_readable(chip.lance)
     chip.give_rx(0, BUFFERS, 1544)
-    assert chip.poll(0.001) == chip.clock.now + TX_POLL_IDLE
+    assert chip.poll(0.001) == begin + TX_POLL_IDLE
     assert is_readable(chip.lance)
     assert list(chip.lance.frames()) == []
     assert not is_readable(chip.lance)
@@ -352,6 +365,35 @@ def test_flow_goes_on_by_itself() -> None:
     assert got == list(range(40))
 
 
+@pytest.mark.parametrize("max_frame", [59, 4092])
+def test_a_frame_length_that_cannot_work(max_frame: int) -> None:
+    with pytest.raises(ValueError, match="60 to 4091"):
+        Chip(max_frame=max_frame)
+
+
+def test_longer_frames_by_choice() -> None:
+    chip = Chip(max_frame=4000)
+    chip.give_rx(0, BUFFERS, 4096)
+    chip.start()
+    claim = chip.lance.claim(4000)
+    assert claim is not None
+    claim.iov.copy_from(frame_of(4000))
+    claim.commit(4000)
+    chip.poll()
+    assert chip.rmd(0)[3] == 4004
+
+
+def test_more_completions_than_one_poll_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nic.lance.COMPLETIONS_PER_POLL", 2)
+    chip = started(rx=4)
+    for _ in range(3):
+        assert chip.lance.receive(frame_of(60))
+    assert chip.poll() == chip.clock.now
+    assert [chip.rmd(i)[1] for i in range(3)] == [FRAME, FRAME, OWN]
+    chip.poll()
+    assert chip.rmd(2)[1] == FRAME
+
+
 # Loopback
 
 
@@ -407,14 +449,16 @@ def test_internal_loopback_chains_into_small_buffers_and_never_misses() -> None:
         pass
     assert [chip.rmd(i)[1] for i in range(3)] == [STP, ENP, OWN]
     assert chip.rmd(1)[3] == 36
-    for _ in range(4):
-        chip.give_tx(1, 0x4000, frame_of(28))
     chip = looped(INTERNAL, frame_of(32))
     filled(chip)
     while chip.poll() == chip.clock.now:
         pass
     assert not chip.csr0 & csr.MISS
     assert chip.tmd(0)[1] == FRAME
+    chip = looped(INTERNAL | init_block.DRX, frame_of(32))
+    while chip.poll() == chip.clock.now:
+        pass
+    assert [chip.tmd(0)[1], chip.rmd(0)[1]] == [FRAME, OWN]
 
 
 def test_forced_collision() -> None:

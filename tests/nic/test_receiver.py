@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dma.iovec import IoVec
 from dma.ledma import Ledma
 from dma.memory import GuestMemory
-from dma.transfer import DmaPath, Transfer
+from dma.transfer import DmaFault, DmaPath, Transfer
 from nic import csr
 from nic.receiver import RxClaim
 from tests.kit.lance import OTHER, OWN, RX_RING, Chip, frame_of
@@ -436,6 +436,38 @@ def test_the_guest_takes_its_descriptors_back_while_a_claim_is_to_slide() -> Non
     assert chip.lance.receive(frame_of(60))
     chip.poll()
     assert taken(chip) == [frame_of(60)]
+
+
+@pytest.mark.parametrize("what", ["ring", "buffer"])
+def test_memory_fails_under_a_claim_that_is_to_slide(what: str) -> None:
+    class Failing:
+        bad = range(0)
+
+        def __init__(self, path: DmaPath) -> None:
+            self.path = path
+
+        def open(self, transfer: Transfer) -> IoVec:
+            for addr, _ in transfer.ranges:
+                if addr in self.bad:
+                    raise DmaFault("test", addr, "gone")
+            return self.path.open(transfer)
+
+    path = Failing(GuestMemory(4096))
+    chip = Chip(path=path)
+    path.path = chip.memory
+    for index in range(4):
+        chip.give_rx(index, BUFFERS + 64 * index, 64)
+    chip.start()
+    first, second, third = (claimed(chip, 60) for _ in range(3))
+    for claim in (second, third):
+        claim.iov.copy_from(frame_of(60))
+        claim.commit(60)
+    first.cancel()
+    path.bad = range(RX_RING, RX_RING + 8) if what == "ring" else range(BUFFERS, BUFFERS + 64)
+    chip.poll()
+    chip.poll()
+    assert chip.csr0 & (csr.MERR | csr.RINT | csr.MISS) == csr.MERR
+    assert all(chip.rmd(index)[1] == OWN for index in range(4))
 
 
 class Plan:

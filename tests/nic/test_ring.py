@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dma.iovec import IoVec
 from dma.memory import GuestMemory
+from dma.transfer import Transfer
 from nic.busmaster import BusMaster
 from nic.ring import OWN, DescriptorRing, Ring, bcnt
 
@@ -58,5 +60,16 @@ def test_a_ring_may_wrap_at_the_end_of_the_address_space() -> None:
 def test_a_fault_is_told_and_loads_nothing() -> None:
     faults: list[str] = []
     master = BusMaster(GuestMemory(4096), lambda: faults.append("fault"))
+    assert DescriptorRing(Ring(0x12000, 2), master).load(0) is None
+    assert faults == ["fault"]
+
+
+def test_a_descriptor_that_comes_in_pieces_is_a_memory_error() -> None:
+    class Odd:
+        def open(self, transfer: Transfer) -> IoVec:
+            return IoVec.of(bytearray(b"\0\0\x80"), bytearray(5))
+
+    faults: list[str] = []
+    master = BusMaster(Odd(), lambda: faults.append("fault"))
     assert DescriptorRing(Ring(0x12000, 2), master).load(0) is None
     assert faults == ["fault"]
