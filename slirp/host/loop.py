@@ -27,6 +27,7 @@ from slirp.host import timerfd
 Handler: TypeAlias = Callable[[int, float], None]  # epoll events, now
 
 EVENTS_PER_TURN: Final = 256  # descriptors handled per turn; the rest come first in the next
+BRISK_FOR: Final = 50e-6  # seconds: a wait that is expected to be shorter is spun, not slept
 VISITS_PER_TURN: Final = 1024  # deadlines handled per turn; the rest are due at once in the next
 
 READABLE: Final = select.EPOLLIN
@@ -55,6 +56,7 @@ class Loop:
         self._booked = 0
         self._settlers: list[Callable[[float], None]] = []
         self._again = False
+        self._brisk = False  # the last wait was so short that the next is worth spinning for
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, READABLE)
         self._handlers[self._bell] = self._handle_bell
@@ -133,10 +135,7 @@ class Loop:
             left = deadline - self._clock()
             if timeout is None or left < timeout:
                 timeout = left if left > 0.0 else 0.0
-        try:
-            ready = self._epoll.poll(timeout, EVENTS_PER_TURN)
-        except InterruptedError:
-            ready = []
+        ready = self._wait(timeout)
         self.now = now = self._clock()
         handlers = self._handlers
         for fd, events in ready:
@@ -150,6 +149,22 @@ class Loop:
         if self._timerfd >= 0:
             self._set_alarm()
         return len(ready)
+
+    def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        poll = self._epoll.poll
+        if timeout == 0.0:
+            return poll(0.0, EVENTS_PER_TURN)
+        clock = self._clock
+        begun = clock()
+        if self._brisk:
+            until = begun + BRISK_FOR
+            while clock() < until:
+                ready = poll(0.0, EVENTS_PER_TURN)
+                if ready:
+                    return ready
+        ready = poll(timeout, EVENTS_PER_TURN)
+        self._brisk = clock() - begun < BRISK_FOR
+        return ready
 
     def _visit(self, now: float) -> None:
         visits = self._visits
