@@ -895,14 +895,16 @@ class Connection(Sender):
         if self.state not in _KEPT_ALIVE:
             return self._give_up(now)
         idle_for = self._idle_for()
+        interval = min(KEEPALIVE_INTERVAL, idle_for)
+        if self._idle_at is None or self._heard_at >= self._idle_at - interval:
+            self._probes = 0  # the last probe was answered
         if now < self._heard_at + idle_for:
-            self._probes = 0
             self._idle_at = self._heard_at + idle_for
             return 0
         if self._probes >= KEEPALIVE_PROBES:
             return self._give_up(now)
         self._probes += 1
-        self._idle_at = now + min(KEEPALIVE_INTERVAL, idle_for)
+        self._idle_at = now + interval
         self._pending |= _SEND_PROBE
         return CONTROL
 

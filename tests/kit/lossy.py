@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 from tests.kit.clock import Clock
 from tests.kit.peer import Mirror, Peer
 
-
 TURNS_MAX: Final = 50_000  # of one run; two ends that never rest are a bug
 
 

@@ -34,6 +34,7 @@ from slirp.tcp import (
     Emission,
     Outcome,
     Segment,
+    State,
 )
 from slirp.wire.tcp import ACK, FIN, PSH, RST, SYN, TcpOptions, parse_options
 from tests.kit.clock import Clock
@@ -216,6 +217,10 @@ class Script:
 
     def sends_nothing(self) -> None:
         assert self.mirror.out == []
+
+    def is_in(self, state: State) -> None:
+        """The connection's state now."""
+        assert self.connection.state is state
 
     @property
     def options(self) -> TcpOptions:
