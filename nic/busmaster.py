@@ -58,19 +58,22 @@ def fold(ranges: Iterable[Range]) -> list[Range]:
 
 
 def cut(buffers: Sequence[Range], lengths: Iterable[int]) -> list[Range]:
-    """The buffers' octets in order, cut at the ends of buffers and after each of `lengths`.
+    """The buffers' octets in order and in 24-bit addresses, cut after each of `lengths` as well.
 
     What the lengths do not reach is left out; octets past the last buffer are not there.
     """
     out: list[Range] = []
     following = iter(buffers)
-    addr, room = 0, 0
+    addr = room = beyond = 0
     for length in lengths:
         while length > 0:
             if not room:
-                addr, room = next(following, (0, 0))
+                # The rest of a buffer that wraps, or the next one.
+                addr, room = (0, beyond) if beyond else next(following, (0, 0))
                 if not room:
                     return out
+                beyond = addr + room - ADDRESS_SPACE if addr + room > ADDRESS_SPACE else 0
+                room -= beyond
             n = length if length < room else room
             out.append((addr, n))
             addr += n

@@ -7,8 +7,9 @@ MERR, and gives the stack `claim`, `frames`, `fileno` and `poll`.
 
 The embedding emulator calls `read` and `write` (offset 0 RDP, 2 RAP, sixteen bits) and passes an
 `interrupt(level)` that is called on each change of the pin. `bus` is anything with
-`open(Transfer)`. A register access does no ring work but INIT's one read of the init block, and
-never raises; frames move when the loop calls `frames()` and `poll(now)`:
+`open(Transfer)`. A register access does no more than INIT's one read of the init block and, after
+a refused claim, one look for room; it never raises. Frames move when the loop calls `frames()` and
+`poll(now)`:
 
 - TDMD and STRT ring the doorbell: `fileno()` is readable, and `frames()` walks the TX ring.
 - `poll` runs completions, and looks whether TX descriptors wait that no TDMD announced. A chip
@@ -39,8 +40,8 @@ Differs from the chip in:
 - `frames` looks at as many descriptors as there are frames, ahead of giving any back; the chip
   reads one frame at a time.
 - TX polling: see above. TDMD stays 1 until the loop has called `frames`.
-- descriptors are opened for writing, so a ring on a read-only page is a memory error at the first
-  look, not at the first store.
+- a descriptor is translated when it is loaded, for writing as well: a ring on a read-only page is
+  a memory error at the first look, and a page that is unmapped later still gets the status.
 - buffers of any length are taken (the book wants 64 octets for receiving, 100 for a chain's
   first); frames of less than 60 octets are padded when received, and sent as they are.
 - a frame of more than 4,091 octets is not received: MCNT could not count it.

@@ -8,8 +8,8 @@ A frame's way into the guest:
    Nothing in guest memory has changed.
 2. Whoever claimed fills the views and commits, or cancels. A commit filters by destination (known
    only now); a frame that the filter refuses is a claim cancelled.
-3. The queue completes in claim order. First `_place`: the frame is padded to what a wire carries,
-   its FCS computed and stored. Then the path's own completions (the lane swap). Last `_hand_over`:
+3. The queue completes in claim order. First `place`: the frame is padded to what a wire carries,
+   its FCS computed and stored. Then the path's own completions (the lane swap). Last `hand_over`:
    RMD3, RMD1 with OWN last, RINT once per frame.
 
 The guest expects frames in the ring's order without gaps. Where an earlier claim was cancelled, or
@@ -39,7 +39,7 @@ from typing import Final
 from dma.iovec import IoVec, scatter_copy
 from dma.transfer import CompletionQueue, Direction, Lanes, Transfer
 from nic import csr
-from nic.busmaster import BusMaster, cut, fold
+from nic.busmaster import BusMaster, cut
 from nic.csr import Registers
 from nic.filter import FCS_LEN, AddressFilter, fcs_of
 from nic.port import VNET_NONE
@@ -252,7 +252,7 @@ class Receiver:
     def _transfer(
         self, buffers: list[Descriptor], parts: Sequence[int], headers: Sequence[int]
     ) -> Transfer:
-        ranges = fold(cut([(rmd.addr, rmd.length) for rmd in buffers], parts))
+        ranges = cut([(rmd.addr, rmd.length) for rmd in buffers], parts)
         return Transfer(Direction.FROM_DEVICE, ranges, self._lanes, headers)
 
     def _finish(self, claim: RxClaim, size: int, total: int) -> None:

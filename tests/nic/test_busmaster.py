@@ -36,6 +36,16 @@ def test_cut_of_a_frame_in_one_buffer() -> None:
     ]
 
 
+def test_cut_goes_on_at_zero() -> None:
+    assert cut([(0xFFFFF0, 0x30), (0x1000, 8)], (4, 0x30, 100)) == [
+        (0xFFFFF0, 4),
+        (0xFFFFF4, 12),
+        (0, 0x20),
+        (0x1000, 4),
+        (0x1004, 4),
+    ]
+
+
 @given(st.lists(st.tuples(st.integers(0, ADDRESS_SPACE - 1), st.integers(1, 4096)), max_size=4))
 def test_fold_stays_within_24_bits(ranges: list[tuple[int, int]]) -> None:
     folded = fold(ranges)
