@@ -39,7 +39,7 @@ from typing import Final
 from slirp.rto import backed_off
 from slirp.seq import HALF, MASK, distance
 from slirp.tcp_ahead import Ahead
-from slirp.tcp_loss import TIMEOUT, WATCHING, Loss
+from slirp.tcp_loss import WATCHING, Loss
 from slirp.tcp_segment import (
     ACK_LATER,
     ACK_NOW,
@@ -857,9 +857,11 @@ class Connection(Sender):
         if self._retries >= self._retries_max():
             return self._give_up(now)
         loss = self._loss
-        untried = loss is not None and loss.mode == TIMEOUT and loss.resend_from == self.snd_una
-        if not untried or self.snd_una == self._data_end():
-            self._retries += 1
+        fin_alone = self._fin_sent and self.snd_una == self._data_end()
+        if loss is not None and loss.is_untried(self.snd_una) and not fin_alone:
+            self._rexmit_at = None  # the relay had no room for it: sending it sets the timer
+            return REWIND
+        self._retries += 1
         self._timed_at = None
         self._arm(now)
         if self.state in _HANDSHAKE:

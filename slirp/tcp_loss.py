@@ -157,6 +157,10 @@ class Loss:
         self._lose_all(una, data_end, snd_max)
         self.forced = True
 
+    def is_untried(self, una: int) -> bool:
+        """Nothing has been sent again since the last timeout."""
+        return self.mode == TIMEOUT and self.resend_from == una and self.lost_end != una
+
     def start_withdrawn(self, una: int, data_end: int, snd_max: int) -> None:
         """The guest took its window back over octets in flight."""
         self._lose_all(una, data_end, snd_max)
