@@ -78,7 +78,7 @@ ROOM_POLL_INTERVAL: Final = 0.001  # seconds, while a claim is refused
 COUNTERS: Final = (
     *("rx_frames", "rx_octets", "rx_miss", "rx_buff", "rx_filtered", "rx_runt", "rx_giant"),
     *("rx_crc", "rx_off", "rx_refused", "rx_slid_octets"),
-    *("tx_frames", "tx_octets", "tx_underflow", "tx_bad_fcs", "tx_jabber"),
+    *("tx_frames", "tx_octets", "tx_underflow", "tx_bad_fcs", "tx_babl", "tx_jabber"),
     *("merr", "init"),
 )
 

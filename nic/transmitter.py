@@ -133,6 +133,8 @@ class Transmitter:
         if frame.tmd3 & TMD3_UFLO:
             self._registers.clear(csr.TXON)
         babble = frame.length + (0 if self._has_fcs else FCS_LEN) > WIRE_MAX
+        if babble:
+            self._stats["tx_babl"] += 1
         self._registers.raise_status(csr.TINT | csr.BABL if babble else csr.TINT)
 
     def _can_look(self) -> bool:

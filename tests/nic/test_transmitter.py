@@ -217,6 +217,7 @@ def test_babble_begins_at_octet_1519(size: int, babbles: bool) -> None:
     finish(chip, [frame])
     assert bool(chip.csr0 & csr.BABL) == babbles
     assert bool(chip.csr0 & csr.ERR) == babbles
+    assert chip.lance.stats["tx_babl"] == babbles
     assert chip.tmd(0)[1] == SENT
 
 
