@@ -27,6 +27,7 @@ from collections.abc import Container, Hashable, Mapping
 from typing import Final
 
 from slirp.address import UNSPECIFIED_V4, is_host
+from slirp.flow import Guest
 from slirp.wire.arp import REPLY, REQUEST, ArpPacket
 from slirp.wire.ethernet import is_group
 
@@ -56,72 +57,65 @@ def is_probe(packet: ArpPacket) -> bool:
     return packet.sender_addr == UNSPECIFIED_V4
 
 
-class _Entry:
-    __slots__ = ("mac", "port_id", "seen_at")
-
-    def __init__(self, mac: bytes, port_id: Hashable, seen_at: float) -> None:
-        self.mac = mac
-        self.port_id = port_id
-        self.seen_at = seen_at
-
-
 class Neighbours:
-    """Addresses of guests, with MAC and port; IPv4 and IPv6 alike."""
+    """The guests of a network by address; IPv4 and IPv6 alike.
 
-    __slots__ = ("_by_addr", "_by_port", "_refused", "evicted", "refused")
+    A guest that moves to another port or MAC stays the same object, so that its flows move too.
+    """
 
-    def __init__(self, refused: Container[bytes]) -> None:
+    __slots__ = ("_by_addr", "_by_port", "_own_mac", "_refused", "evicted", "refused")
+
+    def __init__(self, own_mac: bytes, refused: Container[bytes]) -> None:
         """`refused`: the stack's own addresses and the network's broadcast addresses."""
+        self._own_mac = own_mac
         self._refused = refused
-        self._by_addr: dict[bytes, _Entry] = {}
-        self._by_port: dict[Hashable, dict[bytes, _Entry]] = {}
+        self._by_addr: dict[bytes, Guest] = {}
+        self._by_port: dict[Hashable, dict[bytes, Guest]] = {}
         self.evicted = 0  # count, for the statistics
         self.refused = 0
 
     def __len__(self) -> int:
         return len(self._by_addr)
 
-    def learn(self, addr: bytes, mac: bytes, port_id: Hashable, now: float) -> bool:
-        """`addr` was seen as a source, with this MAC, on this port. False: refused."""
-        entry = self._by_addr.get(addr)
-        if entry is not None and entry.port_id == port_id and entry.mac == mac:
-            entry.seen_at = now
-            return True
-        if not self._believable(addr, mac, port_id, now, entry):
+    def get(self, addr: bytes) -> Guest | None:
+        """Who was last seen at the address."""
+        return self._by_addr.get(addr)
+
+    def learn(self, addr: bytes, mac: bytes, port: Hashable, now: float) -> Guest | None:
+        """`addr` was seen as a source, with this MAC, on this port: its guest. None: refused."""
+        guest = self._by_addr.get(addr)
+        if guest is not None and guest.attachment is port and guest.mac == mac:
+            guest.seen_at = now
+            return guest
+        if not self._believable(addr, mac, port, now, guest):
             self.refused += 1
-            return False
-        if entry is not None:
-            self._drop(addr, entry)
-        self._insert(addr, _Entry(mac, port_id, now))
-        return True
+            return None
+        if guest is None:
+            guest = Guest(addr, mac, self._own_mac, port, now)
+        else:
+            del self._by_port[guest.attachment][addr]
+            guest.move(mac, self._own_mac, port)
+            guest.seen_at = now
+        self._insert(guest)
+        return guest
 
-    def lookup(self, addr: bytes) -> tuple[bytes, Hashable] | None:
-        """(MAC, port) where the address was last seen."""
-        entry = self._by_addr.get(addr)
-        return None if entry is None else (entry.mac, entry.port_id)
-
-    def forget_port(self, port_id: Hashable) -> None:
+    def forget_port(self, port: Hashable) -> None:
         """The port was detached."""
-        for addr in self._by_port.pop(port_id, ()):
+        for addr in self._by_port.pop(port, ()):
             del self._by_addr[addr]
 
     def _believable(
-        self, addr: bytes, mac: bytes, port_id: Hashable, now: float, entry: _Entry | None
+        self, addr: bytes, mac: bytes, port: Hashable, now: float, guest: Guest | None
     ) -> bool:
         if addr in self._refused or not is_host(addr) or is_group(mac):
             return False
-        return entry is None or entry.port_id == port_id or now - entry.seen_at >= HELD_FOR
+        return guest is None or guest.attachment is port or now - guest.seen_at >= HELD_FOR
 
-    def _insert(self, addr: bytes, entry: _Entry) -> None:
-        of_port = self._by_port.setdefault(entry.port_id, {})
+    def _insert(self, guest: Guest) -> None:
+        of_port = self._by_port.setdefault(guest.attachment, {})
         if len(of_port) >= PORT_MAX:
             oldest = min(of_port, key=lambda known: of_port[known].seen_at)
-            self._drop(oldest, of_port[oldest])
+            del of_port[oldest], self._by_addr[oldest]
             self.evicted += 1
-        self._by_addr[addr] = entry
-        of_port[addr] = entry
-
-    def _drop(self, addr: bytes, entry: _Entry) -> None:
-        del self._by_addr[addr]
-        of_port = self._by_port[entry.port_id]
-        del of_port[addr]
+        self._by_addr[guest.addr] = guest
+        of_port[guest.addr] = guest

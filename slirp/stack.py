@@ -35,7 +35,7 @@ from slirp.wire.arp import ArpPacket
 from slirp.wire.ethernet import ETHERTYPE_ARP, ETHERTYPE_IPV4, EthernetHeader
 from slirp.wire.icmp import IcmpHeader
 from slirp.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_UDP, Ipv4Header
-from slirp.wire.tcp import TcpHeader, TcpOptions, parse_options
+from slirp.wire.tcp import SYN, TcpHeader, TcpOptions, parse_options
 from slirp.wire.udp import UdpHeader
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from slirp.dhcp import DhcpServer
 
 HEADERS_MAX: Final = 14 + 60 + 60  # octets that may be headers; the rest is payload for sure
-GUESTS_MAX: Final = 1024  # addresses remembered; beyond it the one unseen for longest goes
 DHCP_SERVER_PORT: Final = 67
 DHCP_CLIENT_PORT: Final = 68
 DNS_PORT: Final = 53
@@ -124,14 +123,13 @@ class Stack:
         self.mtu = mtu
         self.dhcp = dhcp
         self.dns_enabled = dns_enabled
-        self.guests: dict[bytes, Guest] = {}
         self.switch = LearningSwitch(mac)
         self.reassemblers: dict[Any, Reassembler] = {}
         self.malformed: Counter[tuple[str, str]] = Counter()
         self.refused: Counter[str] = Counter()
         self._own = {nat.gateway: mac, nat.dns: mac}
         self.broadcasts = (BROADCAST4, nat.broadcast)
-        self.neighbours = arp.Neighbours({*self._own, *self.broadcasts})
+        self.guests = arp.Neighbours(mac, {*self._own, *self.broadcasts})
         self.on_guest: Callable[[Guest, float], None] = lambda guest, now: None
         self.isolated = False  # guests do not reach each other
         self.ports = 0  # attachments on this network
@@ -191,26 +189,18 @@ class Stack:
 
     def learn(self, addr: bytes, mac: bytes, attachment: Any, now: float) -> Guest | None:
         """The guest at this address, as it was just seen; None for an address no guest can have."""
-        if not self.neighbours.learn(addr, mac, attachment.number, now):
-            return None
-        guest = self.guests.get(addr)
-        if guest is None:
-            if len(self.guests) >= GUESTS_MAX:
-                del self.guests[min(self.guests, key=lambda a: self.guests[a].seen_at)]
-            guest = self.guests[addr] = Guest(addr, mac, self.mac, attachment, now)
+        known = len(self.guests)
+        guest = self.guests.learn(addr, mac, attachment, now)
+        if guest is not None and len(self.guests) > known:
             self.on_guest(guest, now)
-        elif guest.mac != mac or guest.attachment is not attachment:
-            guest.move(mac, self.mac, attachment)
-        guest.seen_at = now
         return guest
 
     def forget_port(self, attachment: Any) -> None:
         """The port was taken off the network."""
         self.ports -= 1
-        self.neighbours.forget_port(attachment.number)
+        self.guests.forget_port(attachment)
         self.reassemblers.pop(attachment, None)
         self.switch.forget_port(attachment)
-        self.guests = {a: g for a, g in self.guests.items() if g.attachment is not attachment}
 
     def arp_request(self, addr: bytes) -> tuple[bytes, ...]:
         """The headers of a frame that asks who has `addr`."""
@@ -251,6 +241,24 @@ class Stack:
         if reassembler is None:
             reassembler = self.reassemblers[context.attachment] = Reassembler()
         return reassembler.handle_fragment(header, payload, context.now)
+
+    def poll_at(self) -> float | None:
+        """When an incomplete datagram is given up."""
+        due = [at for r in self.reassemblers.values() if (at := r.poll_at()) is not None]
+        return min(due, default=None)
+
+    def handle_timeout(self, now: float) -> list[Action]:
+        """Give up incomplete datagrams; their senders are told (RFC 792)."""
+        actions: list[Action] = []
+        for reassembler in self.reassemblers.values():
+            for header, first in reassembler.handle_timeout(now):
+                guest = self.guests.get(header.src)
+                if guest is not None and not self.nat.is_broadcast(header.dst):
+                    packet = IoVec.of(header.emit(), first)
+                    code = wire_icmp.REASSEMBLY_TIME_EXCEEDED
+                    message = icmp.error(wire_icmp.TIME_EXCEEDED, code, 0, packet)
+                    actions += self.packets(guest, self.nat.gateway, PROTOCOL_ICMP, message)
+        return actions
 
     def _verify(self, context: Context, header: Ipv4Header, payload: IoVec, layer: str) -> None:
         if context.summed:
@@ -337,7 +345,7 @@ class Stack:
         target = self.nat.outward(header.dst)
         if isinstance(target, Refusal):
             return self._refuse(context, header, target)
-        if header.ttl <= 1:
+        if self._expires_here(header):
             return self._error(context, header, wire_icmp.TIME_EXCEEDED, 0)
         return [
             EchoArrived(guest, header.dst, message.ident, message.sequence, header.ttl - 1, data)
@@ -366,14 +374,18 @@ class Stack:
         target = self.nat.outward(header.dst)
         if isinstance(target, Refusal):
             return self._refuse(context, header, target)
-        if header.ttl <= 1 and header.dst not in self._own:
+        if self._expires_here(header):
             return self._error(context, header, wire_icmp.TIME_EXCEEDED, 0)
         return [
             UdpArrived(
                 guest, datagram.src_port, header.dst, datagram.dst_port,
-                header.ttl - 1, data, context.gso_size,
+                max(1, header.ttl - 1), data, context.gso_size,
             )
         ]  # fmt: skip
+
+    def _expires_here(self, header: Ipv4Header) -> bool:
+        # What is for the gateway itself has arrived, whatever its TTL (RFC 1122 §3.2.1.7).
+        return header.ttl <= 1 and header.dst not in self._own
 
     def _handle_dhcp(self, context: Context, data: IoVec) -> list[Action]:
         if self.dhcp is None:
@@ -408,6 +420,8 @@ class Stack:
             raise MalformedPacket("tcp", "source address 0.0.0.0")
         if header.dst[0] >= 224 or self.nat.is_broadcast(header.dst):
             raise MalformedPacket("tcp", "destination is a group")
+        if segment.flags & SYN and self._expires_here(header):
+            return self._error(context, header, wire_icmp.TIME_EXCEEDED, 0)
         options = None
         if segment.data_offset > 20:
             options = parse_options(head[20 : segment.data_offset])

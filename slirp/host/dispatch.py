@@ -67,6 +67,7 @@ class Dispatcher:
         self.stack = stack
         self.nat = nat
         self.attachments: list[Attachment] = []
+        self.visit: float | None = None
         self._bind = outbound_addr
         self.tcp = TcpRelay(loop, mss=mtu - 40, on_unreachable=self._tcp_unreachable)
         self.udp = UdpRelay(loop, stack, nat, self, mtu=mtu, bind=outbound_addr)
@@ -83,8 +84,8 @@ class Dispatcher:
         count = 0
         for frame in attachment.port.frames():
             count += 1
-            head = frame.iov.segments[0]
-            if len(head) >= PLAIN_LEN:
+            segments = frame.iov.segments
+            if segments and len(head := segments[0]) >= PLAIN_LEN:
                 ethertype, version, total, fragment, protocol, key, seq, ack, bits, window = unpack(
                     head
                 )
@@ -104,6 +105,13 @@ class Dispatcher:
             self.perform_all(self.stack.handle_frame(frame, attachment, now))
             frame.release()
         attachment.frames_in += count
+        if self.stack.reassemblers:
+            self.loop.visit_at(self, self.stack.poll_at())
+
+    def handle_timeout(self, now: float) -> float | None:
+        """The loop's visit: datagrams that never became whole."""
+        self.perform_all(self.stack.handle_timeout(now))
+        return self.stack.poll_at()
 
     def _plain(self, segment, flow, frame, head, total, seq, ack, bits, window, now) -> bool:  # type: ignore[no-untyped-def]
         """A plain segment of a known flow; False: the long way decides (and counts)."""

@@ -379,6 +379,7 @@ class TcpRelay:
         touched, self._touched = self._touched, []
         for flow in touched:
             flow.touched = False
+            flow.guest.seen_at = now
             events, flow.events = flow.events, 0
             self._settle(flow, events, now)
         if self._touched:
