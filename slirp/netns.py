@@ -108,7 +108,7 @@ def _sockaddr(address: str) -> bytes:
     return struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
 
 
-def _netmask(prefix_len: int) -> str:
+def netmask(prefix_len: int) -> str:
     return socket.inet_ntoa(struct.pack("!I", 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF))
 
 
@@ -143,7 +143,7 @@ def configure(interface: Interface) -> None:
         _bring_up(sock, "lo")
         if interface.address is not None:
             fcntl.ioctl(sock, SIOCSIFADDR, _ifreq(name, _sockaddr(interface.address)))
-            mask = _sockaddr(_netmask(interface.prefix_len))
+            mask = _sockaddr(netmask(interface.prefix_len))
             fcntl.ioctl(sock, SIOCSIFNETMASK, _ifreq(name, mask))
         _bring_up(sock, name)
         if interface.gateway is not None:

@@ -180,6 +180,10 @@ class Network:
         """The forwards that are open."""
         return self._forwards.listing()
 
+    def use_resolvers(self, resolvers: Sequence[str] | None) -> None:
+        """Ask these from now on; None: the ones that resolv.conf names."""
+        self._resolvers = tuple(resolvers) if resolvers is not None else None
+
     # The loop
 
     def fileno(self) -> int:

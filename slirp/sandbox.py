@@ -7,10 +7,10 @@ working in there and are seen to before: modules that are imported when first us
 resolv.conf, which the host may replace at any time: a small process that stays outside reads it and
 sends what it says through a pipe (`ResolvKeeper`). That process can be told nothing.
 
-`filter_system_calls` refuses the calls that an intruder would want and a network does not (running
-programs, looking into other processes, mounts, modules, kexec …) with EPERM, through libseccomp:
-Debian's python3-seccomp or the pyseccomp package. Where neither is installed it says so and does
-nothing by halves.
+`seccomp_loader` gives a filter that refuses the calls that an intruder would want and a network
+does not (running programs, looking into other processes, mounts, modules, kexec …) with EPERM,
+through libseccomp: Debian's python3-seccomp or the pyseccomp package. Where neither is installed it
+says so and does nothing by halves.
 
 Does not do: an allow list (the interpreter's and the C library's own calls differ by version).
 """
@@ -18,6 +18,7 @@ Does not do: an allow list (the interpreter's and the C library's own calls diff
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import os
 import time
@@ -166,6 +167,23 @@ def seccomp_available() -> bool:
     except ConfigError:
         return False
     return True
+
+
+def seccomp_version() -> str | None:
+    """libseccomp's version, or None where there can be no filter."""
+    if not seccomp_available():
+        return None
+
+    class Version(ctypes.Structure):
+        _fields_ = (("major", ctypes.c_uint), ("minor", ctypes.c_uint), ("micro", ctypes.c_uint))
+
+    try:
+        version = ctypes.CDLL("libseccomp.so.2").seccomp_version
+    except (OSError, AttributeError):
+        return None
+    version.restype = ctypes.POINTER(Version)
+    found = version().contents
+    return f"{found.major}.{found.minor}.{found.micro}"
 
 
 def seccomp_loader() -> Callable[[], tuple[str, ...]]:

@@ -79,7 +79,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--outbound-addr", metavar="ADDR", help="the host's address that connections come from")
     add("--forward", action="append", default=[], metavar="SPEC", help="lead a host port inside")
     add("--map-root", action="store_true", help="be root in there (ordinary users)")
-    add("--capture", metavar="FILE.pcapng", help="keep every frame")
+    tap.add_capture_options(parser)
     add("--stats", action="store_true", help="print statistics at the end, as JSON, to stderr")
     add("command", nargs=REMAINDER, metavar="COMMAND [ARG…]")
 
@@ -107,7 +107,7 @@ def run(args: Namespace) -> int:
             port = tap.tap_port(command.ready(), args.mtu, stack)
         except netns.NamespaceError as error:
             raise Failure(str(error)) from None
-        network.attach(tap.captured(port, args.capture, stack), DEVICE)
+        network.attach(tap.captured(port, args, stack), DEVICE)
         tap.add_forwards(network, forwards, where.guest)
         status = _serve(network, command, signals)
         if args.stats:
@@ -118,7 +118,7 @@ def run(args: Namespace) -> int:
 def make_network(args: Namespace) -> Network:
     from slirp.network import Network
 
-    resolvers = None if args.dns in (None, ["none"]) else args.dns
+    dns_enabled = args.dns != ["none"]
     if not 68 <= args.mtu <= 65521:
         raise ConfigError(f"mtu {args.mtu}: must be 68 to 65521")
     return Network(
@@ -126,9 +126,9 @@ def make_network(args: Namespace) -> Network:
         mtu=args.mtu,
         host_loopback=not args.no_host_loopback,
         restrict=args.restrict,
-        dns_enabled=args.dns != ["none"],
-        resolvers=resolvers,
-        outbound_addr=args.outbound_addr,
+        dns_enabled=dns_enabled,
+        resolvers=tap.resolvers(args.dns) if dns_enabled else None,
+        outbound_addr=tap.outbound(args.outbound_addr),
     )
 
 

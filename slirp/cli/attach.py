@@ -1,0 +1,75 @@
+"""`slirp attach`: give a network namespace that exists this network, with slirp4netns's options.
+
+Here are the options; what is done with them is slirp.cli.netns_server's.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import Final
+
+from slirp.cli import tap
+from slirp.cli.failure import USAGE, Failure
+from slirp.cli.forwards import parse_forward
+from slirp.cli.netns_server import NETNS_TYPES, TARGET_TYPES, Options, serve
+
+DESCRIPTION: Final = """\
+Give a network namespace that exists this network: a TAP device is made in it and served until the
+namespace's last process has ended. Takes slirp4netns's options; slirp4netns-py takes them in
+slirp4netns's very form.
+"""
+EPILOG: Final = """\
+example:
+  unshare --user --map-root-user --net sleep 1000 & slirp attach --configure $!
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    add, flag = parser.add_argument, "store_true"
+    add("target", metavar="PID|NETNS", help="a process in the namespace, or the namespace's file")
+    add("tap_name", metavar="TAP", nargs="?", default="tap0", help="the device (%(default)s)")
+    add("-c", "--configure", action=flag, help="set address, route and MTU, and bring it up")
+    add("-e", "--exit-fd", type=int, metavar="FD", help="end when something happens on it")
+    add("-r", "--ready-fd", type=int, metavar="FD", help='"1" is written to it when all is set up')
+    add("-m", "--mtu", type=int, default=1500, metavar="N", help="68 to 65521 (%(default)s)")
+    add("-6", "--enable-ipv6", dest="ipv6", action=flag, help="taken, with a warning: not yet")
+    add("-a", "--api-socket", metavar="PATH", help="control socket: JSON, as slirp4netns's")
+    add("--cidr", default="10.0.2.0/24", metavar="CIDR", help="the network (%(default)s)")
+    add("--disable-host-loopback", action=flag, help="the gateway is not the host's 127.0.0.1")
+    add("--netns-type", choices=NETNS_TYPES, help="what the target is; else it is told by its form")
+    add("--userns-path", metavar="PATH", help="the user namespace to enter first")
+    add("--enable-sandbox", dest="sandbox", action=flag, help="an empty file system, no capability")
+    add("--enable-seccomp", dest="seccomp", action=flag, help="refuse dangerous system calls")
+    add("--outbound-addr", metavar="ADDR|IF", help="where connections come from")
+    add("--outbound-addr6", metavar="ADDR|IF", help="taken, with a warning: not yet")
+    add("--disable-dns", action=flag, help="nothing answers at the DNS address")
+    add("--macaddress", metavar="MAC", help="the device's; only with --configure")
+    add("--target-type", choices=TARGET_TYPES, default="netns", help="bess: for User Mode Linux")
+    add("--forward", action="append", default=[], metavar="SPEC", help="as for slirp run")
+    tap.add_capture_options(parser)
+    add("--stats", action=flag, help="print statistics at the end, as JSON, to stderr")
+
+
+def run(args: Namespace) -> int:
+    if args.macaddress is not None and not args.configure:
+        raise Failure("--macaddress needs --configure", USAGE)
+    if args.target_type == "bess" and (args.configure or args.netns_type or args.userns_path):
+        raise Failure("--target-type bess takes none of -c, --netns-type, --userns-path", USAGE)
+    given = vars(args)
+    values = {name: given[name] for name in Options.__slots__ if name in given}
+    values["netns_type"] = args.netns_type or ("pid" if args.target.isdecimal() else "path")
+    values["forwards"] = [spec for text in args.forward for spec in parse_forward(text)]
+    return serve(Options(**values, follow=True), args, describe, complain)
+
+
+def describe(options: Options, where: tap.Addresses) -> None:
+    complain(
+        f"{options.cidr} on {options.tap_name}: gateway {where.gateway}, DNS {where.dns}, "
+        f"guest {where.guest}"
+    )
+
+
+def complain(text: str) -> None:
+    sys.stderr.write(f"slirp: {text}\n")

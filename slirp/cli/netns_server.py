@@ -1,0 +1,318 @@
+"""A network for a namespace that exists: the program behind `slirp attach` and `slirp4netns-py`.
+
+`serve` opens the TAP device inside the namespace, puts it on a network, opens the control socket,
+gives up its rights where that was asked for, says that it is ready, and runs until the exit
+descriptor says so, a signal comes, or the device or the namespace is gone.
+
+A process that holds a TAP device keeps its namespace alive, so the end of the namespace's processes
+has to be looked for: with `follow`, `serve` waits for the process that was named and then for any
+other that it can see in there. slirp4netns does not do that (its callers use the exit descriptor).
+
+Does not do: IPv6. What asks for it is taken with a warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import struct
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from nic.tap import IFF_VNET_HDR, TUNGETIFF, DeviceGone
+from slirp import linux, netns
+from slirp.cli import tap
+from slirp.cli.failure import FAILED, USAGE, Failure
+from slirp.cli.forwards import ForwardSpec
+
+if TYPE_CHECKING:
+    from nic.bess import BessPort
+    from nic.tap import TapPort
+    from slirp.network import Network
+
+ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+READY: Final = b"1"
+TARGET_TYPES: Final = ("netns", "bess")
+NETNS_TYPES: Final = ("pid", "path", "tapfd")
+NO_IPV6: Final = "IPv6 is not supported yet; the namespace gets IPv4 only"
+RESOLV_CONF: Final = "/etc/resolv.conf"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What both command lines say."""
+
+    target: str  # a process id, the path of a namespace or socket, or a descriptor
+    tap_name: str = "tap0"
+    configure: bool = False
+    exit_fd: int | None = None
+    ready_fd: int | None = None
+    mtu: int = 1500
+    ipv6: bool = False
+    api_socket: str | None = None
+    cidr: str = "10.0.2.0/24"
+    disable_host_loopback: bool = False
+    netns_type: str = "pid"
+    userns_path: str | None = None
+    sandbox: bool = False
+    seccomp: bool = False
+    outbound_addr: str | None = None
+    outbound_addr6: str | None = None
+    disable_dns: bool = False
+    macaddress: str | None = None
+    target_type: str = "netns"
+    follow: bool = False  # end with the namespace's last process
+    forwards: list[ForwardSpec] = field(default_factory=list)
+
+
+def serve(
+    options: Options,
+    args: Namespace,
+    describe: Callable[[Options, tap.Addresses], None],
+    complain: Say,
+) -> int:
+    """Set up and run; the exit status. `args` has capture, split and stats."""
+    where = tap.addresses(options.cidr)
+    if options.ipv6 or options.outbound_addr6 is not None:
+        complain(NO_IPV6)
+    with ExitStack() as stack:
+        signals = linux.SignalFd(ENDING)
+        stack.callback(signals.close)
+        port = open_port(options, where, stack)
+        network = stack.enter_context(make_network(options))
+        network.attach(tap.captured(port, args, stack), options.tap_name)
+        tap.add_forwards(network, options.forwards, where.guest)
+        if options.api_socket is not None:
+            open_api_socket(options.api_socket, network, where.guest, stack)
+        ending = Ending(network, complain)
+        stack.callback(ending.close)
+        ending.on_signal(signals)
+        if options.exit_fd is not None:
+            ending.on_exit_fd(options.exit_fd)
+        if options.follow and options.target_type == "netns" and options.netns_type == "pid":
+            ending.follow(int(options.target))
+        describe(options, where)
+        restrict(options, args, network, stack, complain)
+        if options.ready_fd is not None:
+            tell_ready(options.ready_fd)
+        status = ending.run(options.tap_name)
+        if args.stats:
+            sys.stderr.write(tap.stats_line(network) + "\n")
+        return status
+
+
+# --- setting up -----------------------------------------------------------------------------------
+
+
+def open_port(options: Options, where: tap.Addresses, stack: ExitStack) -> TapPort | BessPort:
+    if options.target_type == "bess":
+        return _wait_for_uml(options, stack)
+    if options.netns_type == "tapfd":
+        fd = _checked_fd(options.target, "the TAP's descriptor")
+        return tap.tap_port(fd, options.mtu, stack, vnet=_has_vnet(fd))
+    interface = netns.Interface(
+        tap.check_tap_name(options.tap_name),
+        where.guest,
+        where.prefix_len,
+        where.gateway,
+        options.mtu,
+        options.macaddress,
+    )
+    target = (
+        netns.Target.of_pid(int(options.target), options.userns_path)
+        if options.netns_type == "pid"
+        else netns.Target(options.target, options.userns_path)
+    )
+    try:
+        fd = netns.tap_from(target, lambda: tap.make_tap(interface, options.configure))
+    except netns.NamespaceError as error:
+        raise Failure(str(error)) from None
+    return tap.tap_port(fd, options.mtu, stack)
+
+
+def _wait_for_uml(options: Options, stack: ExitStack) -> BessPort:
+    from nic import bess
+
+    try:
+        with bess.listen(options.target) as listener:
+            sock, _ = listener.accept()
+    except OSError as error:
+        raise Failure(f"{options.target}: {error.strerror or error}") from None
+    port = bess.BessPort(sock, options.mtu)
+    stack.callback(port.close)
+    return port
+
+
+def _checked_fd(word: str | int, what: str) -> int:
+    try:
+        fd = int(word)
+        os.fstat(fd)
+    except (ValueError, OSError):
+        raise Failure(f"{word}: {what} must be open", USAGE) from None
+    return fd
+
+
+def _has_vnet(fd: int) -> bool:
+    try:
+        request = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
+    except OSError:
+        raise Failure(f"descriptor {fd} is no TAP device") from None
+    (flags,) = struct.unpack_from("=H", request, netns.IFNAMSIZ)
+    return bool(flags & IFF_VNET_HDR)
+
+
+def make_network(options: Options) -> Network:
+    from slirp.network import Network
+
+    return Network(
+        options.cidr,
+        mtu=options.mtu,
+        host_loopback=not options.disable_host_loopback,
+        dns_enabled=not options.disable_dns,
+        outbound_addr=tap.outbound(options.outbound_addr),
+    )
+
+
+def open_api_socket(path: str, network: Network, guest: str, stack: ExitStack) -> None:
+    from slirp.api import ApiSocket
+
+    try:
+        stack.callback(ApiSocket(path, network, guest).close)
+    except OSError as error:
+        raise Failure(f"--api-socket {path}: {error.strerror or error}") from None
+
+
+def restrict(
+    options: Options, args: Namespace, network: Network, stack: ExitStack, complain: Say
+) -> None:
+    """Give up what is not needed any more."""
+    if not (options.sandbox or options.seccomp):
+        return
+    from slirp import sandbox
+
+    load = sandbox.seccomp_loader() if options.seccomp else None
+    if options.sandbox:
+        if args.split:
+            raise Failure("--split opens files as it goes, which a sandbox forbids", USAGE)
+        if not options.disable_dns:
+            follow_resolvers(network, stack)
+        try:
+            sandbox.enter_sandbox()
+        except (netns.NamespaceError, OSError) as error:
+            raise Failure(f"--enable-sandbox: {error}") from None
+    if load is not None:
+        if not options.sandbox:
+            sandbox.preload()
+        complain("seccomp refuses " + " ".join(load()))
+
+
+def follow_resolvers(network: Network, stack: ExitStack) -> None:
+    """Have a process outside the sandbox say which resolvers the host names."""
+    from slirp.resolv import parse_resolv_conf
+    from slirp.sandbox import ResolvKeeper
+
+    keeper = ResolvKeeper(RESOLV_CONF)
+    stack.callback(keeper.close)
+
+    def news() -> None:
+        text = keeper.read()
+        if not text:  # it has ended: what was known last stays
+            network.unwatch(keeper.fileno())
+            return
+        network.use_resolvers(parse_resolv_conf(text.decode("utf-8", "replace")).servers)
+
+    network.use_resolvers(())
+    network.watch(keeper.fileno(), news)
+
+
+def tell_ready(fd: int) -> None:
+    try:
+        os.write(fd, READY)
+        os.close(fd)
+    except OSError as error:
+        raise Failure(f"--ready-fd {fd}: {error.strerror}") from None
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+class Ending:
+    """Everything that may end the run, and the exit status that it gives."""
+
+    def __init__(self, network: Network, complain: Say) -> None:
+        self._network = network
+        self._complain = complain
+        self._status = 0
+        self._pidfd = -1
+        self._inode = 0
+
+    def on_signal(self, signals: linux.SignalFd) -> None:
+        def ended() -> None:
+            for info in signals.read():
+                self._stop(128 + info.number)
+
+        self._network.watch(signals.fileno(), ended)
+
+    def on_exit_fd(self, fd: int) -> None:
+        _checked_fd(fd, "the exit descriptor")
+        self._network.watch(fd, lambda: self._stop(0))
+
+    def follow(self, pid: int) -> None:
+        """End when no process is left in the namespace of `pid`."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self._inode = os.stat(f"/proc/{pid}/ns/net").st_ino
+        self._follow(pid)
+
+    def _follow(self, pid: int | None) -> None:
+        while pid is not None:
+            try:
+                self._pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                pid = self._another()
+                continue
+            except OSError as error:
+                self._complain(f"cannot wait for process {pid}: {error.strerror}")
+                return
+            self._network.watch(self._pidfd, self._process_ended)
+            return
+        self._complain("the last process of the network namespace has ended")
+        self._stop(0)
+
+    def _process_ended(self) -> None:
+        self._network.unwatch(self._pidfd)
+        self.close()
+        self._follow(self._another())
+
+    def _another(self) -> int | None:
+        """A process in the namespace that we can see; None inside a sandbox, which sees nothing."""
+        with contextlib.suppress(OSError):
+            for name in filter(str.isdecimal, os.listdir("/proc")):
+                with contextlib.suppress(OSError):
+                    if os.stat(f"/proc/{name}/ns/net").st_ino == self._inode:
+                        return int(name)
+        return None
+
+    def _stop(self, status: int) -> None:
+        self._status = status
+        self._network.stop()
+
+    def run(self, tap_name: str) -> int:
+        try:
+            self._network.run()
+        except DeviceGone as error:
+            self._complain(f"{tap_name}: {error.strerror}")
+            return FAILED
+        return self._status
+
+    def close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1

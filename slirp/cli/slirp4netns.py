@@ -1,0 +1,353 @@
+"""`slirp4netns-py`: this network under slirp4netns's command line.
+
+For programs that call slirp4netns: Podman (`network_cmd_path` in containers.conf), RootlessKit
+(`--slirp4netns-binary`). Options, their checks and the words for mistakes are those of slirp4netns
+1.3; what callers parse is printed in its form: the version lines, and a help text that names an
+option only where it works here. Callers look there before they use one, so `--enable-seccomp` is
+named when libseccomp's binding is installed, and IPv6 is not.
+
+Differs from slirp4netns in: IPv6 (a warning instead); as root, `--enable-sandbox` keeps no
+capability at all, where slirp4netns keeps CAP_NET_BIND_SERVICE; the sandbox shows an empty file
+system instead of /etc and /run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from getopt import GetoptError, gnu_getopt
+from ipaddress import AddressValueError, IPv4Address
+from typing import Any, Final
+
+from slirp import __version__
+from slirp.cli import tap
+from slirp.cli.failure import Failure
+from slirp.cli.netns_server import TARGET_TYPES, Options, serve
+from slirp.errors import ConfigError
+from slirp.netns import netmask
+
+NAME: Final = "slirp4netns"
+COMPATIBLE: Final = "1.3.3"  # the slirp4netns whose command line this is
+LIBSLIRP: Final = "4.8.0"  # the libslirp whose behaviour callers may count on
+CONFIG_VERSION_MAX: Final = 5  # of that libslirp
+
+MTU_MAX: Final = 65521  # octets
+PREFIX_MIN: Final = 1
+PREFIX_MAX: Final = 25  # the guest's address is the network's + 100
+
+SHORT: Final = "ce:r:m:6a:hv"
+LONG: Final = (
+    "configure",
+    "exit-fd=",
+    "ready-fd=",
+    "mtu=",
+    "enable-ipv6",
+    "api-socket=",
+    "cidr=",
+    "disable-host-loopback",
+    "no-host-loopback",
+    "netns-type=",
+    "userns-path=",
+    "enable-sandbox",
+    "create-sandbox",
+    "enable-seccomp",
+    "outbound-addr=",
+    "outbound-addr6=",
+    "disable-dns",
+    "macaddress=",
+    "target-type=",
+    "help",
+    "version",
+)
+# option as written: the Options field that it sets to True, or to its checked value
+FLAGS: Final = {
+    "-c": "configure",
+    "--configure": "configure",
+    "-6": "ipv6",
+    "--enable-ipv6": "ipv6",
+    "--disable-host-loopback": "disable_host_loopback",
+    "--no-host-loopback": "disable_host_loopback",
+    "--enable-sandbox": "sandbox",
+    "--create-sandbox": "sandbox",
+    "--enable-seccomp": "seccomp",
+    "--disable-dns": "disable_dns",
+}
+VALUES: Final = {
+    "-e": "exit_fd",
+    "--exit-fd": "exit_fd",
+    "-r": "ready_fd",
+    "--ready-fd": "ready_fd",
+    "-m": "mtu",
+    "--mtu": "mtu",
+    "-a": "api_socket",
+    "--api-socket": "api_socket",
+    "--cidr": "cidr",
+    "--netns-type": "netns_type",
+    "--userns-path": "userns_path",
+    "--outbound-addr": "outbound_addr",
+    "--outbound-addr6": "outbound_addr6",
+    "--macaddress": "macaddress",
+    "--target-type": "target_type",
+}
+
+USAGE: Final = """\
+Usage: slirp4netns [OPTION]... PID|PATH|FD [TAPNAME]
+User-mode networking for unprivileged network namespaces.
+
+-c, --configure          bring up the interface
+-e, --exit-fd=FD         specify the FD for terminating slirp4netns
+-r, --ready-fd=FD        specify the FD to write to when the network is configured
+-m, --mtu=MTU            specify MTU (default=1500, max=65521)
+-a, --api-socket=PATH    specify API socket path
+--cidr=CIDR              specify network address CIDR (default=10.0.2.0/24)
+--disable-host-loopback  prohibit connecting to 127.0.0.1:* on the host namespace
+--netns-type=TYPE        specify network namespace type ([path|pid|tapfd], default=pid)
+--userns-path=PATH       specify user namespace path
+--enable-sandbox         see an empty file system and have no capability
+{seccomp}--outbound-addr=IPv4     specify the host's address or interface to connect from
+--disable-dns            let nothing answer at 10.0.2.3 (or its like in the CIDR)
+--macaddress=MAC         specify the MAC address of the TAP (only valid with -c)
+--target-type=TYPE       specify the target type ([netns|bess], default=netns)
+-h, --help               show this help and exit
+-v, --version            show version and exit
+"""
+SECCOMP_USAGE: Final = "--enable-seccomp         refuse system calls that a network does not need\n"
+
+
+class Mistake(Exception):
+    """A command line that cannot be; `usage`: the usage is printed after the words."""
+
+    def __init__(self, text: str, usage: bool = True) -> None:
+        super().__init__(text)
+        self.usage = usage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    nothing_more = Namespace(capture=None, split=False, stats=False)
+    try:
+        options = parse(arguments)
+        if isinstance(options, str):
+            sys.stdout.write(options)
+            return 0
+        return serve(options, nothing_more, describe, complain)
+    except Mistake as mistake:
+        sys.stderr.write(f"{mistake}\n" if str(mistake) else "")
+        if mistake.usage:
+            sys.stdout.write(usage())
+        return 1
+    except (Failure, ConfigError) as error:
+        complain(str(error))
+        return 1
+
+
+def parse(arguments: Sequence[str]) -> Options | str:
+    """The options; or the text that -h or -v asks for. Raises Mistake."""
+    try:
+        given, words = gnu_getopt(arguments, SHORT, LONG)
+    except GetoptError as error:
+        raise Mistake(f"{NAME}: {_in_getopts_words(error)}") from None
+    values: dict[str, Any] = {}
+    for option, value in given:
+        if option in ("-h", "--help"):
+            return usage()
+        if option in ("-v", "--version"):
+            return version()
+        if option in FLAGS:
+            values[FLAGS[option]] = True
+        else:
+            name = VALUES[option]
+            values[name] = CHECKS[name](value) if name in CHECKS else value
+    values |= _target(values, words)
+    options = Options(**values)
+    _check_together(options)
+    return options
+
+
+def _in_getopts_words(error: GetoptError) -> str:
+    """As the C library's getopt_long says it."""
+    option, dashed = error.opt, f"--{error.opt}"
+    if "not recognized" in error.msg:
+        return f"unrecognized option '{dashed}'" if len(option) > 1 else _invalid(option)
+    if "requires argument" in error.msg:
+        if len(option) == 1:
+            return f"option requires an argument -- '{option}'"
+        return f"option '{dashed}' requires an argument"
+    if "must not have" in error.msg:
+        return f"option '{dashed}' doesn't allow an argument"
+    matches = [f"'--{name.rstrip('=')}'" for name in LONG if name.startswith(option)]
+    return f"option '{dashed}' is ambiguous; possibilities: {' '.join(matches)}"
+
+
+def _invalid(letter: str) -> str:
+    return f"invalid option -- '{letter}'"
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _number(word: str) -> int | None:
+    return int(word) if re.fullmatch(r"[0-9]{1,9}", word) else None
+
+
+def _descriptor(name: str) -> Callable[[str], int]:
+    def check(word: str) -> int:
+        number = _number(word)
+        if number is None:
+            raise Mistake(f"{name} must be a non-negative integer")
+        return number
+
+    return check
+
+
+def _mtu(word: str) -> int:
+    number = _number(word)
+    if number is None or not 0 < number <= MTU_MAX:
+        raise Mistake(f"MTU must be a positive integer (< {MTU_MAX + 1})")
+    return number
+
+
+def _cidr(word: str) -> str:
+    addr, slash, length = word.partition("/")
+    try:
+        value = int(IPv4Address(addr))
+    except AddressValueError:
+        value = -1
+    prefix_len = _number(length)
+    if not slash or value < 0 or prefix_len is None:
+        raise Mistake(f"invalid CIDR: {word}", usage=False)
+    if not PREFIX_MIN <= prefix_len <= PREFIX_MAX:
+        raise Mistake(f"prefix length needs to be {PREFIX_MIN}-{PREFIX_MAX}", usage=False)
+    if value & ((1 << (32 - prefix_len)) - 1):
+        text = "CIDR needs to be a network address like 10.0.2.0/24, not like 10.0.2.100/24"
+        raise Mistake(text, usage=False)
+    return word
+
+
+def _mac(word: str) -> str:
+    if not re.fullmatch(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}", word):
+        text = "macaddress has to be a valid MAC address (hex string, 6 bytes, each byte separated"
+        raise Mistake(f"{text} by a ':').", usage=False)
+    return word
+
+
+def _outbound(word: str) -> str:
+    try:
+        tap.outbound(word)
+    except ConfigError:
+        text = "outbound-addr has to be valid ipv4 address or interface name."
+        raise Mistake(text, usage=False) from None
+    return word
+
+
+def _existing(word: str) -> str:
+    if not os.path.exists(word):
+        raise Mistake(f"userns path doesn't exist: {word}")
+    return word
+
+
+def _target_type(word: str) -> str:
+    if word not in TARGET_TYPES:
+        raise Mistake('--target-type must be either "netns" or "bess"')
+    return word
+
+
+CHECKS: Final[dict[str, Callable[[str], Any]]] = {
+    "exit_fd": _descriptor("exit-fd"),
+    "ready_fd": _descriptor("ready-fd"),
+    "mtu": _mtu,
+    "cidr": _cidr,
+    "macaddress": _mac,
+    "outbound_addr": _outbound,
+    "userns_path": _existing,
+    "target_type": _target_type,
+}
+
+
+def _target(values: dict[str, Any], words: Sequence[str]) -> dict[str, str]:
+    """The positional arguments, by what they are."""
+    target_type = values.get("target_type", "netns")
+    netns_type = values.get("netns_type", "pid")
+    needed = 2 if target_type == "netns" and netns_type != "tapfd" else 1
+    if len(words) < needed:
+        raise Mistake("")
+    if len(words) > 2:
+        complain("WARNING: too many arguments")
+    named = {"target": words[0], "tap_name": words[1] if len(words) > 1 else target_type}
+    if target_type == "bess":
+        return named
+    if netns_type in ("pid", "tapfd"):
+        if not _number(words[0]):
+            raise Mistake("PID must be a positive integer")
+        return named
+    if not os.path.exists(words[0]):  # slirp4netns takes every other type for "path"
+        raise Mistake("existing path expected when --netns-type=path: No such file or directory")
+    return named | {"netns_type": "path"}
+
+
+def _check_together(options: Options) -> None:
+    if options.target_type == "bess":
+        for given, name in (
+            (options.configure, "--configure"),
+            (options.netns_type != "pid", "--netns-type"),
+            (options.userns_path, "--userns-path"),
+        ):
+            if given:
+                raise Mistake(f"{name} conflicts with --target-type=bess")
+    if options.macaddress is not None and not options.configure:
+        text = "--macaddr cannot be specified when --configure or -c is not specified"
+        raise Mistake(text)
+
+
+# --- what is printed ------------------------------------------------------------------------------
+
+
+def usage() -> str:
+    from slirp.sandbox import seccomp_available
+
+    return USAGE.format(seccomp=SECCOMP_USAGE if seccomp_available() else "")
+
+
+def version() -> str:
+    from slirp.sandbox import seccomp_version
+
+    return (
+        f"{NAME} version {COMPATIBLE}\n"
+        f"commit: slirp-{__version__}\n"
+        f"libslirp: {LIBSLIRP}\n"
+        f"SLIRP_CONFIG_VERSION_MAX: {CONFIG_VERSION_MAX}\n"
+        f"libseccomp: {seccomp_version() or 'none'}\n"
+    )
+
+
+def describe(options: Options, where: tap.Addresses) -> None:
+    network, _, _ = options.cidr.partition("/")
+    lines = [
+        "Starting slirp",
+        f"* MTU:             {options.mtu}",
+        f"* Network:         {network}",
+        f"* Netmask:         {netmask(where.prefix_len)}",
+        f"* Gateway:         {where.gateway}",
+        f"* DNS:             {where.dns}",
+        f"* Recommended IP:  {where.guest}",
+    ]
+    if options.api_socket is not None:
+        lines.append(f"* API Socket:      {options.api_socket}")
+    if not options.disable_host_loopback:
+        lines.append(
+            f"WARNING: 127.0.0.1:* on the host is accessible as {where.gateway} (set "
+            "--disable-host-loopback to prohibit connecting to 127.0.0.1:*)"
+        )
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
