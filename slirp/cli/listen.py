@@ -67,7 +67,12 @@ def run(args: Namespace) -> int:
             stack.callback(endpoint.remove)
             serve(server, endpoint)
         report("listening on " + ", ".join(args.sockets))
-        network.watch(signals.fileno(), network.stop)
+
+        def end() -> None:
+            for _ in signals.read():  # taken: they would kill when they are no longer blocked
+                network.stop()
+
+        network.watch(signals.fileno(), end)
         network.run()
         options.print_stats(args, network)
     return 0

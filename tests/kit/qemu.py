@@ -1,0 +1,239 @@
+"""QEMU machines that the tests boot: Debian's kernel, Debian's busybox, nothing of ours inside.
+
+The kernel comes from Debian's package for virtual machines, downloaded once by apt-get into
+build/cache and unpacked there (nothing is installed). The initial RAM file system is busybox, the
+modules that virtio-net needs, and an /init that loads them, brings eth0 up by udhcpc and runs the
+test's script. What the script prints comes out of the serial port, which is the machine's standard
+output. The machine is emulated (no KVM) and takes two to four seconds to its script.
+
+    machine = Machine(tmp_path, "wget -qO- http://10.0.2.2:8000/ | sha256sum", netdev)
+    assert digest in machine.finish()
+
+Does not do: architectures other than x86-64.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import lzma
+import os
+import re
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from tests.kit.need import missing, need_tool
+
+CACHE: Final = Path(__file__).parent.parent.parent / "build/cache/qemu"
+METAPACKAGE: Final = "linux-image-cloud-amd64"
+DOWNLOAD_FOR: Final = 300.0  # seconds
+BOOT_FOR: Final = 90.0  # seconds that a machine may take in all; two cores may be shared by many
+MEMORY: Final = 192  # MiB
+# In the order in which each finds the symbols that it needs.
+MODULES: Final = (
+    "failover",
+    "net_failover",
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_net",
+)
+
+INIT: Final = """\
+#!/bin/sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+for module in {modules}; do [ ! -e /m/$module.ko ] || insmod /m/$module.ko; done
+ip link set lo up; ip link set eth0 up
+udhcpc -f -i eth0 -s /dhcp -O mtu -n -q -t 10 -T 1 > /dev/null 2>&1 || echo no lease
+sh /script 2>&1
+echo; echo machine ends; poweroff -f
+"""
+# What udhcpc calls with each lease.
+DHCP: Final = """\
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+[ -z "$mtu" ] || ip link set $interface mtu $mtu
+ip addr add $ip/$mask dev $interface
+[ -z "$router" ] || ip route add default via $router
+for server in $dns; do echo nameserver $server; done > /etc/resolv.conf
+echo lease $ip mtu $mtu
+"""
+
+
+class Kernel(NamedTuple):
+    image: Path
+    modules: Path  # the folder that modules are somewhere under
+
+
+@functools.cache
+def need_kernel() -> Kernel:
+    """Debian's kernel, downloaded if it has not been."""
+    need_tool("qemu-system-x86_64")
+    need_tool("cpio")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several workers, one download
+        found = _unpacked()
+        if found is None:
+            _download()
+            found = _unpacked()
+    if found is None:
+        missing(f"no kernel in Debian's {METAPACKAGE}")
+    return found
+
+
+def _unpacked() -> Kernel | None:
+    images = sorted(CACHE.glob("kernel/boot/vmlinuz-*"))
+    return Kernel(images[-1], CACHE / "kernel/lib/modules") if images else None
+
+
+def _download() -> None:
+    apt = need_tool("apt-get")
+    name = _package()
+    for leftover in CACHE.glob("*.deb"):
+        leftover.unlink()
+    _run(apt, "download", name)
+    (package,) = CACHE.glob("*.deb")
+    half = CACHE / "kernel.new"
+    shutil.rmtree(half, ignore_errors=True)
+    _run(need_tool("dpkg-deb"), "-x", str(package), str(half))
+    half.rename(CACHE / "kernel")
+    package.unlink()
+
+
+def _package() -> str:
+    """The package that the metapackage stands for today."""
+    query = (need_tool("apt-cache"), "depends", METAPACKAGE)
+    listing = _run(*query, check=False)
+    if "linux-image-" not in listing.partition("\n")[2] and os.geteuid() == 0:
+        _run(need_tool("apt-get"), "update", "-qq")
+        listing = _run(*query, check=False)
+    match = re.search(r"Depends: (linux-image-\S+)", listing)
+    return match[1] if match else missing(f"apt knows no {METAPACKAGE}")
+
+
+def _run(*command: str, check: bool = True) -> str:
+    result = subprocess.run(
+        command, cwd=CACHE, capture_output=True, text=True, timeout=DOWNLOAD_FOR, check=False
+    )
+    if check and result.returncode:
+        missing(f"{' '.join(command)}: {result.stderr.strip()}")
+    return result.stdout
+
+
+def make_initramfs(folder: Path, script: str) -> Path:
+    """The file system that runs `script`, as a cpio archive."""
+    root = folder / "root"
+    for name in ("bin", "m", "proc", "sys", "dev", "etc", "tmp", "www"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    shutil.copy(need_tool("busybox"), root / "bin/busybox")
+    (root / "bin/sh").symlink_to("busybox")
+    modules = need_kernel().modules
+    for name in MODULES:
+        for path in modules.rglob(f"{name}.ko*"):
+            data = path.read_bytes()
+            data = lzma.decompress(data) if path.suffix == ".xz" else data
+            (root / f"m/{name}.ko").write_bytes(data)
+    (root / "init").write_text(INIT.format(modules=" ".join(MODULES)))
+    (root / "dhcp").write_text(DHCP.replace("echo lease", "> /dev/console echo lease"))
+    (root / "script").write_text(script)
+    for name in ("init", "dhcp"):
+        (root / name).chmod(0o755)
+    archive = folder / "initramfs"
+    with archive.open("wb") as out:
+        names = "\n".join(str(p.relative_to(root)) for p in sorted(root.rglob("*")))
+        subprocess.run(
+            [need_tool("cpio"), "-o", "-H", "newc", "--quiet"],
+            cwd=root, input=names.encode(), stdout=out, check=True, timeout=60,
+        )  # fmt: skip
+    return archive
+
+
+def command_line(folder: Path, script: str) -> list[str]:
+    """QEMU's command line without a network."""
+    kernel = need_kernel()
+    return [
+        need_tool("qemu-system-x86_64"),
+        *("-accel", "tcg", "-m", str(MEMORY), "-no-reboot", "-nodefaults"),
+        *("-display", "none", "-serial", "stdio"),
+        *("-kernel", str(kernel.image), "-initrd", str(make_initramfs(folder, script))),
+        *("-append", "console=ttyS0 quiet panic=-1"),
+    ]
+
+
+class Machine:
+    """A machine that runs. End it with `finish`, or use it in a `with` statement."""
+
+    def __init__(
+        self,
+        folder: Path,
+        script: str,
+        netdev: str,
+        *,
+        mac: str = "52:54:00:12:34:56",
+        before: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        network: list[str] = []
+        if netdev:
+            network = ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
+        self.process = subprocess.Popen(
+            [*before, *command_line(folder, script), *network],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
+        )
+        assert self.process.stdout is not None
+        self._output = self.process.stdout.fileno()
+        self._seen = b""
+        self._deadline = time.monotonic() + BOOT_FOR
+
+    def expect(self, text: str) -> str:
+        """Wait until the machine has printed `text`: all it has printed."""
+        for seen in self._readings():
+            if text in seen:
+                return seen
+        raise AssertionError(f"no {text!r} in what the machine printed:\n{self._text()}")
+
+    def finish(self) -> str:
+        """Wait until the machine has ended: all it has printed."""
+        for _ in self._readings():
+            pass
+        assert self.process.wait(10) is not None
+        return self._text()
+
+    def _readings(self) -> Iterator[str]:
+        yield self._text()
+        while True:
+            left = self._deadline - time.monotonic()
+            if not select.select([self._output], [], [], max(0.0, left))[0]:
+                raise AssertionError(f"the machine did not end in time:\n{self._text()}")
+            data = os.read(self._output, 65536)
+            if not data:
+                return
+            self._seen += data
+            yield self._text()
+
+    def _text(self) -> str:
+        return self._seen.decode(errors="replace").replace("\r", "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        with contextlib.suppress(OSError):
+            assert self.process.stdout is not None
+            self.process.stdout.close()

@@ -1,0 +1,63 @@
+"""A web server on the host's loopback that guests fetch from.
+
+with WebServer(b"...") as web: … web.port … web.digest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.content)))
+        self.end_headers()
+        self.wfile.write(self.server.content)
+
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        self.server.posted.append(self.rfile.read(length))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.content = content
+        self.posted: list[bytes] = []
+
+
+class WebServer:
+    """Answers each GET with `content`, keeps what is POSTed."""
+
+    def __init__(self, content: bytes) -> None:
+        self._server = _Server(content)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self.port: int = self._server.server_address[1]
+        self.digest = hashlib.sha256(content).hexdigest()
+
+    @property
+    def posted(self) -> list[bytes]:
+        return self._server.posted
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
