@@ -11,7 +11,7 @@ the claims or takes them out of the frames: that is the host's I/O, measured els
     complete  FCS, lanes, status, interrupt         complete  status, interrupt
     driver    interrupt handler, ring walk          driver    copy into a buffer, ring, TDMD
 
-Times are µs per frame, the best of several runs; the results go to benchmarks/out/lance.json too.
+Times are µs per frame, the median over turns; the results go to benchmarks/out/lance.json too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Final, NamedTuple
 
 from dma.ledma import Mode
@@ -30,8 +31,7 @@ OUT: Final = Path(__file__).parent / "out" / "lance.json"
 FRAME_LEN: Final = 1514  # octets
 HEADERS: Final = (14, 20, 20)
 BATCH: Final = 8  # frames per turn of the loop
-TURNS: Final = 250
-RUNS: Final = 5
+TURNS: Final = 1000
 
 TO_GUEST: Final = ("claim", "commit", "complete", "driver")
 FROM_GUEST: Final = ("frames", "release", "complete", "driver")
@@ -55,10 +55,10 @@ SET_UPS: Final = {
 
 
 class Stopwatch:
-    """Seconds by step, each since the step before it."""
+    """Seconds of each lap by step, each since the lap before it."""
 
     def __init__(self, steps: tuple[str, ...]) -> None:
-        self.spent = dict.fromkeys(steps, 0.0)
+        self.laps: dict[str, list[float]] = {step: [] for step in steps}
         self._at = time.perf_counter()
 
     def start(self) -> None:
@@ -66,8 +66,12 @@ class Stopwatch:
 
     def lap(self, step: str) -> None:
         now = time.perf_counter()
-        self.spent[step] += now - self._at
+        self.laps[step].append(now - self._at)
         self._at = now
+
+    def microseconds(self) -> dict[str, float]:
+        """Of one frame, by step."""
+        return {step: 1e6 * median(laps) / BATCH for step, laps in self.laps.items()}
 
 
 def to_guest(board: Board, driver: LanceDriver) -> dict[str, float]:
@@ -89,13 +93,14 @@ def to_guest(board: Board, driver: LanceDriver) -> dict[str, float]:
         driver.handle_interrupt()
         assert sum(1 for _ in driver.views()) == BATCH
         watch.lap("driver")
-    return watch.spent
+    return watch.microseconds()
 
 
 def from_guest(board: Board, driver: LanceDriver) -> dict[str, float]:
     watch = Stopwatch(FROM_GUEST)
     octets = bytes(FRAME_LEN)
     for _ in range(TURNS):
+        driver.handle_interrupt()
         watch.start()
         for _ in range(BATCH):
             assert driver.send(octets, kick=False)
@@ -109,9 +114,7 @@ def from_guest(board: Board, driver: LanceDriver) -> dict[str, float]:
         watch.lap("release")
         board.lance.poll(0.0)
         watch.lap("complete")
-        driver.handle_interrupt()
-        watch.lap("driver")
-    return watch.spent
+    return watch.microseconds()
 
 
 def measure(set_up: SetUp) -> dict[str, dict[str, float]]:
@@ -130,9 +133,7 @@ def measure(set_up: SetUp) -> dict[str, dict[str, float]]:
         )
         driver.start()
         for direction, run in (("to guest", to_guest), ("from guest", from_guest)):
-            runs = [run(board, driver) for _ in range(RUNS)]
-            best = min(runs, key=lambda spent: sum(spent.values()))
-            out[direction] = {step: 1e6 * s / (TURNS * BATCH) for step, s in best.items()}
+            out[direction] = run(board, driver)
     return out
 
 

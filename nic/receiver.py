@@ -214,16 +214,18 @@ class Receiver:
         Looks at each descriptor of the ring once at most, so a ring that loops into itself, or
         whose last descriptor is its first, ends.
         """
-        buffers: list[Descriptor] = []
-        load = self._ring.load
-        for position in range(start, self._position + self._ring.entries):
-            rmd = load(position)
-            if rmd is None:
-                break
-            buffers.append(rmd)
-            need -= rmd.length
-            if need <= 0:
-                break
+        stop = self._position + self._ring.entries
+        first = self._ring.load(start) if start < stop else None
+        if first is None:
+            return []
+        buffers = [first]
+        need -= first.length
+        if need > 0:
+            for rmd in self._ring.walk(start + 1, stop):
+                buffers.append(rmd)
+                need -= rmd.length
+                if need <= 0:
+                    break
         return buffers
 
     def _is_enough(self, buffers: list[Descriptor], need: int) -> bool:

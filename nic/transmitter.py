@@ -149,13 +149,16 @@ class Transmitter:
     def _gather(self, tmd: Descriptor) -> TxFrame | None:
         """The frame that begins here. None after a memory error, or when its chain has no end."""
         buffers = [tmd]
-        while not buffers[-1].status & ENP:
-            following = self._look_ahead(self._position + len(buffers))
-            if following is None:
+        if not tmd.status & ENP:
+            stop = self._given_back + self._ring.entries
+            for following in self._ring.walk(self._position + 1, stop):
+                buffers.append(following)
+                if following.status & ENP:
+                    break
+            else:  # not owned, or in use already
                 if self._registers.csr0 & csr.TXON:
                     self._underflow(buffers)
                 return None
-            buffers.append(following)
         ranges = fold([(tmd.addr, tmd.length) for tmd in buffers])
         transfer = Transfer(Direction.TO_DEVICE, ranges, self._lanes, ())
         frame = TxFrame(self, buffers, transfer)
@@ -165,12 +168,6 @@ class Transmitter:
         frame.iov = views
         frame.length = total_len(ranges)
         return self._use(frame)
-
-    def _look_ahead(self, position: int) -> Descriptor | None:
-        """The descriptor that continues a chain, or None: not owned, or in use already."""
-        if position >= self._given_back + self._ring.entries:
-            return None
-        return self._ring.load(position)
 
     def _underflow(self, buffers: list[Descriptor]) -> None:
         frame = self._use(TxFrame(self, buffers, _nothing()))

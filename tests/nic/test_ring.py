@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dma.iovec import IoVec
+from dma.iovec import IoVec, PhysAddr
 from dma.memory import GuestMemory
 from dma.transfer import Transfer
 from nic.busmaster import BusMaster
@@ -60,8 +60,10 @@ def test_a_ring_may_wrap_at_the_end_of_the_address_space() -> None:
 def test_a_fault_is_told_and_loads_nothing() -> None:
     faults: list[str] = []
     master = BusMaster(GuestMemory(4096), lambda: faults.append("fault"))
-    assert DescriptorRing(Ring(0x12000, 2), master).load(0) is None
-    assert faults == ["fault"]
+    ring = DescriptorRing(Ring(0x12000, 2), master)
+    assert ring.load(0) is None
+    assert list(ring.walk(0, 2)) == []
+    assert faults == ["fault", "fault"]
 
 
 def test_a_descriptor_that_comes_in_pieces_is_a_memory_error() -> None:
@@ -71,5 +73,36 @@ def test_a_descriptor_that_comes_in_pieces_is_a_memory_error() -> None:
 
     faults: list[str] = []
     master = BusMaster(Odd(), lambda: faults.append("fault"))
-    assert DescriptorRing(Ring(0x12000, 2), master).load(0) is None
+    ring = DescriptorRing(Ring(0x12000, 2), master)
+    assert ring.load(0) is None
+    assert list(ring.walk(0, 2)) == []
+    assert faults == ["fault", "fault"]
+
+
+@given(st.integers(0, 7), st.integers(0, 511), st.integers(0, 300), st.integers(0, 128))
+def test_a_walk_is_as_many_loads(rlen: int, base: int, position: int, owned: int) -> None:
+    """From any position of a ring anywhere in a page, up to the first that is not owned."""
+    entries = 1 << rlen
+    memory = GuestMemory(0x20000)
+    ring = Ring(0x12000 + 8 * base, entries)
+    for offset in range(min(owned, entries)):
+        address = ring.address(position + offset)
+        memory.write(PhysAddr(address), bytes([0, offset, 0x80, 0, 0xFF, 0xC0, 0, 0]))
+    walked = list(
+        DescriptorRing(ring, BusMaster(memory, pytest.fail)).walk(position, position + 90)
+    )
+    expected = min(owned, 90) if owned < entries else 90
+    assert [d.addr for d in walked] == [n % entries for n in range(expected)]
+
+
+def test_a_walk_faults_no_earlier_than_a_load() -> None:
+    faults: list[str] = []
+    memory = GuestMemory(0x1000)
+    memory.write(PhysAddr(0xFF0), bytes.fromhex("0000 8000 ffc0 0000 0000 8000 ffc0 0000"))
+    ring = DescriptorRing(Ring(0xFF0, 8), BusMaster(memory, lambda: faults.append("fault")))
+    walk = ring.walk(0, 8)
+    assert next(walk)
+    assert next(walk)
+    assert faults == []
+    assert list(walk) == []
     assert faults == ["fault"]
