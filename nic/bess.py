@@ -3,7 +3,8 @@
 A Unix socket of type SOCK_SEQPACKET: one message is one Ethernet frame, without any header of its
 own, and the far end's leaving is an end of file. `listen` makes the socket that UML connects to;
 one machine at a time, as in slirp4netns. The staging areas live as long as the port, as for a TAP
-device. A machine that does not read fills the socket's queue; frames beyond it are lost and counted.
+device. A machine that does not read fills the socket's queue; what comes after that is lost and
+counted.
 
 Does not do: offloads, more than one machine.
 """

@@ -94,7 +94,7 @@ VALUES: Final = {
 }
 
 USAGE: Final = """\
-Usage: slirp4netns [OPTION]... PID|PATH|FD [TAPNAME]
+Usage: slirp4netns [OPTION]... PID|PATH [TAPNAME]
 User-mode networking for unprivileged network namespaces.
 
 -c, --configure          bring up the interface
@@ -230,7 +230,8 @@ def _cidr(word: str) -> str:
 def _mac(word: str) -> str:
     if not re.fullmatch(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}", word):
         text = "macaddress has to be a valid MAC address (hex string, 6 bytes, each byte separated"
-        raise Mistake(f"{text} by a ':').", usage=False)
+        first = f'"{word}" is an invalid MAC address.\n'
+        raise Mistake(f"{first}{text} by a ':').", usage=False)
     return word
 
 
