@@ -15,6 +15,7 @@ Does not do: anything to a packet.
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -54,7 +55,7 @@ class Network:
     - `names`: further DNS names, each with its addresses.
     - `hostname`, `domain`, `search`, `static_leases` (MAC → address): for DHCP.
     - `outbound_addr`: the host's address that connections come from.
-    - `isolate`: guests do not reach each other.
+    - `isolate`: guests do not reach each other; `clock`: monotonic seconds.
 
     Raises ConfigError for a configuration that cannot work.
     """
@@ -81,6 +82,7 @@ class Network:
         names: Mapping[str, Sequence[str]] | None = None,
         outbound_addr: str | None = None,
         isolate: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         prefix = _prefix(network)
         if not MTU_MIN <= mtu <= MTU_MAX:
@@ -131,7 +133,7 @@ class Network:
             dns_enabled=dns_enabled,
         )
         self._stack.isolated = isolate
-        self._loop = Loop()
+        self._loop = Loop(clock)
         self._dispatcher = Dispatcher(
             self._loop, self._stack, self._nat, mtu=mtu, dns=self._dns, outbound_addr=outbound_addr
         )

@@ -29,6 +29,7 @@ Handler: TypeAlias = Callable[[int, float], None]  # epoll events, now
 EVENTS_PER_TURN: Final = 256  # descriptors handled per turn; the rest come first in the next
 BRISK_FOR: Final = 50e-6  # seconds: a wait that is expected to be shorter is spun, not slept
 VISITS_PER_TURN: Final = 1024  # deadlines handled per turn; the rest are due at once in the next
+STALE_MIN: Final = 256  # bookings below which nobody looks for those that were replaced
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
@@ -54,6 +55,9 @@ class Loop:
         self._handlers: dict[int, Handler] = {}
         self._visits: list[tuple[float, int, Timed]] = []
         self._booked = 0
+        self._swept_at = 0
+        self._sweep_over = STALE_MIN
+        self._gone: set[int] = set()  # unregistered in this turn: their events are another's
         self._settlers: list[Callable[[float], None]] = []
         self._again = False
         self._brisk = False  # the last wait was so short that the next is worth spinning for
@@ -92,6 +96,7 @@ class Loop:
         """Forget `fd`; call before it is closed. A descriptor that is not known is no error."""
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+            self._gone.add(fd)
 
     def add_settler(self, settler: Callable[[float], None]) -> None:
         """Call `settler(now)` at the end of every turn, in the order of adding."""
@@ -105,6 +110,17 @@ class Loop:
             timed.visit = at
             self._booked += 1
             heapq.heappush(self._visits, (at, self._booked, timed))
+            if self._booked - self._swept_at > self._sweep_over:
+                self._sweep()
+            self._wake_outer()
+
+    def _sweep(self) -> None:
+        # Bookings that were replaced or dropped would lie here until their instant, hours perhaps,
+        # and hold what they were for. One sweep per as many bookings as it looks at.
+        self._visits[:] = {id(v[2]): v for v in self._visits if v[2].visit == v[0]}.values()
+        heapq.heapify(self._visits)
+        self._swept_at = self._booked
+        self._sweep_over = max(len(self._visits), STALE_MIN)
 
     def wake(self) -> None:
         """End a wait at once; may be called from a signal handler or another thread."""
@@ -117,6 +133,12 @@ class Loop:
     def again(self) -> None:
         """There is more to do at once: the next turn does not wait."""
         self._again = True
+        self._wake_outer()
+
+    def _wake_outer(self) -> None:
+        # A turn sets the alarm at its end; what is booked between turns must set it at once.
+        if self._timerfd >= 0 and not self._turning:
+            self._set_alarm()
 
     def deadline(self) -> float | None:
         """The instant of the next visit, or None."""
@@ -136,16 +158,20 @@ class Loop:
             if timeout is None or left < timeout:
                 timeout = left if left > 0.0 else 0.0
         ready = self._wait(timeout)
+        self._turning = True
         self.now = now = self._clock()
-        handlers = self._handlers
+        handlers, gone = self._handlers, self._gone
+        gone.clear()
         for fd, events in ready:
             handler = handlers.get(fd)
-            if handler is not None:  # else unregistered by a handler before it in this turn
+            # A handler before it in this turn may have closed it; its number may be another's now.
+            if handler is not None and fd not in gone:
                 handler(events, now)
         if self._visits and self._visits[0][0] <= now:
             self._visit(now)
         for settle in self._settlers:
             settle(now)
+        self._turning = False
         if self._timerfd >= 0:
             self._set_alarm()
         return len(ready)
