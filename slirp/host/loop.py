@@ -60,6 +60,7 @@ class Loop:
         self._gone: set[int] = set()  # unregistered in this turn: their events are another's
         self._settlers: list[Callable[[float], None]] = []
         self._again = False
+        self._turning = False
         self._brisk = False  # the last wait was so short that the next is worth spinning for
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, READABLE)

@@ -33,19 +33,19 @@ class Alarm:
         return self.at
 
 
-@pytest.fixture()
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture()
+@pytest.fixture
 def loop(clock: Clock) -> Iterator[Loop]:
     made = Loop(lambda: clock.now)
     yield made
     made.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     ends = os.pipe()
     yield ends
