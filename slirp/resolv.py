@@ -17,9 +17,10 @@ where no resolver is named.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from typing import Final, NamedTuple
+
+from slirp.address import addr_from_text
 
 NAMESERVERS_MAX: Final = 3  # MAXNS of resolv.conf(5)
 SEARCH_MAX: Final = 32  # domains
@@ -53,13 +54,12 @@ def parse_resolv_conf(text: str) -> ResolvText:
 
 
 def _is_address(word: str) -> bool:
-    address, _, scope = word.partition("%")
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    if "\0" in word or ("%" in word and (family == socket.AF_INET or not scope)):
+    address, percent, scope = word.partition("%")
+    if percent and (":" not in address or not scope):
         return False
     try:
-        socket.inet_pton(family, address)
-    except (OSError, ValueError):
+        addr_from_text(address)
+    except ValueError:
         return False
     return True
 

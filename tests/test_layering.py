@@ -65,6 +65,7 @@ RULES: Final = (
     Rule("slirp/guest/*", ANY, True, frozenset({"unicorn"})),
     Rule("slirp/cli/*", ANY, True),
     Rule("slirp/server.py", ANY, True),
+    Rule("slirp/__main__.py", ("slirp.cli",), True),
     *(Rule(pattern, ("slirp", "nic.port", "dma"), True) for pattern in EDGE),
     *(Rule(pattern, ("slirp", "nic.port", "dma"), False) for pattern in LOOP),
     Rule("slirp/*", ("slirp", "dma.iovec"), False),
