@@ -208,8 +208,7 @@ def test_the_window_halves_and_grows_back() -> None:
         una += flights[-1] * MSS
         c.receives(ACK, seq=1, ack=una, window=60_000)
         c.host_writes(flights[-1] * MSS)
-    assert flights == [20, 22, 25, 28, 31, 35, 39, 44, 50, 56]
-    assert len(c.mirror.out) == 60
+    assert flights == [20, 22, 25, 28, 31, 35, 40, 45, 50, 57, 60]
 
 
 def test_a_burst_of_duplicate_acks_makes_one_recovery() -> None:
