@@ -58,7 +58,7 @@ class Terminal:
         now = time.monotonic()
         if now >= self._redraw_at:
             self._redraw_at = now + REDRAW_AFTER
-            self._bar.update(self._bar.task_ids[0], completed=octets())
+            self._bar.update(self._bar.task_ids[0], completed=octets(), refresh=True)
 
 
 def _bar(total: int) -> Progress:
