@@ -121,8 +121,12 @@ def _cells(
     cut: list[Column], widths: list[int], begin: int, segments: tuple[Segment, ...]
 ) -> list[tuple[str, int, int, int]]:
     """(name, first character, characters, octets) for each segment."""
-    lefts = {column.start: sum(widths[:index]) for index, column in enumerate(cut)}
-    lefts[cut[-1].start + cut[-1].length] = sum(widths)
+    lefts: dict[int, int] = {}
+    left = 0
+    for column, width in zip(cut, widths, strict=True):
+        lefts[column.start] = left
+        left += width
+        lefts[column.start + column.length] = left
     out = []
     for name, _, length in segments:
         left = lefts[begin]

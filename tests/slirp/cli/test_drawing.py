@@ -65,6 +65,13 @@ def test_columns_are_cut_where_any_stage_cuts() -> None:
     ]
 
 
+def test_a_vector_without_octets_of_the_frame() -> None:
+    vector = Vector("ledma", True, (("lane", 0xFC000000, 1),))
+    frame = FrameLayout(None, 0, (Seen(1, vector, b"", 1),))
+    assert [line.plain.strip() for line in drawing.bars(frame, 80)] == ["ledma"]
+    assert drawing.columns(frame) == []
+
+
 def test_a_frame_seen_as_datagram_only() -> None:
     frame = sample_frame()
     frame = frame._replace(seen=frame.seen[:1])
