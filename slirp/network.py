@@ -85,6 +85,8 @@ class Network:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         prefix = _prefix(network)
+        if outbound_addr is not None:
+            _ipv4("outbound_addr", outbound_addr)
         if not MTU_MIN <= mtu <= MTU_MAX:
             raise ConfigError(f"mtu {mtu}: must be {MTU_MIN} to {MTU_MAX}")
         self.prefix = prefix
@@ -107,13 +109,13 @@ class Network:
             network=prefix,
             gateway=gateway_addr,
             dns=(dns_addr,) if dns_enabled else (),
-            first_lease=addr_from_text(first_lease) if first_lease else None,
+            first_lease=_ipv4("first_lease", first_lease) if first_lease else None,
             mtu=mtu,
             hostname=hostname,
             domain=domain,
             search=tuple(search),
             static_leases={
-                mac_from_text(key): addr_from_text(value)
+                _mac("static_leases", key): _ipv4("static_leases", value)
                 for key, value in (static_leases or {}).items()
             },
             omit_router=restrict,
@@ -121,13 +123,13 @@ class Network:
         )
         self._dhcp = DhcpServer(config, self._holder) if dhcp_enabled else None
         self._resolv = ResolvConf(resolv_conf)
-        self._resolvers = tuple(resolvers) if resolvers is not None else None
+        self._resolvers = _resolvers(resolvers)
         self._dns = DnsService(
             _names(gateway_addr, dns_addr, host_loopback, names or {}), self._servers
         )
         self._stack = Stack(
             nat=self._nat,
-            mac=_mac(self.mac),
+            mac=_station("mac", self.mac),
             mtu=mtu,
             dhcp=self._dhcp,
             dns_enabled=dns_enabled,
@@ -172,6 +174,7 @@ class Network:
 
         Raises ConfigError, or OSError where the host's address is not to be had.
         """
+        _host("guest", guest[0], self.prefix, 0)
         return self._forwards.add(proto, host, guest)
 
     def remove_forward(self, number: int) -> bool:
@@ -184,7 +187,7 @@ class Network:
 
     def use_resolvers(self, resolvers: Sequence[str] | None) -> None:
         """Ask these from now on; None: the ones that resolv.conf names."""
-        self._resolvers = tuple(resolvers) if resolvers is not None else None
+        self._resolvers = _resolvers(resolvers)
 
     # The loop
 
@@ -336,14 +339,42 @@ def _host(what: str, given: str | None, prefix: ipaddress.IPv4Network, offset: i
     return given
 
 
-def _mac(text: str) -> bytes:
+def _ipv4(what: str, text: str) -> bytes:
     try:
-        mac = mac_from_text(text)
+        return ipaddress.IPv4Address(text).packed
     except ValueError as error:
-        raise ConfigError(f"mac: {error}") from None
+        raise ConfigError(f"{what}: {error}") from None
+
+
+def _address(what: str, text: str) -> bytes:
+    try:
+        return addr_from_text(text)
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from None
+
+
+def _mac(what: str, text: str) -> bytes:
+    try:
+        return mac_from_text(text)
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from None
+
+
+def _station(what: str, text: str) -> bytes:
+    mac = _mac(what, text)
     if mac[0] & 1:
-        raise ConfigError(f"mac {text}: must not be a group address")
+        raise ConfigError(f"{what} {text}: must not be a group address")
     return mac
+
+
+def _resolvers(given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Addresses of either family; a name could not be asked for before there is a resolver."""
+    for text in given or ():
+        try:
+            ipaddress.ip_address(text)
+        except ValueError as error:
+            raise ConfigError(f"resolvers: {error}") from None
+    return None if given is None else tuple(given)
 
 
 def _names(
@@ -351,7 +382,7 @@ def _names(
 ) -> dict[str, list[bytes]]:
     found = {name: [gateway] for name in HOST_NAMES if host_loopback or "host" not in name}
     found.update({name: [dns] for name in DNS_NAMES})
-    found.update({name: [addr_from_text(a) for a in addrs] for name, addrs in names.items()})
+    found.update({name: [_address(name, a) for a in addrs] for name, addrs in names.items()})
     return found
 
 

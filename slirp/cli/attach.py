@@ -13,6 +13,7 @@ from slirp.cli import tap
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.forwards import parse_forward
 from slirp.cli.netns_server import NETNS_TYPES, TARGET_TYPES, Options, serve
+from slirp.cli.options import add_output_options
 
 DESCRIPTION: Final = """\
 Give a network namespace that exists this network: a TAP device is made in it and served until the
@@ -21,7 +22,8 @@ slirp4netns's very form.
 """
 EPILOG: Final = """\
 example:
-  unshare --user --map-root-user --net sleep 1000 & slirp attach --configure $!
+  unshare --user --map-root-user --net sleep 1000 &
+  slirp attach --configure $!
 """
 
 
@@ -48,8 +50,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--macaddress", metavar="MAC", help="the device's; only with --configure")
     add("--target-type", choices=TARGET_TYPES, default="netns", help="bess: for User Mode Linux")
     add("--forward", action="append", default=[], metavar="SPEC", help="as for slirp run")
-    tap.add_capture_options(parser)
-    add("--stats", action=flag, help="print statistics at the end, as JSON, to stderr")
+    add_output_options(parser)
 
 
 def run(args: Namespace) -> int:

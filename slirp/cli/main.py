@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:  # no descriptor, memory or disk left, where no command expects it
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", FAILED)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:

@@ -88,7 +88,8 @@ def existing(url: str) -> Iterator[Origin]:
     try:
         octets, sha256 = _fetch(parts)
     except (OSError, http.client.HTTPException) as error:
-        raise Failure(f"{url}: the host itself cannot fetch it: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise Failure(f"{url}: the host itself cannot fetch it: {why}") from None
     yield Origin(url, octets, sha256)
 
 

@@ -145,9 +145,9 @@ def _within(name: str, value: int, least: int, most: int) -> int:
 
 
 def _multiple_of_4(name: str, value: int, least: int, most: int) -> int:
-    if value % 4:
-        raise ConfigError(f"{name} {value}: choose a multiple of 4")
-    return _within(name, value, least, most)
+    if value % 4 or not least <= value <= most:
+        raise ConfigError(f"{name} {value}: choose a multiple of 4 from {least} to {most}")
+    return value
 
 
 def _seed(seed: int | None) -> int:
