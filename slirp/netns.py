@@ -275,10 +275,13 @@ def unshare_as_anyone(flags: int, map_root: bool = False) -> None:
         raise NamespaceError(NO_USER_NAMESPACES.format(error=error.strerror)) from None
 
 
-def _allow_ping(gid: int) -> None:
-    # A file's capabilities do not count in a user namespace, so `ping` needs the ping socket.
-    with contextlib.suppress(OSError):
-        Path("/proc/sys/net/ipv4/ping_group_range").write_text(f"{gid} {gid}")
+def _relax(gid: int) -> None:
+    # A file's capabilities do not count in a user namespace, so `ping` needs the ping socket; and
+    # an ordinary user's server may have port 80 of a network that is the user's own.
+    settings = {"ping_group_range": f"{gid} {gid}", "ip_unprivileged_port_start": "0"}
+    for name, value in settings.items():
+        with contextlib.suppress(OSError):
+            Path("/proc/sys/net/ipv4", name).write_text(value)
 
 
 def mount_files(files: Mapping[str, str]) -> list[str]:
@@ -378,7 +381,7 @@ def _child_of_command(
         linux.die_with_parent(parent)
         for path in mount_files(files):
             os.write(2, f"slirp: warning: {path} is the host's own here\n".encode())
-        _allow_ping(os.getegid())
+        _relax(os.getegid())
         tap = make_tap()
         _report(channel, tap)
         os.close(tap)

@@ -18,7 +18,6 @@ import fcntl
 import os
 import signal
 import struct
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from slirp import linux, netns
 from slirp.cli import tap
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.forwards import ForwardSpec
+from slirp.cli.options import add_forwards, capture_of, outbound, print_stats
 
 if TYPE_CHECKING:
     from nic.bess import BessPort
@@ -88,8 +88,8 @@ def serve(
         stack.callback(signals.close)
         port = open_port(options, where, stack)
         network = stack.enter_context(make_network(options))
-        network.attach(tap.captured(port, args, stack), options.tap_name)
-        tap.add_forwards(network, options.forwards, where.guest)
+        network.attach(capture_of(args, stack)(port), options.tap_name)
+        add_forwards(network, options.forwards, where.guest)
         if options.api_socket is not None:
             open_api_socket(options.api_socket, network, where.guest, stack)
         ending = Ending(network, complain)
@@ -104,8 +104,7 @@ def serve(
         if options.ready_fd is not None:
             tell_ready(options.ready_fd)
         status = ending.run(options.tap_name)
-        if args.stats:
-            sys.stderr.write(tap.stats_line(network) + "\n")
+        print_stats(args, network)
         return status
 
 
@@ -177,7 +176,7 @@ def make_network(options: Options) -> Network:
         mtu=options.mtu,
         host_loopback=not options.disable_host_loopback,
         dns_enabled=not options.disable_dns,
-        outbound_addr=tap.outbound(options.outbound_addr),
+        outbound_addr=outbound(options.outbound_addr),
     )
 
 

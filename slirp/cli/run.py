@@ -27,10 +27,9 @@ from typing import TYPE_CHECKING, Final
 
 from nic.tap import DeviceGone
 from slirp import linux, netns
-from slirp.cli import tap
+from slirp.cli import options, tap
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.forwards import parse_forward
-from slirp.errors import ConfigError
 
 if TYPE_CHECKING:
     from slirp.network import Network
@@ -66,21 +65,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.usage = "slirp run [OPTION…] -- COMMAND [ARG…]"
     add = parser.add_argument
-    add("--network", default="10.0.2.0/24", metavar="CIDR", help="the virtual one (%(default)s)")
-    add("--mtu", type=int, default=1500, metavar="N", help="68 to 65521 octets (%(default)s)")
-    add(
-        "--dns",
-        action="append",
-        metavar="ADDR",
-        help="resolver to ask instead of the host's; may be repeated; none: no DNS at all",
-    )
-    add("--no-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
-    add("--restrict", action="store_true", help="nothing but the network's own services")
-    add("--outbound-addr", metavar="ADDR", help="the host's address that connections come from")
-    add("--forward", action="append", default=[], metavar="SPEC", help="lead a host port inside")
+    options.add_network_options(parser)
     add("--map-root", action="store_true", help="be root in there (ordinary users)")
-    tap.add_capture_options(parser)
-    add("--stats", action="store_true", help="print statistics at the end, as JSON, to stderr")
+    options.add_output_options(parser)
     add("command", nargs=REMAINDER, metavar="COMMAND [ARG…]")
 
 
@@ -98,38 +85,20 @@ def run(args: Namespace) -> int:
             command = netns.Command(
                 argv,
                 lambda: tap.make_tap(interface),
-                files=files_for(where, dns=args.dns != ["none"]),
+                files=files_for(where, dns=args.dns != options.NO_DNS),
                 map_root=args.map_root,
                 before_exec=signals.restore_mask,
             )
             stack.callback(command.close)
-            network = stack.enter_context(make_network(args))
+            network = stack.enter_context(options.make_network(args))
             port = tap.tap_port(command.ready(), args.mtu, stack)
         except netns.NamespaceError as error:
             raise Failure(str(error)) from None
-        network.attach(tap.captured(port, args, stack), DEVICE)
-        tap.add_forwards(network, forwards, where.guest)
+        network.attach(options.capture_of(args, stack)(port), DEVICE)
+        options.add_forwards(network, forwards, where.guest)
         status = _serve(network, command, signals)
-        if args.stats:
-            sys.stderr.write(tap.stats_line(network) + "\n")
+        options.print_stats(args, network)
         return status
-
-
-def make_network(args: Namespace) -> Network:
-    from slirp.network import Network
-
-    dns_enabled = args.dns != ["none"]
-    if not 68 <= args.mtu <= 65521:
-        raise ConfigError(f"mtu {args.mtu}: must be 68 to 65521")
-    return Network(
-        args.network,
-        mtu=args.mtu,
-        host_loopback=not args.no_host_loopback,
-        restrict=args.restrict,
-        dns_enabled=dns_enabled,
-        resolvers=tap.resolvers(args.dns) if dns_enabled else None,
-        outbound_addr=tap.outbound(args.outbound_addr),
-    )
 
 
 def files_for(where: tap.Addresses, dns: bool) -> dict[str, str]:

@@ -26,6 +26,7 @@ from slirp import __version__
 from slirp.cli import tap
 from slirp.cli.failure import Failure
 from slirp.cli.netns_server import TARGET_TYPES, Options, serve
+from slirp.cli.options import outbound
 from slirp.errors import ConfigError
 from slirp.netns import netmask
 
@@ -237,7 +238,7 @@ def _mac(word: str) -> str:
 
 def _outbound(word: str) -> str:
     try:
-        tap.outbound(word)
+        outbound(word)
     except ConfigError:
         text = "outbound-addr has to be valid ipv4 address or interface name."
         raise Mistake(text, usage=False) from None

@@ -1,7 +1,5 @@
 """Namespaces that are made, entered and configured, as root and as an ordinary user.
 
-The ordinary user is one inside a user namespace that maps nobody else (so that the interpreter may
-lie where only root may read): no capability, an id that is not 0, nested namespaces of its own.
 Each test runs a process of its own, since namespaces want one without threads.
 """
 
@@ -10,15 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.kit import namespace
+from tests.kit.namespace import ORDINARY, PYTHON, ROOT, as_user
 from tests.kit.need import need_root, need_tool, need_tun
-
-ROOT = Path(__file__).parent.parent.parent
 
 PROGRAM = """
 import contextlib, sys
@@ -38,7 +35,6 @@ with contextlib.closing(command):
 sys.exit(status)
 """
 INTERFACE = '"tap0", "10.0.2.100", 24, "10.0.2.2", 1400, "02:00:00:00:00:05"'
-ORDINARY = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 
 
 @pytest.fixture(params=["root", "user"])
@@ -49,7 +45,7 @@ def who(request: pytest.FixtureRequest) -> tuple[str, ...]:
     if request.param == "root":
         need_root()
         return ()
-    return ORDINARY if os.geteuid() == 0 else ()
+    return as_user()
 
 
 def in_namespace(
@@ -63,14 +59,7 @@ def in_namespace(
     program = PROGRAM.format(
         interface=interface, files=files or {}, map_root=map_root, between=between
     )
-    return subprocess.run(
-        [*who, sys.executable, "-W", "error", "-c", program, *argv],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    return namespace.run(*who, *PYTHON, "-c", program, *argv)
 
 
 def output(*argv: str, who: tuple[str, ...], **options: bool) -> str:
@@ -205,28 +194,14 @@ subprocess.run([*enter, "ip", "-o", "-4", "addr"], check=True)
 
 @pytest.fixture
 def holder() -> Iterator[int]:
-    """A process in a user and a network namespace of its own, as an ordinary user makes them."""
-    need_tun()
-    need_tool("nsenter")
-    command = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", "echo; exec sleep 1000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()  # it is there
-        yield process.pid
-        process.kill()
+    with namespace.holder() as held:
+        yield held.pid
 
 
 def tap_from(
     pid: int, netns: str, userns: str = "", who: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*who, sys.executable, "-W", "error", "-c", ENTER, str(pid), netns, userns],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    return namespace.run(*who, *PYTHON, "-c", ENTER, str(pid), netns, userns)
 
 
 @pytest.mark.parametrize("userns", ["", "/proc/{pid}/ns/user"])

@@ -1,0 +1,370 @@
+"""`slirp run`: real commands in real namespaces, as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import random
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slirp.cli import run as command
+from slirp.cli import tap
+from slirp.pcapng import read_packets
+from tests.kit.namespace import PATIENCE, ROOT, SLIRP, as_user, run
+from tests.kit.need import need_root, need_tool, need_tun
+from tests.kit.web import WebServer
+
+CONTENT = random.Random(7).randbytes(3_000_000)
+
+
+@pytest.fixture(params=["root", "user"])
+def who(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    need_tun()
+    if request.param == "root":
+        need_root()
+        return ()
+    return as_user()
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[WebServer]:
+    with WebServer(CONTENT) as server:
+        yield server
+
+
+def slirp_run(*argv: str, who: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    need_tun()
+    return run(*who, *SLIRP, "run", *argv)
+
+
+def fetch(url: str) -> tuple[str, ...]:
+    need_tool("curl")
+    return ("--", "sh", "-c", f"curl -sS --max-time 20 {url} | sha256sum")
+
+
+def test_download_from_the_hosts_loopback(who: tuple[str, ...], web: WebServer) -> None:
+    result = slirp_run(*fetch(f"http://10.0.2.2:{web.port}/"), who=who)
+    assert result.stderr == ""
+    assert result.stdout.split()[0] == web.digest
+
+
+@pytest.mark.parametrize("mtu", ["68", "576", "9000", "65521"])
+def test_download_at_other_mtus(mtu: str, web: WebServer) -> None:
+    result = slirp_run("--mtu", mtu, *fetch(f"http://10.0.2.2:{web.port}/"))
+    assert result.stdout.split()[:1] == [web.digest], result.stderr
+
+
+def test_upload_is_carried_even_when_the_command_ends_at_once(web: WebServer) -> None:
+    """The command writes and leaves; what its kernel still has to send arrives all the same."""
+    program = (
+        "import socket; s = socket.create_connection(('10.0.2.2', {port})); "
+        "s.setsockopt(1, 7, 1 << 24); s.setblocking(False)\n"
+        "data = bytes(4_000_000); print(s.send(data))"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        received = []
+
+        def take() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while data := connection.recv(65536):
+                    received.append(len(data))
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        script = program.format(port=listener.getsockname()[1])
+        result = slirp_run("--", "python3", "-c", script)
+        thread.join(PATIENCE)
+    assert sum(received) == int(result.stdout) > 0
+
+
+def test_other_network(who: tuple[str, ...], web: WebServer) -> None:
+    url = f"http://172.30.5.2:{web.port}/"
+    script = f"ip -4 -o addr show dev tap0; curl -sS --max-time 20 {url} | sha256sum"
+    result = slirp_run("--network", "172.30.5.0/24", "--", "sh", "-c", script, who=who)
+    assert "inet 172.30.5.100/24" in result.stdout
+    assert web.digest in result.stdout
+
+
+def test_host_loopback_can_be_closed(web: WebServer) -> None:
+    need_tool("curl")
+    argv = ("curl", "-sS", "--max-time", "10", f"http://10.0.2.2:{web.port}/")
+    result = slirp_run("--no-host-loopback", "--", *argv)
+    assert result.returncode == 7  # could not connect
+    assert slirp_run("--restrict", "--", *argv).returncode == 7
+
+
+def test_names_are_answered(who: tuple[str, ...]) -> None:
+    result = slirp_run("--", "getent", "ahostsv4", "host.slirp.internal", who=who)
+    assert result.stdout.split()[0] == "10.0.2.2", result.stderr
+
+
+def test_resolver_of_ones_own_choice() -> None:
+    """A resolver on the host's loopback, which only the host can ask."""
+    need_tool("dig")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        try:
+            resolver.bind(("127.0.0.9", 53))
+        except PermissionError:
+            pytest.skip("an ordinary user cannot be a resolver")
+        resolver.settimeout(PATIENCE)
+
+        def reply() -> None:
+            query, client = resolver.recvfrom(512)
+            question = query[12 : query.index(b"\0", 12) + 5]
+            answer = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04" + socket.inet_aton("192.0.2.77")
+            head = query[:2] + b"\x81\x80\0\x01\0\x01\0\0\0\0"
+            resolver.sendto(head + question + answer, client)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        argv = ("dig", "+short", "+tries=1", "+noedns", "example.test")
+        result = slirp_run("--dns", "127.0.0.9", "--", *argv)
+        thread.join()
+    assert result.stdout == "192.0.2.77\n"
+
+
+def test_without_dns() -> None:
+    result = slirp_run("--dns", "none", "--", "cat", "/etc/resolv.conf")
+    assert "nameserver" not in result.stdout
+
+
+def test_hosts_search_list_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "# a comment\nnameserver 192.0.2.53\nsearch corp.example\noptions ndots:2\n"
+    monkeypatch.setattr(Path, "read_text", lambda *args, **options: text)
+    files = command.files_for(tap.addresses("10.0.2.0/24"), dns=True)
+    expected = "search corp.example\noptions ndots:2\nnameserver 10.0.2.3\n"
+    assert files["/etc/resolv.conf"] == expected
+
+
+# --- forwards -------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Running:
+    """`slirp run` in the background, its command's first line read."""
+
+    def __init__(self, *argv: str, who: tuple[str, ...] = ()) -> None:
+        need_tun()
+        self.process = subprocess.Popen(
+            [*who, *SLIRP, "run", *argv],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.first_line = self.process.stdout.readline()
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, out, err
+
+
+SERVER = """
+import socket
+s = socket.create_server(('', 80)); u = socket.socket(2, 2); u.bind(('', 81))
+print('listening', flush=True)
+c, peer = s.accept(); c.sendall(c.recv(100).upper()); c.close()
+data, far = u.recvfrom(100); u.sendto(data.upper(), far)
+print(peer[0])
+"""
+
+
+def ask_tcp(sock: socket.socket) -> bytes:
+    sock.settimeout(PATIENCE)
+    sock.sendall(b"hello")
+    sock.shutdown(socket.SHUT_WR)
+    return sock.recv(100, socket.MSG_WAITALL)
+
+
+def ask_udp(port: int) -> bytes:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(("127.0.0.1", port))
+        sock.send(b"datagram")
+        return sock.recv(100)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_forwards_lead_inside(who: tuple[str, ...], kind: str, tmp_path: Path) -> None:
+    tcp, udp, path = free_port(), free_port(), str(tmp_path / "web.sock")
+    spec = f"tcp:127.0.0.1:{tcp}-80" if kind == "tcp" else f"unix:{path}-80"
+    options = ("--forward", spec, "--forward", f"udp:127.0.0.1:{udp}-81")
+    with Running(*options, "--", "python3", "-c", SERVER, who=who) as running:
+        assert running.first_line == "listening\n"
+        family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+        with socket.socket(family) as sock:
+            sock.connect(path if kind == "unix" else ("127.0.0.1", tcp))
+            assert ask_tcp(sock) == b"HELLO"
+        assert ask_udp(udp) == b"DATAGRAM"
+        status, out, err = running.end()
+    assert (status, out, err) == (0, "10.0.2.2\n", "")
+    assert not os.path.exists(path)
+
+
+def test_forwarded_range() -> None:
+    first = next(p for p in range(20000, 30000, 7) if all(map(is_free, range(p, p + 3))))
+    options = ("--forward", f"tcp:{first}-{first + 2}-79")
+    with Running(*options, "--", "python3", "-c", SERVER) as running:
+        assert running.first_line == "listening\n"
+        with socket.create_connection(("127.0.0.1", first + 1)) as sock:
+            assert ask_tcp(sock) == b"HELLO"
+
+
+def is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_forward_of_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = slirp_run("--forward", f"tcp:{port}-80", "--", "echo", "never")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"slirp: --forward tcp:127.0.0.1:{port}: Address already in use\n"
+
+
+# --- the command and its life ---------------------------------------------------------------------
+
+
+def test_status_is_the_commands(who: tuple[str, ...]) -> None:
+    assert slirp_run("--", "sh", "-c", "exit 42", who=who).returncode == 42
+    assert slirp_run("true", who=who).returncode == 0
+    assert slirp_run("--", "no-such-command", who=who).returncode == 127
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_signals_are_passed_on(number: signal.Signals) -> None:
+    name = number.name.removeprefix("SIG")
+    script = f"trap 'echo {name}; exit 9' {name}; echo ready; while :; do sleep 0.02; done"
+    with Running("--", "sh", "-c", script) as running:
+        assert running.first_line == "ready\n"
+        running.process.send_signal(number)
+        status, out, _ = running.end()
+    assert (status, out) == (9, f"{name}\n")
+
+
+def test_signal_that_ends_the_command() -> None:
+    with Running("--", "sh", "-c", "echo ready; exec sleep 1000") as running:
+        running.process.terminate()
+        assert running.end()[0] == 128 + signal.SIGTERM
+
+
+def test_command_dies_with_slirp() -> None:
+    with Running("--", "sh", "-c", "echo ready; exec sleep 1000") as running:
+        running.process.kill()
+        out, err = running.process.communicate(timeout=PATIENCE)  # ends when nobody writes
+    assert (out, err) == ("", "")
+
+
+def test_input_environment_and_folder_are_the_commands() -> None:
+    with Running("--", "sh", "-c", "echo $PPID; pwd; cat") as running:
+        out, _ = running.process.communicate("typed\n", timeout=PATIENCE)
+    assert out == f"{ROOT}\ntyped\n"
+
+
+def test_ctrl_c_reaches_the_command_once() -> None:
+    """On a terminal of its own: the terminal signals the whole group, slirp adds nothing."""
+    need_tun()
+    script = "trap 'n=$((n+1))' INT; echo ready; read x; read y; echo heard $n"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(SLIRP[0], [*SLIRP, "run", "--", "sh", "-c", script])
+    heard = read_until(terminal, b"ready")
+    os.write(terminal, b"\x03")
+    read_until(terminal, b"^C")
+    os.write(terminal, b"a\nb\n")
+    heard = read_until(terminal, b"heard 1")
+    assert b"heard 1" in heard
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def read_until(terminal: int, words: bytes) -> bytes:
+    heard = b""
+    while words not in heard:
+        try:
+            heard += os.read(terminal, 1000)
+        except OSError:  # EIO: the other end has closed
+            break
+    assert words in heard, heard
+    return heard
+
+
+def test_device_that_goes_away_ends_the_run() -> None:
+    need_tool("ip")
+    result = slirp_run("--map-root", "--", "sh", "-c", "ip link del tap0; exec sleep 1000")
+    assert result.returncode == 1
+    assert result.stderr.startswith("slirp: tap0: ")
+    assert result.stderr.count("\n") == 1
+    assert "gone" in result.stderr
+
+
+# --- what is printed ------------------------------------------------------------------------------
+
+
+def test_capture_and_statistics(web: WebServer, tmp_path: Path) -> None:
+    path = tmp_path / "run.pcapng"
+    url = f"http://10.0.2.2:{web.port}/"
+    result = slirp_run("--capture", str(path), "--stats", *fetch(url))
+    assert result.stdout.split()[0] == web.digest
+    stats = json.loads(result.stderr)
+    assert stats["tcp"]["octets_to_guest"] > len(CONTENT)
+    with path.open("rb") as file:
+        names = {packet.interface.name for packet in read_packets(file)}
+    assert names == {"ip", "ethernet"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "no command to run"),
+        (("--mtu", "67", "true"), "mtu 67: must be 68 to 65521"),
+        (("--mtu", "65522", "true"), "mtu 65522: must be 68 to 65521"),
+        (("--network", "10.0.2.1/24", "true"), "network: 10.0.2.1/24 has host bits set"),
+        (("--network", "10.0.2.0/30", "true"), "network 10.0.2.0/30: must leave room"),
+        (("--dns", "example.org", "true"), "example.org: a resolver is given by its address"),
+        (("--outbound-addr", "nowhere0", "true"), "nowhere0: no IPv4 address"),
+        (("--forward", "tcp", "true"), "--forward tcp: write tcp:HOST:PORT-GUESTPORT"),
+        (("--split", "true"), "--split needs --capture"),
+    ],
+)
+def test_mistakes_are_one_line(options: tuple[str, ...], words: str) -> None:
+    result = slirp_run(*options)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"slirp: {words}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_shows_a_line_to_paste() -> None:
+    result = run(*SLIRP, "run", "--help")
+    assert result.returncode == 0
+    assert "  slirp run -- curl https://example.org/\n" in result.stdout
