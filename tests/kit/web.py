@@ -15,6 +15,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
+        if self.path == "/wait":
+            self.server.released.wait(60)
         self.send_response(200)
         self.send_header("Content-Length", str(len(self.server.content)))
         self.end_headers()
@@ -38,10 +40,11 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.content = content
         self.posted: list[bytes] = []
+        self.released = threading.Event()
 
 
 class WebServer:
-    """Answers each GET with `content`, keeps what is POSTed."""
+    """Answers each GET with `content`, one of /wait after `release()`; keeps what is POSTed."""
 
     def __init__(self, content: bytes) -> None:
         self._server = _Server(content)
@@ -53,11 +56,16 @@ class WebServer:
     def posted(self) -> list[bytes]:
         return self._server.posted
 
+    def release(self) -> None:
+        """Whoever waits may go on."""
+        self._server.released.set()
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *why: object) -> None:
+        self.release()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

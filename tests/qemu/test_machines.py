@@ -112,6 +112,7 @@ wget -q -O- http://10.0.2.2:{port}/wait > /dev/null
 def check_everything(machine: Machine, web: WebServer, forwarded: int) -> str:
     machine.expect("serving")
     assert hashlib.sha256(fetch(forwarded)).hexdigest() == web.digest
+    web.release()
     output = machine.finish()
     assert "lease 10.0.2.15" in output
     assert "2 packets received" in output
