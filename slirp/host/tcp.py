@@ -248,6 +248,7 @@ class TcpRelay:
         if failure in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EACCES):
             self._on_unreachable(flow, failure)
             self.forget(flow)
+            self._release(flow)
         else:
             flow.conn.abort(now)
             self.touch(flow, tcp.CONTROL)
