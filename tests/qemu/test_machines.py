@@ -55,7 +55,6 @@ class Listening:
         assert self.process.stderr is not None
         self._fd = self.process.stderr.fileno()
         self.said = ""
-        self.expect("listening on")
 
     def expect(self, text: str) -> None:
         until = time.monotonic() + 30
@@ -76,6 +75,7 @@ class Listening:
 def listening(*arguments: str) -> Iterator[Listening]:
     server = Listening(*arguments)
     try:
+        server.expect("listening on")
         yield server
     finally:
         if server.process.returncode is None:
