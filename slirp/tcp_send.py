@@ -20,10 +20,10 @@ from struct import Struct
 from typing import Final
 
 from slirp.rto import RTO_INITIAL, backed_off, rto_after
-from slirp.seq import MASK
+from slirp.seq import HALF, MASK
 from slirp.tcp_ahead import Ahead
-from slirp.tcp_loss import Loss
-from slirp.tcp_segment import Emission
+from slirp.tcp_loss import WATCHING, Loss
+from slirp.tcp_segment import CONTROL, REWIND, SENDABLE, Emission, Segment
 from slirp.wire.tcp import ACK, PSH, emit_options
 
 _emission = tuple.__new__  # half the time of Emission(...)
@@ -31,6 +31,13 @@ _pack_timestamps: Final = Struct("!III").pack  # RFC 7323 appendix A: two NOPs, 
 _TIMESTAMPS_HEAD: Final = 0x0101080A
 TIMESTAMPS_LEN: Final = 12  # octets of options in every segment, once negotiated
 _PSH_ACK: Final = PSH | ACK
+
+# What poll() is to send
+SEND_SYN: Final = 1
+SEND_FIN: Final = 2
+SEND_RST: Final = 4
+SEND_PROBE: Final = 8
+SEND_REFUSAL: Final = 16  # a RST for one bad segment; the connection stays
 
 
 class Sender:
@@ -44,6 +51,7 @@ class Sender:
         "_loss",
         "_max_wnd",
         "_open",
+        "_pending",
         "_persisting",
         "_predicted",
         "_retries",
@@ -88,6 +96,7 @@ class Sender:
         self._loss: Loss | None = None
         self._max_wnd = 0  # octets, the largest window that the guest offered
         self._open = False  # plan() may give new octets, and nothing is lost
+        self._pending = 0  # SEND_* bits: what poll() is to send
         self._persisting = False  # _rexmit_at times a zero-window probe
         self._predicted = False  # the next segment may be judged by header prediction
         self._retries = 0  # timeouts since the guest last acknowledged something new
@@ -196,14 +205,6 @@ class Sender:
         hole = None if self._loss is None else self._loss.hole(self.snd_una)
         self.snd_nxt = self.snd_max if hole is None else hole[0]
 
-    def unacknowledged(self) -> int:
-        """Octets (and FIN) taken from the guest since the last acknowledgement went out."""
-        return (self.rcv_nxt - self._last_ack) & MASK
-
-    def window_left(self) -> int:
-        """Octets of the offered window that the guest has not used."""
-        return (self.rcv_adv - self.rcv_nxt) & MASK
-
     def emit_ack(self, now: float) -> Emission:
         """An ACK with no payload, and with SACK blocks where octets are ahead."""
         ack = self._last_ack = self.rcv_nxt
@@ -239,8 +240,14 @@ class Sender:
         return (int(now * 1000) + self._ts_offset) & MASK
 
     def _data_end(self) -> int:
-        """Beyond the last octet ever sent: SND.MAX without the FIN."""
-        return (self.snd_max - 1) & MASK if self._fin_sent else self.snd_max
+        """Beyond the last octet ever sent: SND.MAX without an unacknowledged FIN."""
+        if self._fin_sent and self.snd_una != self.snd_max:
+            return (self.snd_max - 1) & MASK
+        return self.snd_max
+
+    def _fin_alone(self) -> bool:
+        """Nothing but our FIN is unacknowledged."""
+        return self._fin_sent and (self.snd_max - self.snd_una) & MASK == 1
 
     def _measure(self, rtt: float) -> None:
         self._srtt, self._rttvar, self._rto = rto_after(self._srtt, self._rttvar, rtt)
@@ -255,3 +262,103 @@ class Sender:
             self._predicted = False
             self._retries = 0
             self._arm(now)
+
+    # What the guest acknowledges
+
+    def _take_window(self, wnd: int, now: float) -> int:
+        """The guest's window as it is now."""
+        opened = wnd > self.snd_wnd
+        self.snd_wnd = wnd
+        self._max_wnd = max(self._max_wnd, wnd)
+        if not wnd or not self._persisting:
+            return SENDABLE if opened else 0
+        self._persisting = False
+        self._retries = 0
+        self._rexmit_at = None
+        if self.snd_una == self.snd_max:
+            return SENDABLE
+        self._arm(now)
+        return SENDABLE | self._resend_fin()
+
+    def _resend_fin(self) -> int:
+        """The FIN again, where it alone is missing."""
+        if not self._fin_alone():
+            return 0
+        self._pending |= SEND_FIN
+        return CONTROL
+
+    def _advance(
+        self, seg: Segment, acked: int, sack: tuple[tuple[int, int], ...], now: float
+    ) -> tuple[int, int]:
+        """SND.UNA moves on by `acked` numbers: (octets among them, events)."""
+        una = self.snd_una = seg.ack
+        self._retries = 0
+        self._take_rtt(seg, now)
+        events = SENDABLE
+        loss = self._loss
+        octets = acked
+        if loss is not None:
+            events |= self._resend_fin() if loss.mode != WATCHING else 0
+            if loss.on_ack(acked, una, self._data_end(), self.mss):
+                events |= REWIND
+            if sack:
+                loss.note_sack(sack, una, self.snd_max)
+            if loss.is_over(self._max_wnd):
+                self._loss = None
+        if una == self.snd_max:
+            self._rexmit_at = None
+            octets -= self._fin_sent
+        elif not self._persisting:
+            self._arm(now)
+        self._point_snd_nxt()
+        return octets, events
+
+    def _take_rtt(self, seg: Segment, now: float) -> None:
+        """One measurement of the round trip, where this ACK allows it (RFC 6298 §3)."""
+        timed_at = self._timed_at
+        if timed_at is not None:
+            if (seg.ack - self._timed_seq) & MASK < HALF:
+                self._timed_at = None
+                self._measure(now - timed_at)
+        elif self._loss is not None and self._ts_on and seg.options is not None and seg.options.ts:
+            elapsed = (self._tsval(now) - seg.options.ts[1]) & MASK  # milliseconds
+            if elapsed < 60_000:
+                self._measure(elapsed / 1000)
+
+    def _count_duplicate(self, sack: tuple[tuple[int, int], ...], duplicate: bool) -> int:
+        """The guest misses something: watch, and begin recovery when it is certain."""
+        if self._persisting:
+            return 0
+        loss = self._loss
+        if loss is None:
+            loss = self._loss = Loss(self.snd_una)
+        news = loss.note_sack(sack, self.snd_una, self.snd_max) if sack else duplicate
+        if not news:
+            if loss.is_over(self._max_wnd) and not loss.dup_acks:
+                self._loss = None
+            return 0
+        loss.dup_acks += 1
+        if not loss.ranges:
+            flight = (self.snd_max - self.snd_una) & MASK
+            loss.sacked = min(loss.dup_acks * self.mss, flight)
+        events = SENDABLE
+        # RFC 6582 §3.2 step 2: what a recovery sent twice must not start another one.
+        if loss.mode == WATCHING and loss.lost_enough(self.mss):
+            loss.start_fast(self.snd_una, self._data_end(), self.snd_max, self.mss)
+            self._timed_at = None
+            events |= REWIND | self._resend_fin()
+        self._point_snd_nxt()
+        return events
+
+    def _check_withdrawn(self, now: float) -> int:
+        """Did the guest close its window over octets in flight? Then they are to be sent again."""
+        if self.snd_wnd or self.snd_una == self.snd_max or self._persisting:
+            return 0
+        if self._loss is None:
+            self._loss = Loss(self.snd_una)
+        self._loss.start_withdrawn(self.snd_una, self._data_end(), self.snd_max)
+        self._timed_at = None
+        self._rexmit_at = None
+        self._persist(now)
+        self._point_snd_nxt()
+        return REWIND
