@@ -167,7 +167,7 @@ class StreamPort(PortDefaults):
             yield Frame(IoVec((rx[start : start + length],)))
 
     def _receive(self) -> bool:
-        """Fill what is free of the buffer; False: nothing new."""
+        """Fill what is free of the buffer; False: the machine is gone."""
         start, end = self._rx_start, self._rx_end
         if start == end:
             start = end = 0
@@ -180,7 +180,7 @@ class StreamPort(PortDefaults):
         try:
             got = self._sock.recv_into(self._rx[end:])
         except BlockingIOError:
-            return False
+            return True
         except OSError as error:
             self._end(f"lost its connection: {error.strerror}")
             return False
