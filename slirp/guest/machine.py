@@ -53,10 +53,14 @@ def _bare(stage: str, path: DmaPath) -> DmaPath:
 
 
 class Board:
-    """Made by `sun4m_board`. `interrupt` is the level of LEDMA's line to the CPU."""
+    """Made by `sun4m_board`. `interrupt` is the level of LEDMA's line to the CPU.
+
+    `on_interrupt()` is called where it rises, inside whatever raised it.
+    """
 
     def __init__(self, mode: Mode, wrap: Wrap, scatter: bool, max_frame: int) -> None:
         self.interrupt = False
+        self.on_interrupt: Callable[[], None] = lambda: None
         self.memory = GuestMemory(RAM_LEN)
         self.iommu = Iommu(wrap("memory", self.memory))
         self.ledma = Ledma(wrap("ledma", self.iommu), mode, self._set_interrupt)
@@ -113,6 +117,8 @@ class Board:
 
     def _set_interrupt(self, level: bool) -> None:
         self.interrupt = level
+        if level:
+            self.on_interrupt()
 
 
 def sun4m_board(
