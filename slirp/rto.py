@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 RTO_INITIAL: Final = 1.0  # seconds, RFC 6298 §2.1
+RTO_AFTER_SYN_LOSS: Final = 3.0  # seconds, RFC 6298 §5.7
 RTO_MIN: Final = 0.2  # seconds; see above
 RTO_MAX: Final = 60.0  # seconds, RFC 6298 §2.5
 CLOCK_GRANULARITY: Final = 0.001  # seconds, G of RFC 6298
@@ -28,6 +29,6 @@ def rto_after(srtt: float, rttvar: float, rtt: float) -> tuple[float, float, flo
     return srtt, rttvar, RTO_MIN if rto < RTO_MIN else min(rto, RTO_MAX)
 
 
-def backed_off(rto: float, retries: int) -> float:
-    """The timeout after so many unanswered transmissions (RFC 6298 §5.5)."""
-    return min(rto * (1 << min(retries, 16)), RTO_MAX)
+def backed_off(rto: float, times: int = 1) -> float:
+    """The timeout after so many more unanswered transmissions (RFC 6298 §5.5)."""
+    return min(rto * (1 << min(times, 16)), RTO_MAX)

@@ -24,8 +24,7 @@ forgotten connection would stay for days), a closing one by the retries of its F
 latest after CLOSING_FOR, TIME-WAIT after TIME_WAIT_FOR.
 
 Where it is more lenient than the RFCs: a segment that lacks the negotiated timestamps is taken
-(RFC 7323 §3.2 would drop it), and the acknowledgement in an entirely old segment counts. The
-backoff ends with any new acknowledgement, not only with the next measurement.
+(RFC 7323 §3.2 would drop it), and the acknowledgement in an entirely old segment counts.
 
 Does not do: urgent data (the pointer is ignored, RFC 6093), Fast Open, ECN, payload in a SYN,
 keepalive to the host (the host's kernel has its own).
@@ -35,6 +34,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from slirp.rto import RTO_AFTER_SYN_LOSS
 from slirp.seq import HALF, MASK, distance
 from slirp.tcp_lifecycle import (
     KEEPALIVE_IDLE,
@@ -306,7 +306,9 @@ class Connection(Lifecycle):
 
     def _establish(self, seg: Segment, events: int, now: float) -> Outcome:
         """Our SYN is acknowledged."""
-        if self._timed_at is not None and not self._retries:
+        if self._retries:
+            self._rto = RTO_AFTER_SYN_LOSS
+        elif self._timed_at is not None:
             self._measure(now - self._timed_at)
         self._timed_at = None
         self._retries = 0
@@ -482,11 +484,3 @@ class Connection(Lifecycle):
         self._refuse_seq = seq
         self._pending |= SEND_REFUSAL
         return Outcome(0, 0, 0, CONTROL)
-
-    # What the host did
-
-    # Segments without payload
-
-    # Time
-
-    # State

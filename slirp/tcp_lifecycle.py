@@ -230,6 +230,7 @@ class Lifecycle(Receiver):
             self._rexmit_at = None  # the relay had no room for it: sending it sets the timer
             return REWIND
         self._retries += 1
+        self._rto = backed_off(self._rto)  # until the next measurement
         self._timed_at = None
         self._arm(now)
         if self.state in _HANDSHAKE:

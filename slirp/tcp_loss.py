@@ -11,6 +11,8 @@ has struck, or the window is regrowing after either. Then it behaves as on any n
 - A timeout sends everything from SND.UNA again, from a window of one segment in slow start
   (RFC 5681 §3.1); the scoreboard is forgotten, as a receiver may drop what it has SACKed
   (RFC 2018 §8).
+- Timestamps tell when a timeout was none: an answer to what was sent before it (a guest that stood
+  still) ends the recovery, with the window as it was (RFC 3522).
 - A guest that takes its window back over octets in flight is no congestion: everything is sent
   again when it opens, without a congestion window.
 
@@ -20,7 +22,7 @@ would need thousands on a link of 16 MiB windows, for the sake of other flows, w
 it. Once it holds the guest's largest window it no longer matters, and the connection drops the
 object.
 
-Does not do: D-SACK, RACK, F-RTO, pacing.
+Does not do: D-SACK, RACK, pacing, F-RTO (a guest without timestamps gets octets twice).
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ class Loss:
     """What one connection knows of a loss. Sequence numbers; `una` is always SND.UNA."""
 
     __slots__ = (
+        "before",
         "cwnd",
         "dup_acks",
         "forced",
@@ -55,6 +58,7 @@ class Loss:
         "ranges",
         "recover",
         "resend_from",
+        "resent_ts",
         "sacked",
         "ssthresh",
     )
@@ -70,6 +74,8 @@ class Loss:
         self.resend_from = una  # next octet to send again
         self.lost_end = una  # octets below and not SACKed are lost
         self.forced = False  # one segment goes out whatever cwnd says
+        self.before: tuple[int, int] | None = None  # cwnd and ssthresh when the timeout struck
+        self.resent_ts: int | None = None  # TSval of the first segment sent after it
 
     def note_sack(self, blocks: Iterable[Span], una: int, snd_max: int) -> bool:
         """Enter SACK blocks; True where they tell something new. Nonsense is left out."""
@@ -156,6 +162,8 @@ class Loss:
     def start_timeout(self, una: int, data_end: int, snd_max: int, mss: int) -> None:
         """A retransmission timeout: all is lost."""
         if self.mode != TIMEOUT:
+            self.before = self.cwnd, self.ssthresh
+            self.resent_ts = None
             self.ssthresh = max((snd_max - una) & MASK, 4 * mss) // 2
         self.cwnd = mss
         self._lose_all(una, data_end, snd_max)
@@ -165,8 +173,27 @@ class Loss:
         """Nothing has been sent again since the last timeout."""
         return self.mode == TIMEOUT and self.resend_from == una and self.lost_end != una
 
+    def sent_again(self, end: int, tsval: int) -> None:
+        """Lost octets up to `end` went out once more."""
+        self.resend_from = end
+        self.forced = False
+        if self.resent_ts is None:
+            self.resent_ts = tsval
+
+    def check_spurious(self, tsecr: int) -> None:
+        """SND.UNA advanced by an answer to a segment of that TSval (RFC 3522 §3.2)."""
+        resent_ts, before = self.resent_ts, self.before
+        self.before = None
+        if self.mode != TIMEOUT or before is None or resent_ts is None:
+            return
+        if (tsecr - resent_ts) & MASK > MASK >> 1:
+            self.cwnd, self.ssthresh = before
+            self.mode = WATCHING
+            self.resend_from = self.lost_end
+
     def start_withdrawn(self, una: int, data_end: int, snd_max: int) -> None:
         """The guest took its window back over octets in flight."""
+        self.before = None
         self._lose_all(una, data_end, snd_max)
 
     def _lose_all(self, una: int, data_end: int, snd_max: int) -> None:

@@ -60,7 +60,7 @@ class Receiver(Sender):
     def _take_in_order(self, skip: int, stop: int, fin: bool) -> tuple[int, int, int, bool]:
         """(skip, take, events, whether the FIN is next) for octets from RCV.NXT on."""
         take = max(0, stop - skip)
-        events = ACK_LATER if take else ACK_NOW
+        events = ACK_LATER if take or fin else ACK_NOW
         ahead = self._ahead
         if ahead is not None:
             events |= ACK_NOW  # RFC 5681 §4.2: at once, when a gap closes
@@ -84,16 +84,12 @@ class Receiver(Sender):
         ahead = self._ahead
         if ahead is None:
             ahead = self._ahead = Ahead()
-        end = (seg.seq + stop) & MASK
         if ahead.fin_seq is not None:
-            end = (self.rcv_nxt + min(
-                (end - self.rcv_nxt) & MASK, (ahead.fin_seq - self.rcv_nxt) & MASK
-            )) & MASK  # fmt: skip
-        elif fin and not ahead.reaches_beyond(end, self.rcv_nxt):
+            stop = min(stop, distance(ahead.fin_seq, seg.seq))
+        end = (seg.seq + stop) & MASK
+        if fin and ahead.fin_seq is None and not ahead.reaches_beyond(end, self.rcv_nxt):
             ahead.fin_seq = end
-        span = None
-        if stop > 0 and distance(end, seg.seq) > 0:
-            span = ahead.add(seg.seq, end, self.rcv_nxt)
+        span = ahead.add(seg.seq, end, self.rcv_nxt) if stop > 0 else None
         if not ahead.ranges and ahead.fin_seq is None:
             self._ahead = None
         if span is None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from slirp.rto import RTO_INITIAL, backed_off, rto_after
+from slirp.rto import RTO_INITIAL, rto_after
 from slirp.seq import HALF, MASK
 from slirp.tcp_ahead import Ahead
 from slirp.tcp_loss import WATCHING, Loss
@@ -101,7 +101,7 @@ class Sender:
         self._predicted = False  # the next segment may be judged by header prediction
         self._retries = 0  # timeouts since the guest last acknowledged something new
         self._rexmit_at: float | None = None
-        self._rto = RTO_INITIAL  # seconds, before backing off
+        self._rto = RTO_INITIAL  # seconds; doubled by each timeout until the next measurement
         self._srtt = -1.0  # seconds; negative: not measured yet
         self._rttvar = 0.0
         self._sack_on = False
@@ -170,7 +170,7 @@ class Sender:
                 self._timed_at = now
                 self._timed_seq = end
         else:
-            self._account_recovery(seq, end)
+            self._account_recovery(seq, end, now)
         if self._rexmit_at is None:
             self._rexmit_at = now + self._rto
         ack = self._last_ack = self.rcv_nxt
@@ -190,15 +190,17 @@ class Sender:
             ),
         )
 
-    def _account_recovery(self, seq: int, end: int) -> None:
+    def _account_recovery(self, seq: int, end: int, now: float) -> None:
         """emit_data() while something is lost."""
         if seq == self.snd_max:
             self.snd_max = end
+            if self._timed_at is None:
+                self._timed_at = now
+                self._timed_seq = end
         else:
             self._timed_at = None  # Karn: an answer to octets sent twice says nothing
             if self._loss is not None:
-                self._loss.resend_from = end
-                self._loss.forced = False
+                self._loss.sent_again(end, self._tsval(now))
         self._point_snd_nxt()
 
     def _point_snd_nxt(self) -> None:
@@ -225,8 +227,12 @@ class Sender:
         )
 
     def _seq_in_window(self) -> int:
-        """A sequence number that the guest accepts, when it took its window back."""
-        return (self.snd_una + self.snd_wnd) & MASK
+        """A sequence number that the guest accepts, when it took its window back.
+
+        Less than one unit of its scale is rounding, and no withdrawal (RFC 7323 §2.4).
+        """
+        edge = (self.snd_una + self.snd_wnd) & MASK
+        return self.snd_max if (self.snd_max - edge) & MASK < 1 << self.snd_wscale else edge
 
     def _sack_options(self, now: float) -> bytes:
         ahead = self._ahead
@@ -253,7 +259,7 @@ class Sender:
         self._srtt, self._rttvar, self._rto = rto_after(self._srtt, self._rttvar, rtt)
 
     def _arm(self, now: float) -> None:
-        self._rexmit_at = now + backed_off(self._rto, self._retries)
+        self._rexmit_at = now + self._rto
 
     def _persist(self, now: float) -> None:
         """Start to probe the guest's closed window, unless a timer runs already."""
@@ -297,6 +303,8 @@ class Sender:
         events = SENDABLE
         loss = self._loss
         octets = acked
+        if loss is not None and self._ts_on and seg.options is not None and seg.options.ts:
+            loss.check_spurious(seg.options.ts[1])
         if loss is not None:
             events |= self._resend_fin() if loss.mode != WATCHING else 0
             if loss.on_ack(acked, una, self._data_end(), self.mss):
@@ -307,6 +315,7 @@ class Sender:
                 self._loss = None
         if una == self.snd_max:
             self._rexmit_at = None
+            self._persisting = False
             octets -= self._fin_sent
         elif not self._persisting:
             self._arm(now)
