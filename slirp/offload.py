@@ -37,6 +37,8 @@ IPV4_LEN: Final = 20
 IPV6_LEN: Final = 40
 TCP: Final = 6
 UDP: Final = 17
+UDP_LEN: Final = 8
+TCP_LEN: Final = 20  # without options
 FIN_PSH: Final = 0x09
 CWR: Final = 0x80
 
@@ -60,42 +62,45 @@ def _field(value: int) -> bytes:
 
 
 def _cut(octets: bytes, header: VnetHeader) -> list[bytes]:
-    ip_len = _ip_len(octets, header.gso_type & ~GSO_ECN)
-    start = ETHERNET_LEN + ip_len
-    protocol = octets[ETHERNET_LEN + (9 if ip_len == IPV4_LEN else 6)]
-    if header.gso_type == GSO_UDP_L4:
-        wanted, transport_len = UDP, 8
-    else:
-        wanted, transport_len = TCP, octets[start + 12] >> 2 & 60
-    payload_at = start + transport_len
-    if protocol != wanted or transport_len < 8 or payload_at > len(octets):
-        raise MalformedPacket("virtio-net", "not what its segmentation says")
+    kind = header.gso_type & ~GSO_ECN
+    start = ETHERNET_LEN + _ip_len(octets, kind)
+    protocol = UDP if kind == GSO_UDP_L4 else TCP
+    payload_at = start + _transport_len(octets, start, protocol)
     step = header.gso_size
-    count = -(-(len(octets) - payload_at) // step)
-    if count > FRAMES_MAX:
+    if len(octets) - payload_at > FRAMES_MAX * step:
         raise MalformedPacket("virtio-net", "too many segments")
-    pieces = [octets[at : at + step] for at in range(payload_at, len(octets), step)]
+    pieces = [octets[at : at + step] for at in range(payload_at, len(octets), step)] or [b""]
     frames = []
     for index, piece in enumerate(pieces):
-        ip = _ip(octets[ETHERNET_LEN:start], index, transport_len + len(piece))
         head = bytearray(octets[start:payload_at])
-        if wanted == TCP:
-            _set_tcp(head, index * step, first=not index, last=index == count - 1)
+        ip = _ip(octets[ETHERNET_LEN:start], index, len(head) + len(piece))
+        if protocol == TCP:
+            _set_tcp(head, index * step, first=not index, last=index == len(pieces) - 1)
         else:
-            head[4:6] = (8 + len(piece)).to_bytes(2, "big")
-        _set_checksum(head, ip, wanted, piece)
+            head[4:6] = (UDP_LEN + len(piece)).to_bytes(2, "big")
+        _set_checksum(head, ip, protocol, piece)
         frames.append(b"".join((octets[:ETHERNET_LEN], ip, head, piece)))
     return frames
 
 
+def _transport_len(octets: bytes, start: int, protocol: int) -> int:
+    """Octets of the header at `start`, which is to be of this protocol."""
+    named = octets[ETHERNET_LEN + (9 if start == ETHERNET_LEN + IPV4_LEN else 6)]
+    least = UDP_LEN if protocol == UDP else TCP_LEN
+    if named == protocol and len(octets) >= start + least:
+        length = UDP_LEN if protocol == UDP else octets[start + 12] >> 2 & 60
+        if length >= least and start + length <= len(octets):
+            return length
+    raise MalformedPacket("virtio-net", "not what its segmentation says")
+
+
 def _ip_len(octets: bytes, kind: int) -> int:
     """Octets of the IP header, where it is a plain one of the version that `kind` says."""
-    if len(octets) < ETHERNET_LEN + IPV6_LEN:
-        raise MalformedPacket("virtio-net", "not what its segmentation says")
-    first = octets[ETHERNET_LEN]
-    if first == 0x45 and kind in (GSO_TCPV4, GSO_UDP_L4):
+    room = len(octets) - ETHERNET_LEN
+    first = octets[ETHERNET_LEN] if room > 0 else 0
+    if first == 0x45 and kind in (GSO_TCPV4, GSO_UDP_L4) and room > IPV4_LEN:
         return IPV4_LEN
-    if first >> 4 == 6 and kind in (GSO_TCPV6, GSO_UDP_L4):
+    if first >> 4 == 6 and kind in (GSO_TCPV6, GSO_UDP_L4) and room > IPV6_LEN:
         return IPV6_LEN
     raise MalformedPacket("virtio-net", "not what its segmentation says")
 
