@@ -26,6 +26,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from slirp.errors import ConfigError
 
 REQUEST_MAX: Final = 4096  # octets; a request of this length or more is refused
+READ_MAX: Final = 65536  # octets taken at once, so that a long request's rest is not left unread
 CLIENTS_MAX: Final = 16  # connections at once; the oldest makes room for the next
 PORT_MAX: Final = 65535
 ANY_HOST: Final = "0.0.0.0"
@@ -182,7 +183,7 @@ class ApiSocket:
     def _handle_readable(self, fd: int) -> None:
         client, request = self._clients[fd]
         try:
-            data = client.recv(REQUEST_MAX)
+            data = client.recv(READ_MAX)
         except BlockingIOError:
             return
         except OSError:
