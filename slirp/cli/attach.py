@@ -61,6 +61,8 @@ def run(args: Namespace) -> int:
     given = vars(args)
     values = {name: given[name] for name in Options.__slots__ if name in given}
     values["netns_type"] = args.netns_type or ("pid" if args.target.isdecimal() else "path")
+    if args.target_type == "bess":
+        values["tap_name"] = args.target_type
     values["forwards"] = [spec for text in args.forward for spec in parse_forward(text)]
     return serve(Options(**values, follow=True), args, describe, complain)
 

@@ -86,8 +86,8 @@ def serve(
     with ExitStack() as stack:
         signals = linux.SignalFd(ENDING)
         stack.callback(signals.close)
-        port = open_port(options, where, stack)
         network = stack.enter_context(make_network(options))
+        port = open_port(options, where, stack)
         network.attach(capture_of(args, stack)(port), options.tap_name)
         add_forwards(network, options.forwards, where.guest)
         if options.api_socket is not None:
