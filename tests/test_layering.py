@@ -54,6 +54,7 @@ ANY: Final = ("slirp", "nic", "dma")
 RULES: Final = (
     Rule("dma/*", ("dma",), False),
     Rule("nic/tap.py", ("nic", "dma", "slirp.errors"), True),
+    Rule("nic/bess.py", ("nic", "dma"), True),
     Rule("nic/stream.py", ("nic", "dma", "slirp.errors"), True),
     Rule("nic/dgram.py", ("nic", "dma", "slirp.errors"), True),
     Rule("nic/readiness.py", (), True),
