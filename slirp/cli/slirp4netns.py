@@ -2,9 +2,10 @@
 
 For programs that call slirp4netns: Podman (`network_cmd_path` in containers.conf), RootlessKit
 (`--slirp4netns-binary`). Options, their checks and the words for mistakes are those of slirp4netns
-1.3; what callers parse is printed in its form: the version lines, and a help text that names an
-option only where it works here. Callers look there before they use one, so `--enable-seccomp` is
-named when libseccomp's binding is installed, and IPv6 is not.
+1.3; what callers parse is printed in its form: the version lines, and the options in the help text,
+where they look before they use one. So `--enable-seccomp` is named only where libseccomp's binding
+is installed. `--enable-ipv6` is named although all that it does is warn: Podman asks for it unless
+it is told not to, and refuses to start where it is missing.
 
 Differs from slirp4netns in: IPv6 (a warning instead); as root, `--enable-sandbox` keeps no
 capability at all, where slirp4netns keeps CAP_NET_BIND_SERVICE; the sandbox shows an empty file
@@ -102,6 +103,7 @@ User-mode networking for unprivileged network namespaces.
 -e, --exit-fd=FD         specify the FD for terminating slirp4netns
 -r, --ready-fd=FD        specify the FD to write to when the network is configured
 -m, --mtu=MTU            specify MTU (default=1500, max=65521)
+-6, --enable-ipv6        taken with a warning: IPv6 is not supported yet
 -a, --api-socket=PATH    specify API socket path
 --cidr=CIDR              specify network address CIDR (default=10.0.2.0/24)
 --disable-host-loopback  prohibit connecting to 127.0.0.1:* on the host namespace
@@ -109,6 +111,7 @@ User-mode networking for unprivileged network namespaces.
 --userns-path=PATH       specify user namespace path
 --enable-sandbox         see an empty file system and have no capability
 {seccomp}--outbound-addr=IPv4     specify the host's address or interface to connect from
+--outbound-addr6=IPv6    taken with a warning: IPv6 is not supported yet
 --disable-dns            let nothing answer at 10.0.2.3 (or its like in the CIDR)
 --macaddress=MAC         specify the MAC address of the TAP (only valid with -c)
 --target-type=TYPE       specify the target type ([netns|bess], default=netns)
