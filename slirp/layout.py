@@ -55,6 +55,7 @@ LANE: Final = "lane"  # an octet of the word at an odd end that is not the frame
 
 _ADDRESS_DIGITS: Final = {"ip": 4, "ethernet": 4, "lance": 6, "ledma": 8, "memory": 9}
 _ETHERNET_LEN: Final = 14
+_NOWHERE: Final = (-1 << 62, 1 << 61)  # the range behind the last one
 _NOT_YET: Final = {"ip": {"ethernet", "pad", "fcs"}, "ethernet": {"pad", "fcs"}}  # at that stage
 _ARP_LEN: Final = 28
 _IPV6_LEN: Final = 40
@@ -141,32 +142,20 @@ def _transport_len(protocol: int, segment: bytes) -> int:
 
 
 def place(parts: Iterable[Part], ranges: Iterable[Range]) -> tuple[Segment, ...]:
-    """The parts at the addresses of `ranges`, cut where the addresses are not consecutive.
+    """The parts at the addresses of `ranges`, cut where a range ends.
 
-    Parts beyond the ranges' end have no address.
+    Parts beyond the last range have no address.
     """
     segments: list[Segment] = []
     source = iter(ranges)
-    address, room = next(source, (0, 0))
+    address, room = 0, 0
     for name, length in parts:
-        start, run = address, 0  # the piece that grows
         while length:
             if not room:
-                following = next(source, None)
-                if following is None:
-                    break
-                if following[0] != start + run:
-                    if run:
-                        segments.append((name, start, run))
-                    start, run = following[0], 0
-                address, room = following
-                continue
+                address, room = next(source, _NOWHERE)
             step = min(length, room)
-            address, room, length, run = address + step, room - step, length - step, run + step
-        if run:
-            segments.append((name, start, run))
-        if length:
-            segments.append((name, None, length))
+            segments.append((name, None if address < 0 else address, step))
+            address, room, length = address + step, room - step, length - step
     return tuple(segments)
 
 

@@ -102,7 +102,7 @@ def show(outcome: Outcome) -> None:
         what = drawing.title(outcome.frame.seen[-1].vector, outcome.frame)
         console.print(f"One data frame at every stage, {what}:\n", style="bold")
         for line in drawing.bars(outcome.frame, console.width):
-            console.print(line)
+            console.print(line, no_wrap=True, crop=True)
         console.print(drawing.table(outcome.frame))
     lines = [
         ("fetched", _fetched(outcome)),

@@ -107,7 +107,7 @@ def bars(frame: FrameLayout, width: int) -> list[Text]:
     widths = _widths(cut, width - LABEL_LEN)
     lines = []
     for stage, (begin, segments) in stages(frame).items():
-        line = Text(f"{stage:<{LABEL_LEN}}", no_wrap=True, overflow="ellipsis")
+        line = Text(f"{stage:<{LABEL_LEN}}", no_wrap=True, overflow="crop")
         for name, left, span, octets in _cells(cut, widths, begin, segments):
             line.append(" " * (left + LABEL_LEN - len(line.plain)))
             label = f"{name} {octets}"
@@ -136,12 +136,17 @@ def _cells(
 
 
 def _widths(cut: list[Column], room: int) -> list[int]:
-    """Characters of each column: enough for its label if there is room, more for more octets."""
-    least = [len(f"{column.name} {column.length}") + 2 for column in cut]
-    if sum(least) > room:
-        return [max(3, width * room // sum(least)) for width in least]
+    """Characters of each column: enough for its label if there is room, more for more octets.
+
+    Where many pieces leave no room, only the first piece of each part is labelled.
+    """
+    labels = [len(f"{column.name} {column.length}") + 2 for column in cut]
+    firsts = [i == 0 or cut[i - 1].name != column.name for i, column in enumerate(cut)]
+    first_labels = [label if first else 2 for label, first in zip(labels, firsts, strict=True)]
+    choices = (labels, first_labels, [2] * len(cut))
+    least = next((widths for widths in choices if sum(widths) <= room), choices[-1])
+    spare = max(0, room - sum(least))
     weights = [column.length.bit_length() ** 2 for column in cut]
-    spare = room - sum(least)
     return [
         width + spare * weight // sum(weights) for width, weight in zip(least, weights, strict=True)
     ]
@@ -154,9 +159,9 @@ def table(frame: FrameLayout) -> Table:
     from rich.text import Text
 
     shown = stages(frame)
-    out = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    out.add_column("part")
-    out.add_column("octets", justify="right")
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    out.add_column("part", no_wrap=True)
+    out.add_column("octets", justify="right", no_wrap=True)
     for stage in shown:
         out.add_column(stage, justify="right", no_wrap=True)
     for column in columns(frame):

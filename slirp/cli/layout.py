@@ -111,7 +111,7 @@ def show_frame(console: Console, frame: FrameLayout) -> None:
     console.print(f"{drawing.title(frame.seen[-1].vector, frame)}", style="bold")
     console.print(f"packets: {numbers}\n", soft_wrap=True)
     for line in drawing.bars(frame, console.width):
-        console.print(line)
+        console.print(line, no_wrap=True, crop=True)
     console.print(drawing.table(frame))
 
 

@@ -1,0 +1,150 @@
+"""The captures that are kept: true to their vectors, and each with the story its README tells."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from slirp.layout import STAGES, FrameLayout, Vector, check, frames
+from slirp.pcapng import INBOUND, LINKTYPE_USER0, Packet, read_packets
+from tests.kit.need import need_tool
+
+HERE: Final = Path(__file__).parent.parent / "captures"
+FILES: Final = sorted(HERE.glob("*.pcapng"))
+FULL: Final = 1518  # octets of a full frame with FCS
+
+
+def packets(name: str) -> list[Packet]:
+    with (HERE / name).open("rb") as file:
+        return list(read_packets(file))
+
+
+def layouts(name: str) -> list[FrameLayout]:
+    return list(frames(packets(name)))
+
+
+def at(stage: str, frame: FrameLayout) -> Vector:
+    return next(one.vector for one in frame.seen if one.vector.stage == stage)
+
+
+def full_frames(name: str) -> list[FrameLayout]:
+    return [frame for frame in layouts(name) if frame.octets == FULL]
+
+
+def test_the_readme_tells_of_every_file_and_of_no_other() -> None:
+    told = re.findall(r"^\| `([a-z]+\.pcapng)`", (HERE / "README.md").read_text(), re.MULTILINE)
+    assert sorted(told) == [path.name for path in FILES]
+    assert len(FILES) >= 4
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_vector_agrees_with_its_octets(path: Path) -> None:
+    found = layouts(path.name)
+    assert [wrong for wrong in map(check, found) if wrong is not None] == []
+    assert sum(len(frame.seen) for frame in found) == len(packets(path.name))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_frame_was_seen_at_every_stage(path: Path) -> None:
+    for frame in layouts(path.name):
+        stages = [one.vector.stage for one in frame.seen]
+        assert stages in (list(STAGES), list(STAGES[1:]))
+        names = [name for name, _ in frame.seen[-1].vector.parts()]
+        assert ("ip" in stages) == ("ipv4" in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_tshark_reads_it_without_a_complaint(path: Path) -> None:
+    checks = ("ip.check_checksum", "tcp.check_checksum", "udp.check_checksum", "eth.check_fcs")
+    bad = "ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksum.status == 0"
+    done = subprocess.run(
+        [need_tool("tshark"), "-r", str(path), "-Y", f"{bad} || eth.fcs.status == 0"]
+        + [f"-o{name}:TRUE" for name in checks],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [line for line in done.stderr.splitlines() if "Running as user" not in line] == []
+    assert done.stdout == ""
+
+
+def lance_lines(name: str) -> str:
+    """What tshark says of the frames at the chip."""
+    done = subprocess.run(
+        [need_tool("tshark"), "-r", str(HERE / name), "-Y", 'frame.interface_name == "lance"'],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_boot_has_lease_ping_name_and_file() -> None:
+    story = lance_lines("boot.pcapng")
+    places = [
+        story.index(words)
+        for words in (
+            "DHCP Discover",
+            "DHCP Offer",
+            "DHCP Request",
+            "DHCP ACK",
+            "Who has 10.0.2.2?",
+            "10.0.2.2 is at",
+            "Echo (ping) request",
+            "Echo (ping) reply",
+            "Standard query ",
+            "Standard query response",
+            "[SYN] ",
+        )
+    ]
+    assert places == sorted(places)
+    assert story.count("Echo (ping) reply") == 3
+
+
+def test_boot_has_frames_that_the_chip_padded() -> None:
+    padded = [
+        frame
+        for frame in layouts("boot.pcapng")
+        if frame.direction == INBOUND and "pad" in dict(at("lance", frame).parts())
+    ]
+    assert padded
+    for frame in padded:
+        assert sum(length for _, length in at("lance", frame).parts()) == 64
+        assert "pad" not in dict(at("ethernet", frame).parts())
+
+
+def test_fetch_has_full_frames_that_pages_cut() -> None:
+    full = full_frames("fetch.pcapng")
+    assert len(full) == 4
+    for frame in full:
+        assert len(at("lance", frame).runs()) == len(at("ledma", frame).runs()) == 1
+    assert {len(at("memory", frame).runs()) for frame in full} == {1, 2}
+
+
+def test_chained_has_a_frame_in_24_buffers() -> None:
+    (frame,) = full_frames("chained.pcapng")
+    for stage in ("lance", "ledma", "memory"):
+        lengths = [length for _, _, length in at(stage, frame).segments]
+        assert lengths[:4] == [14, 20, 20, 10]
+        assert set(lengths[4:-2]) == {64}
+        ends = set(itertools.accumulate(lengths))
+        assert ends >= set(range(64, FULL, 64))
+    assert -(-FULL // 64) == 24
+
+
+def test_lanes_are_exchanged_behind_ledma_and_an_odd_frame_carries_another_octet() -> None:
+    for packet in packets("lanes.pcapng"):
+        exchanged = packet.interface.name in ("ledma", "memory")
+        assert (packet.interface.linktype == LINKTYPE_USER0) == exchanged
+        assert ("lanes=exchanged" in packet.comments[0]) == exchanged
+    odd = [frame for frame in layouts("lanes.pcapng") if frame.octets % 2]
+    assert odd
+    for frame in odd:
+        assert at("memory", frame).segments[-1][0] == "lane"
