@@ -134,7 +134,7 @@ def _add(arguments: Mapping[str, Any], forwards: Forwards, default_guest: str) -
 
 
 def _addr(arguments: Mapping[str, Any], name: str, default: str, bad: str) -> str:
-    text = arguments.get(name, default)
+    text = arguments.get(name) or default  # Podman sends "" for what it leaves open
     try:
         return socket.inet_ntoa(socket.inet_pton(socket.AF_INET, text))
     except (OSError, TypeError, ValueError):

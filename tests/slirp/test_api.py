@@ -89,6 +89,17 @@ def test_add_list_remove() -> None:
     assert [entry.id for entry in table.forwards()] == [2]
 
 
+@pytest.mark.parametrize("left_open", ["", None])
+def test_addresses_left_open_are_the_defaults(left_open: str | None) -> None:
+    """Podman sends them empty."""
+    table = Table()
+    request = add(
+        proto="tcp", host_addr=left_open, host_port=8080, guest_addr=left_open, guest_port=80
+    )
+    assert ask(request, table) == {"return": {"id": 1}}
+    assert table.entries[1] == Entry(1, "tcp", ("0.0.0.0", 8080), (GUEST, 80))
+
+
 def test_forward_of_a_unix_socket_is_listed() -> None:
     table = Table()
     table.entries[1] = Entry(1, "unix", "/run/web.sock", (GUEST, 80))
