@@ -151,6 +151,7 @@ class Stack:
         head, _ = iov.pull(min(size, HEADERS_MAX))
         header = EthernetHeader.parse(head)
         actions: list[Action] = []
+        self.switch.learn(header.src, attachment)
         if self.ports > 1:
             actions = self._switch(header, frame, attachment)
         if header.dst != self.mac and not ethernet.is_group(header.dst):
@@ -170,7 +171,6 @@ class Stack:
         return actions
 
     def _switch(self, header: EthernetHeader, frame: Frame, attachment: Any) -> list[Action]:
-        self.switch.learn(header.src, attachment)
         if header.dst == self.mac:
             return []
         if self.isolated:
