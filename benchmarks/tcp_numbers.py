@@ -1,0 +1,213 @@
+"""What slirp.tcp costs per segment, apart from sockets, frames and octets.
+
+    python -m benchmarks.tcp_numbers
+
+Each row is one call on an established connection, with and without timestamps: the segments that
+come with every frame of a transfer, then those that are rarer. `budget` is what the stack can
+afford where a small frame is to cost under 12 µs in all. The last line is the memory of an idle
+connection that has carried octets both ways.
+
+Times are the best of several runs, in µs per call; the results go to
+benchmarks/out/tcp_numbers.json too.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import timeit
+import tracemalloc
+from collections.abc import Callable
+from typing import Final
+
+from benchmarks.report import keep, show, table
+from slirp.seq import MASK
+from slirp.tcp import Connection, Segment, State
+from slirp.wire.tcp import ACK, PSH, SYN, TcpOptions
+
+CALLS: Final = 20_000
+RUNS: Final = 7
+IDLE: Final = 1000  # connections whose memory is measured
+ISS: Final = 0x12345678
+IRS: Final = 0x9ABCDEF0
+MSS: Final = 1460
+
+
+def established(timestamps: bool, seed: int = 0) -> Connection:
+    """A connection that the guest opened."""
+    ts = (3_000_000_000 + seed, 0) if timestamps else None
+    syn = Segment((IRS + seed) & MASK, 0, SYN, 64240, TcpOptions(MSS, 7, True, (), ts))
+    connection = Connection.passive(syn, (ISS + seed * 77) & MASK, MSS, 8, 1.0 + seed)
+    connection.host_connected(1.5 + seed)
+    connection.poll(1.5 + seed)
+    guest_sends(connection, ACK, 0, 2.0 + seed)
+    assert connection.state is State.ESTABLISHED
+    connection.set_room(16 << 20)
+    return connection
+
+
+def guest_sends(c: Connection, flags: int, length: int, now: float, ahead: int = 0) -> None:
+    """The next segment of the guest, acknowledging everything."""
+    options = TcpOptions(ts=(c._ts_recent, 0)) if c.options_len else None
+    seq = (c.rcv_nxt + ahead) & MASK
+    c.handle_segment(Segment(seq, c.snd_max, flags, 60_000, options), length, now)
+
+
+def per_call(setup: Callable[[], Callable[[], None]], base: Callable[[], None]) -> float:
+    """µs of one call, less those of the loop around it."""
+    best = min(timeit.timeit(setup(), number=1) for _ in range(RUNS))
+    return (best - min(timeit.timeit(base, number=1) for _ in range(RUNS))) / CALLS * 1e6
+
+
+def data_in(timestamps: bool) -> float:
+    """handle_segment: octets in order."""
+    c = established(timestamps)
+    options = TcpOptions(ts=(c._ts_recent, 0)) if timestamps else None
+    ack, handle = c.snd_max, c.handle_segment
+
+    def run() -> None:
+        for _ in range(CALLS):
+            handle(Segment(c.rcv_nxt, ack, PSH | ACK, 60_000, options), MSS, 2.0)
+            c.rcv_adv = (c.rcv_nxt + (1 << 20)) & MASK
+
+    def base() -> None:
+        for _ in range(CALLS):
+            Segment(c.rcv_nxt, ack, PSH | ACK, 60_000, options)
+            c.rcv_adv = (c.rcv_nxt + (1 << 20)) & MASK
+
+    return per_call(lambda: run, base)
+
+
+def ack_in(timestamps: bool) -> float:
+    """handle_segment: an ACK of what is in flight."""
+    c = established(timestamps)
+    options = TcpOptions(ts=(c._ts_recent, 0)) if timestamps else None
+    handle, seq = c.handle_segment, c.rcv_nxt
+
+    def setup() -> Callable[[], None]:
+        while (c.snd_max - c.snd_una) & MASK < CALLS * 100:
+            c.emit_data((c.snd_max - c.snd_una) & MASK, 100, False, 2.0)
+
+        def run() -> None:
+            ack = c.snd_una
+            for _ in range(CALLS):
+                ack = (ack + 100) & MASK
+                handle(Segment(seq, ack, ACK, 60_000, options), 0, 2.0)
+
+        return run
+
+    c.snd_wscale = 12
+
+    def base() -> None:
+        ack = 0
+        for _ in range(CALLS):
+            ack = (ack + 100) & MASK
+            Segment(seq, ack, ACK, 60_000, options)
+
+    return per_call(setup, base)
+
+
+def loop(call: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(CALLS):
+            call()
+
+    return run
+
+
+def plain(call: Callable[[], object]) -> float:
+    """A call that leaves the connection as it was."""
+    return per_call(lambda: loop(call), loop(lambda: None))
+
+
+def data_out(timestamps: bool) -> float:
+    c = established(timestamps)
+
+    def send() -> None:
+        c.emit_data(0, 100, True, 2.0)
+        c.snd_una = c.snd_max
+
+    return plain(send)
+
+
+def recovery(timestamps: bool) -> float:
+    """handle_segment: an ACK with SACK blocks, during recovery."""
+    c = established(timestamps)
+    c.snd_wscale = 12
+    for _ in range(100):
+        c.emit_data((c.snd_max - c.snd_una) & MASK, MSS, False, 2.0)
+    una = c.snd_una
+    ts = (c._ts_recent, 0) if timestamps else None
+    blocks = tuple(
+        ((una + a * MSS) & MASK, (una + (a + 2) * MSS) & MASK) for a in range(1, 100, 10)
+    )
+    for block in blocks:
+        c.handle_segment(Segment(c.rcv_nxt, una, ACK, 60, TcpOptions(sack=(block,), ts=ts)), 0, 2.0)
+    seg = Segment(c.rcv_nxt, una, ACK, 60, TcpOptions(sack=blocks[-3:], ts=ts))
+    return plain(lambda: c.handle_segment(seg, 0, 2.0))
+
+
+def ahead(timestamps: bool) -> float:
+    """handle_segment: octets ahead of their turn that are kept already."""
+    c = established(timestamps)
+    guest_sends(c, ACK, MSS, 2.0, ahead=MSS)
+    return plain(lambda: guest_sends(c, ACK, MSS, 2.0, ahead=MSS))
+
+
+ROWS: Final = (
+    ("handle_segment: octets in order", 1.5, data_in),
+    ("handle_segment: ACK", 1.5, ack_in),
+    ("plan", 0.5, lambda on: plain_on(on, lambda c: c.plan(65_160, 2.0))),
+    ("emit_data", 1.0, data_out),
+    ("emit_ack", 0.7, lambda on: plain_on(on, lambda c: c.emit_ack(2.0))),
+    ("set_room", None, lambda on: plain_on(on, lambda c: c.set_room(1 << 20))),
+    ("poll, nothing due", None, lambda on: plain_on(on, lambda c: c.poll(2.0))),
+    ("poll_at", None, lambda on: plain_on(on, lambda c: c.poll_at())),
+    ("handle_segment: SACK during recovery", None, recovery),
+    ("handle_segment: octets ahead, kept", None, ahead),
+)
+
+
+def plain_on(timestamps: bool, call: Callable[[Connection], object]) -> float:
+    c = established(timestamps)
+    return plain(lambda: call(c))
+
+
+def idle_memory() -> float:
+    """Octets of one idle connection that has carried some both ways."""
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    connections = []
+    for seed in range(IDLE):
+        c = established(True, seed)
+        guest_sends(c, PSH | ACK, 1000 + seed, 3.0 + seed)
+        c.emit_data(0, 300 + seed, True, 3.1 + seed)
+        guest_sends(c, ACK, 0, 3.2 + seed)
+        c.emit_ack(3.3 + seed)
+        connections.append(c)
+    c = connections[0]
+    gc.collect()
+    octets = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    return octets / IDLE
+
+
+def main() -> int:
+    """Measure, print, keep."""
+    rows = []
+    results = {}
+    for name, budget, measure in ROWS:
+        without, with_ts = measure(False), measure(True)
+        results[name] = {"plain": without, "timestamps": with_ts, "budget": budget}
+        limit = "" if budget is None else f"{budget}"
+        rows.append((name, f"{without:.2f}", f"{with_ts:.2f}", limit))
+    table(("µs per call", "plain", "timestamps", "budget"), rows)
+    memory = idle_memory()
+    show(f"\nan idle connection: {memory:.0f} octets")
+    keep("tcp_numbers", {"microseconds": results, "idle_octets": memory})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
