@@ -23,6 +23,16 @@ def test_one_ack_at_the_end_of_a_batch() -> None:
     assert c.mirror.received == guest_octets(1, 3010)
 
 
+def test_what_waits_for_an_acknowledgement() -> None:
+    c = established(room=10_000)
+    assert (c.connection.unacknowledged(), c.connection.window_left()) == (0, 10_000)
+    c.receives(ACK, seq=1, ack=1, length=1000, batch_ends=False)
+    c.receives(FIN | ACK, seq=1001, ack=1, length=500, batch_ends=False)
+    assert (c.connection.unacknowledged(), c.connection.window_left()) == (1501, 8499)
+    c.mirror.end_batch(c.clock.now)
+    assert c.connection.unacknowledged() == 0
+
+
 def test_octets_carry_the_acknowledgement() -> None:
     c = established()
     c.receives(PSH | ACK, seq=1, ack=1, length=1000, batch_ends=False)
