@@ -7,7 +7,7 @@ the network; its text says what to do. Anything else that is raised is a bug of 
 
 
 class MalformedPacket(Exception):
-    """Octets that break their own protocol's rules. `reason` is one of a small fixed set per layer."""
+    """Octets that break their protocol's rules. `reason` is one of a small fixed set per layer."""
 
     def __init__(self, layer: str, reason: str) -> None:
         super().__init__(f"{layer}: {reason}")
