@@ -22,7 +22,7 @@ BENCH_PACKAGES := gcc libc6-dev iproute2 iperf3 curl slirp4netns passt
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.guest
-	$(BIN)/slirp demo $(ARGS)
+	$(BIN)/slirp demo --capture captures/out/demo.pcapng $(ARGS)
 
 test: lint
 	$(BIN)/pytest -n auto --dist loadgroup -q $(ARGS)

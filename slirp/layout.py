@@ -400,13 +400,12 @@ def _check_alone(one: Seen) -> str | None:
 
 
 def _first_difference(parts: Sequence[Part], expected: Sequence[Part]) -> str:
-    for (name, length), (true_name, true_length) in zip(parts, expected, strict=False):
-        if name != true_name:
-            return f"the vector has {name} where the octets have {true_name}"
-        if length != true_length:
-            return f"{name} has {length} octets in the vector, {true_length} by its header"
-    longer, where = (parts, "vector") if len(parts) > len(expected) else (expected, "octets")
-    return f"{longer[min(len(parts), len(expected))][0]} is only in the {where}"
+    """Both add up to the packet's octets, so there is one within the shorter of them."""
+    pairs = zip(parts, expected, strict=False)
+    (name, length), (true_name, true_length) = next(pair for pair in pairs if pair[0] != pair[1])
+    if name != true_name:
+        return f"the vector has {name} where the octets have {true_name}"
+    return f"{name} has {length} octets in the vector, {true_length} by its header"
 
 
 def _check_fcs(data: bytes, fcs_len: int) -> str | None:

@@ -17,7 +17,7 @@ from slirp.layout import FrameLayout
 WHY: Final = {
     "no-lease": "the guest got no address",
     "bad-url": "the guest does not understand the URL; write http://HOST[:PORT]/PATH",
-    "no-such-name": "the name in the URL does not exist; does the host know it?",
+    "no-such-name": "DNS does not know the name (it may be in /etc/hosts alone); use the address",
     "no-resolver": "no DNS server of the host answered; see /etc/resolv.conf",
     "unreachable": "the host has no way to the server",
     "refused": "the server refused the connection; is it running?",

@@ -106,6 +106,8 @@ def checked(url: str) -> SplitResult:
         raise Failure(f"--url {url}: write http://HOST[:PORT]/PATH", USAGE)
     if ":" in host:
         raise Failure(f"--url {url}: the guest has no IPv6; use a name or an IPv4 address", USAGE)
+    if host.startswith("127.") and host != "127.0.0.1":
+        raise Failure(f"--url {url}: of the host's loopback the guest reaches 127.0.0.1", USAGE)
     if parts.username is not None:
         raise Failure("--url: the guest has no passwords; leave out what is before the @", USAGE)
     return parts

@@ -327,6 +327,8 @@ def test_the_chip_pads_short_frames() -> None:
 
 
 PARTS: Final = parts_of(FRAME, fcs_len=4)
+OTHER: Final = with_fcs(ethernet(0x800, ipv4(6, TCP + b"x" * 90)))
+OTHER_PARTS: Final = parts_of(OTHER, fcs_len=4)
 BAD_FCS: Final = FRAME[:-1] + bytes([FRAME[-1] ^ 1])
 LONG_IHL: Final = FRAME[:14] + b"\x46" + FRAME[15:]
 
@@ -380,6 +382,8 @@ def raw(stage: str, *segments: Segment) -> Vector:
         ("memory", FRAME, memory([(0x9FF2, 16), (0x7000, 48), (0x3000, 94)]), 5, "place in its"),
         ("memory", FRAME, memory([(0x9FF0, 16), (0x7002, 48), (0x3000, 94)]), 5, "place in its"),
         ("memory", with_fcs(DATA[:-1] + b"y"), memory(PHYS_RANGES), 5, "not the octets of ip"),
+        ("lance", FRAME, lance([*PARTS[:-2], ("payload", 99), ("fcs", 5)]), 3, "5 octets of FCS"),
+        ("memory", OTHER, Vector("memory", False, place(OTHER_PARTS, PHYS_RANGES)), 5, "of ip: "),
         (
             "memory",
             with_fcs(DATA + b"\0"),
@@ -414,6 +418,17 @@ def test_the_same_stage_twice_is_a_disagreement() -> None:
     found = first_disagreement([*packets, packets[2]._replace(number=6)])
     assert found == Disagreement(6, "lance", "the same stage twice for one frame")
     assert str(found) == "packet 6, stage lance: the same stage twice for one frame"
+
+
+def test_the_chip_and_ram_without_ledma_between_them() -> None:
+    """A split capture of which one file is missing."""
+    packets = [one for one in chain() if one.interface.name != "ledma"]
+    assert first_disagreement(packets) is None
+    moved_on = Vector("memory", False, place(PARTS, [(0x9FF4, 16), (0x7004, 142)]))
+    packets[-1] = packet(4, "memory", FRAME, moved_on)
+    found = first_disagreement(packets)
+    assert found is not None
+    assert "is not at the place in its page that 0x1ff0 has" in found.reason
 
 
 def test_frames_without_an_id_are_checked_alone() -> None:

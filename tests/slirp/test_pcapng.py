@@ -222,6 +222,7 @@ VALID: Final = section("<") + described("<") + enhanced("<", 0, 0, b"abcd")
         (VALID + block("<", 6, struct.pack("<IIIII", 0, 0, 0, 9, 9)), "packet length"),
         (VALID + enhanced("<", 0, 0, b"", b"\1\0\x50\0"), "option length"),
         (VALID + enhanced("<", 0, 0, b"", option("<", 2, b"abc")), "option length"),
+        (VALID + block("<", 3, b""), "block length"),
         (section("<") + described("<", option("<", 9, b"")), "option length"),
         (VALID + enhanced("<", 0, 0, b"", option("<", 1, b"") * 300), "too many options"),
         (section("<") + described("<") * 1025, "too many interfaces"),

@@ -182,6 +182,7 @@ def test_another_file_each_time_is_no_success(
         ("http://[::1]/", 2, "the guest has no IPv6"),
         ("http://[::1/", 2, "Invalid IPv6 URL"),
         ("http://127.0.0.1:99999/", 2, "Port out of range"),
+        ("http://127.0.0.2/", 2, "of the host's loopback the guest reaches 127.0.0.1"),
         ("http://me:word@127.0.0.1/", 2, "no passwords"),
         ("http://SERVER/gone", 1, "HTTP status 404"),
         ("http://SERVER/moved", 1, "HTTP status 302"),
