@@ -161,6 +161,8 @@ class CapturePort:
         self.max_frame = inner.max_frame
         self.offload = inner.offload
         self._capture = capture
+        if inner.offload:  # long sums need it: better now than between two frames
+            import numpy  # noqa: F401
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> Claim | None:
         capture = self._capture
