@@ -5,7 +5,9 @@ ports) has one peer for ever, and the kernel keeps others out. One that is *boun
 from any machine that may open it, and a machine names its own path with each datagram: whoever
 sent last is the peer. It is answered through a second socket, connected to its path: the kernel
 then tells when a full queue over there has room again, which it cannot for a socket without peer,
-and says at once when nobody is at that path any more.
+and says at once when nobody is at that path any more. A machine that has connected its own socket
+to our path takes datagrams from there only (EPERM for others); it is sent to by name, and a full
+queue is tried again after RETRY_AFTER.
 
 Back-pressure is one frame deep. A frame that the kernel does not take (EAGAIN: the peer's queue is
 full) stays in the staging area; until it is sent `claim` says None, and `fileno()` tells when there
@@ -82,6 +84,7 @@ class DgramPort(PortDefaults):
         self._sock = sock
         self._connected = _is_connected(sock)
         self._tx_sock: socket.socket | None = sock if self._connected else None
+        self._by_name = False  # the peer takes datagrams from our path only
         self._on_peer = on_peer or (lambda path: None)
         self._readiness = Readiness(sock.fileno())
         self._rx = memoryview(bytearray(FRAME_MAX + 1))
@@ -130,16 +133,19 @@ class DgramPort(PortDefaults):
 
     def _flush(self) -> None:
         self._starved = False
-        sock = self._tx_sock
-        failure = self._try(sock) if sock is not None else errno.ENOTCONN
+        failure = self._try()
         if failure in _NOBODY and self.peer and not self._connected:
             # A machine that was started again has the same path and another socket.
-            sock = self._reach(self.peer)
-            failure = self._try(sock) if sock is not None else errno.ENOENT
-        if failure in _NO_ROOM and sock is not None:
-            self._starved = failure != errno.EAGAIN
-            if not self._starved:
-                self._readiness.await_room(sock.fileno())
+            self._reach(self.peer)
+            failure = self._try()
+        if failure == errno.EPERM and not self._connected and not self._by_name:
+            self._drop_tx()
+            self._by_name = True
+            failure = self._try()
+        if failure in _NO_ROOM:
+            self._starved = failure != errno.EAGAIN or self._tx_sock is None
+            if not self._starved and self._tx_sock is not None:
+                self._readiness.await_room(self._tx_sock.fileno())
             return
         self._waiting = 0
         self._retry_at = None
@@ -147,9 +153,16 @@ class DgramPort(PortDefaults):
         if failure:
             self._unheard(failure)
 
-    def _try(self, sock: socket.socket) -> int:
+    def _try(self) -> int:
+        """Send the frame that waits; the error number, or 0."""
+        frame = self._tx[: self._waiting]
         try:
-            sock.send(self._tx[: self._waiting])
+            if self._by_name:
+                self._sock.sendto(frame, self.peer)
+            elif self._tx_sock is not None:
+                self._tx_sock.send(frame)
+            else:
+                return errno.ENOTCONN
         except OSError as error:
             return error.errno or errno.EIO
         return 0
@@ -161,18 +174,20 @@ class DgramPort(PortDefaults):
             self._drop_tx()
             self._on_peer("")
 
-    def _reach(self, path: str) -> socket.socket | None:
-        """A socket whose peer is at `path`."""
+    def _reach(self, path: str) -> bool:
+        """Find a way to send to `path`."""
         self._drop_tx()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             sock.connect(path)
-        except OSError:
+        except OSError as error:
             sock.close()
-            return None
+            self._by_name = error.errno == errno.EPERM
+            return self._by_name
+        self._by_name = False
         self._tx_sock = sock
-        return sock
+        return True
 
     def _drop_tx(self) -> None:
         if self._connected or self._tx_sock is None:
@@ -213,7 +228,7 @@ class DgramPort(PortDefaults):
         if not isinstance(sender, str) or not sender or self._only not in ("", sender):
             self.malformed += 1  # nobody who can be answered, or not the one that is meant
             return False
-        if self._reach(sender) is None:
+        if not self._reach(sender):
             self.malformed += 1
             return False
         self._waiting = 0

@@ -251,6 +251,26 @@ def test_a_machine_started_again_at_its_path_is_found(bound: Bound) -> None:
     assert bound.peers == [str(bound.folder / "a")]
 
 
+def test_a_machine_that_hears_only_our_path(bound: Bound) -> None:
+    """It connected its socket, so a frame must come from the bound one; retries are timed."""
+    with bound.machine("a") as a:
+        a.connect(bound.path)
+        a.send(b"a" * 60)
+        assert received(bound.port) == [b"a" * 60]
+        count = 0
+        while send(bound.port, b"f" * 1000):
+            count += 1
+        assert count > 0
+        assert not readable(bound.port)
+        assert bound.port.claim(60) is None
+        assert bound.port.poll(5.0) == 5.0 + RETRY_AFTER
+        got = len(taken(a))
+        assert bound.port.poll(5.0 + RETRY_AFTER) is None
+        assert got + len(taken(a)) == count
+    assert send(bound.port, b"l" * 60)
+    assert bound.peers == [str(bound.folder / "a"), ""]
+
+
 def test_a_machine_that_ended_is_reported_once(bound: Bound) -> None:
     with bound.machine("a") as a:
         a.sendto(b"a" * 60, bound.path)

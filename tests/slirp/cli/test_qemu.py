@@ -1,0 +1,177 @@
+"""`slirp qemu` around a QEMU of a few lines: what it is told, its end, its signals.
+
+The real one is in tests/qemu. This one finds its `-netdev stream` argument, asks for the gateway
+by ARP over the descriptor, and reports what it saw on standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent.parent
+
+QEMU = """\
+#!{python}
+import json, os, signal, socket, struct, sys
+sys.path.insert(0, {root!r})
+arguments = sys.argv[1:]
+if "--version" in arguments:
+    print("QEMU emulator version " + os.environ.get("VERSION", "7.2.22 (Debian)"))
+    sys.exit(0)
+netdev = arguments[arguments.index("-netdev") + 1]
+fd = int(netdev.rpartition("addr.str=")[2])
+from tests.kit.guest import GATEWAY, GUEST, arp
+with socket.socket(fileno=fd) as sock:
+    request = arp(1, GUEST, GATEWAY)
+    framed = struct.pack("!I", len(request)) + request
+    sock.sendall(os.environ.get("GARBAGE", "").encode() or framed)
+    answer = sock.recv(4096)
+    said = dict(
+        arguments=arguments, answered=len(answer), stdin=sys.stdin.read(),
+        blocked=[int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+        fds=sorted(int(n) for n in os.listdir("/proc/self/fd")), fd=fd,
+    )
+    print(json.dumps(said), flush=True)
+    if "-wait" in arguments:
+        signal.signal(signal.SIGTERM, lambda *why: sys.exit(33))
+        print("waiting", flush=True)
+        signal.pause()
+if "-killed" in arguments:
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(int(os.environ.get("STATUS", "0")))
+"""
+
+
+@pytest.fixture
+def qemu(tmp_path: Path) -> str:
+    path = tmp_path / "qemu-system-tiny"
+    path.write_text(QEMU.format(python=sys.executable, root=str(ROOT)))
+    path.chmod(0o755)
+    return str(path)
+
+
+def slirp_qemu(
+    *arguments: str, stdin: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "slirp", "qemu", *arguments],
+        env={**os.environ, **environment},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def said(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    assert done.stdout, done.stderr
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[0])
+    return found
+
+
+def test_the_machine_is_told_of_its_network(qemu: str) -> None:
+    done = slirp_qemu("--", qemu, "-m", "1G", stdin="typed")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = said(done)
+    assert told["arguments"] == [
+        "-m", "1G", "-netdev", f"stream,id=slirp0,addr.type=fd,addr.str={told['fd']}",
+        "-device", "virtio-net-pci,netdev=slirp0",
+    ]  # fmt: skip
+    assert told["answered"] == 64
+    assert told["stdin"] == "typed"
+    assert told["blocked"] == []
+
+
+def test_the_machine_has_no_other_descriptor_of_ours(qemu: str) -> None:
+    told = said(slirp_qemu("--", qemu))
+    listing = {3, 4}  # one is for the listing itself, one is the script's file
+    assert set(told["fds"]) <= {0, 1, 2, told["fd"], *listing}  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "device"),
+    [
+        (("--device", "e1000"), (), "e1000,netdev=slirp0"),
+        (("--device", "virtio-net-pci,mac=52:54:00:00:00:01"), (),
+         "virtio-net-pci,mac=52:54:00:00:00:01,netdev=slirp0"),
+        (("--mtu", "9000"), (), "virtio-net-pci,netdev=slirp0,host_mtu=9000"),
+        (("--mtu", "9000", "--device", "e1000"), (), "e1000,netdev=slirp0"),
+        (("--device", "none"), (), None),
+        ((), ("-device", "rtl8139,netdev=slirp0,mac=52:54:00:00:00:01"), None),
+    ],
+)  # fmt: skip
+def test_the_device(
+    qemu: str, options: tuple[str, ...], arguments: tuple[str, ...], device: str | None
+) -> None:
+    told = said(slirp_qemu(*options, "--", qemu, *arguments))["arguments"]
+    assert isinstance(told, list)
+    added = told[len(arguments) + 2 :]
+    assert added == ([] if device is None else ["-device", device])
+
+
+def test_the_exit_status_is_the_machines(qemu: str) -> None:
+    assert slirp_qemu("--", qemu, STATUS="42").returncode == 42
+    assert slirp_qemu("--", qemu, "-killed").returncode == 128 + signal.SIGKILL
+
+
+def test_signals_are_passed_on(qemu: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "slirp", "qemu", "--", qemu, "-wait"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        assert process.stdout.readline() == b"waiting\n"
+        process.terminate()
+        assert process.wait(30) == 33
+
+
+@pytest.mark.parametrize("version", ["7.1.0", "5.2.0", "2.11.1 (Debian)"])
+def test_a_qemu_that_is_too_old(qemu: str, version: str) -> None:
+    done = slirp_qemu("--", qemu, VERSION=version)
+    assert done.returncode == 1
+    assert done.stderr.startswith("slirp: ")
+    assert "7.2 or later is needed" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("version", ["7.2.0", "8.0.0", "10.1.2", "of nobody knows what"])
+def test_a_qemu_that_may_do(qemu: str, version: str) -> None:
+    assert slirp_qemu("--", qemu, VERSION=version).returncode == 0
+
+
+def test_a_machine_that_breaks_the_framing_is_told_of(qemu: str) -> None:
+    done = slirp_qemu("--", qemu, GARBAGE="garbage")
+    assert done.returncode == 0
+    assert said(done)["answered"] == 0
+    assert "it had no network from then on" in done.stderr
+
+
+def test_statistics(qemu: str) -> None:
+    done = slirp_qemu("--stats", "--", qemu)
+    assert json.loads(done.stderr)["malformed"] == {}
+
+
+def test_what_cannot_be_started(tmp_path: Path, qemu: str) -> None:
+    missing = slirp_qemu("--", str(tmp_path / "missing"))
+    assert (missing.returncode, missing.stderr.count("\n")) == (127, 1)
+    os.chmod(qemu, 0o644)
+    plain = slirp_qemu("--", qemu)
+    assert (plain.returncode, plain.stderr.count("\n")) == (126, 1)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--",), ("--", "qemu", "-daemonize"), ("--mtu", "x")])
+def test_mistakes_are_one_line(arguments: tuple[str, ...]) -> None:
+    done = slirp_qemu(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("slirp: ")
+    assert done.stderr.count("\n") == 1
