@@ -5,6 +5,7 @@ Does not do: options about how guests come to it; each command has its own.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 import struct
@@ -156,7 +157,10 @@ def add_forwards(network: Network, specs: Sequence[ForwardSpec], guest: str) -> 
         try:
             network.forward(proto, host=host, guest=(addr or guest, port))
         except OSError as error:
-            raise Failure(f"--forward {proto}:{where}: {error.strerror or error}") from None
+            why = error.strerror or str(error)
+            if error.errno == errno.EACCES and not isinstance(host, str):
+                why += "; ports below 1024 are mostly root's, choose a higher one"
+            raise Failure(f"--forward {proto}:{where}: {why}") from None
 
 
 def print_stats(args: Namespace, network: Network) -> None:
