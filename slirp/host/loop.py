@@ -29,11 +29,14 @@ Handler: TypeAlias = Callable[[int, float], None]  # epoll events, now
 EVENTS_PER_TURN: Final = 256  # descriptors handled per turn; the rest come first in the next
 BRISK_FOR: Final = 50e-6  # seconds: a wait that is expected to be shorter is spun, not slept
 VISITS_PER_TURN: Final = 1024  # deadlines handled per turn; the rest are due at once in the next
+REST_FOR: Final = 0.1  # seconds that a descriptor is left alone which cannot be served now
 STALE_MIN: Final = 256  # bookings below which nobody looks for those that were replaced
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
 EDGE: Final = select.EPOLLET
+URGENT: Final = select.EPOLLPRI
+RDHUP: Final = select.EPOLLRDHUP
 HANGUP: Final = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -44,6 +47,22 @@ class Timed(Protocol):
 
     def handle_timeout(self, now: float) -> float | None:
         """Do what is due; the next instant, or None."""
+
+
+class Resting:
+    """Descriptors that are left alone for a while."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self.events: dict[int, int] = {}  # by descriptor: what it is to wait for afterwards
+        self.visit: float | None = None
+
+    def handle_timeout(self, now: float) -> float | None:
+        """The loop's visit: all go on."""
+        for fd, events in self.events.items():
+            self._epoll.modify(fd, events)
+        self.events.clear()
+        return None
 
 
 class Loop:
@@ -58,6 +77,7 @@ class Loop:
         self._swept_at = 0
         self._sweep_over = STALE_MIN
         self._gone: set[int] = set()  # unregistered in this turn: their events are another's
+        self._resting = Resting(self._epoll)
         self._settlers: list[Callable[[float], None]] = []
         self._again = False
         self._turning = False
@@ -93,11 +113,22 @@ class Loop:
         """Wait for other events on `fd`."""
         self._epoll.modify(fd, events)
 
+    def rest(self, fd: int) -> None:
+        """Leave `fd`, which waits to be read, alone for REST_FOR.
+
+        For a listening socket when no descriptor is left to accept with: it stays readable, and
+        whoever looks again at once looks for ever.
+        """
+        self._epoll.modify(fd, 0)
+        self._resting.events[fd] = READABLE
+        self.visit_at(self._resting, self._clock() + REST_FOR)
+
     def unregister(self, fd: int) -> None:
         """Forget `fd`; call before it is closed. A descriptor that is not known is no error."""
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
             self._gone.add(fd)
+            self._resting.events.pop(fd, None)
 
     def add_settler(self, settler: Callable[[float], None]) -> None:
         """Call `settler(now)` at the end of every turn, in the order of adding."""
@@ -181,7 +212,7 @@ class Loop:
         poll = self._epoll.poll
         if timeout == 0.0:
             return poll(0.0, EVENTS_PER_TURN)
-        clock = self._clock
+        clock = time.monotonic  # spinning costs real time, whatever the network takes for time
         begun = clock()
         if self._brisk:
             until = begun + BRISK_FOR
