@@ -8,6 +8,8 @@ has struck, or the window is regrowing after either. Then it behaves as on any n
   recovery: ssthresh becomes half the flight, and what lies below the highest SACK block and is not
   covered is sent again; without SACK, the first segment of the gap, and one more for each partial
   ACK (RFC 6582). Octets counted rather than ACKs, since a guest may answer 64 KiB with one ACK.
+  Where octets that were first sent after all of that are SACKed and a gap is still open, what was
+  sent again was lost again, and the next round begins.
 - A timeout sends everything from SND.UNA again, from a window of one segment in slow start
   (RFC 5681 §3.1); the scoreboard is forgotten, as a receiver may drop what it has SACKed
   (RFC 2018 §8).
@@ -20,9 +22,12 @@ The window grows by the octets acknowledged below ssthresh, and then by an eight
 segment a round trip if that is more: half a window is won back in six round trips. RFC 5681 alone
 would need thousands on a link of 16 MiB windows, for the sake of other flows, which do not share
 it. Once it holds the guest's largest window it no longer matters, and the connection drops the
-object.
+object. Meanwhile no super-segment takes more than a quarter of it, so that the loss of one is
+reported by the answers to the others, and not by a timeout.
 
-Does not do: D-SACK, RACK, pacing, F-RTO (a guest without timestamps gets octets twice).
+Does not do: D-SACK, pacing, F-RTO (a guest without timestamps gets octets twice); RACK and its tail
+loss probe, since a guest that stands still for some milliseconds is common here and loss is not:
+a tail that is lost waits for the timeout.
 """
 
 from __future__ import annotations
@@ -34,6 +39,8 @@ from slirp.seq import MASK
 
 DUP_THRESH: Final = 3  # duplicate ACKs, RFC 5681 §3.2
 SACKED_RANGES_MAX: Final = 32  # further blocks are ignored: their octets are sent twice, no harm
+SSTHRESH_MIN: Final = 10  # segments: RFC 6928's initial window, which no network minds
+BURSTS_MIN: Final = 4  # super-segments in one congestion window
 REGROWTH: Final = 8  # the part of the octets acknowledged that the window grows by, above ssthresh
 CWND_UNLIMITED: Final = 1 << 40  # octets; more than any window
 
@@ -59,6 +66,7 @@ class Loss:
         "recover",
         "resend_from",
         "resent_ts",
+        "round_end",
         "sacked",
         "ssthresh",
     )
@@ -71,6 +79,7 @@ class Loss:
         self.ranges: list[Span] = []  # SACKed, ascending, disjoint
         self.sacked = 0  # octets that left the network without being acknowledged
         self.recover = una  # SND.MAX when recovery began
+        self.round_end = una  # SND.MAX when octets were last sent again
         self.resend_from = una  # next octet to send again
         self.lost_end = una  # octets below and not SACKed are lost
         self.forced = False  # one segment goes out whatever cwnd says
@@ -91,12 +100,15 @@ class Loss:
         news = sacked > self.sacked
         self.sacked = sacked
         if self.mode == FAST and merged:
-            self._extend((una + merged[-1][0]) & MASK, una)
+            self._extend(merged[-1], una)
         return news
 
-    def _extend(self, lost_end: int, una: int) -> None:
-        if (lost_end - una) & MASK > (self.lost_end - una) & MASK:
-            self.lost_end = lost_end
+    def _extend(self, highest: Span, una: int) -> None:
+        """The highest SACK block (distances from `una`) tells what is lost by now."""
+        if highest[0] > (self.lost_end - una) & MASK:
+            self.lost_end = (una + highest[0]) & MASK
+        if highest[1] > (self.round_end - una) & MASK and self.hole(una) is None:
+            self.resend_from = una
 
     def trim(self, una: int) -> None:
         """SND.UNA advanced: forget what lies below."""
@@ -148,7 +160,7 @@ class Loss:
         """Fast recovery begins."""
         self.mode = FAST
         self.recover = snd_max
-        self.ssthresh = self.cwnd = max((snd_max - una) & MASK, 4 * mss) // 2
+        self.ssthresh = self.cwnd = max(((snd_max - una) & MASK) // 2, SSTHRESH_MIN * mss)
         self._lose_first(una, data_end, mss)
 
     def _lose_first(self, una: int, data_end: int, mss: int) -> None:
@@ -164,7 +176,7 @@ class Loss:
         if self.mode != TIMEOUT:
             self.before = self.cwnd, self.ssthresh
             self.resent_ts = None
-            self.ssthresh = max((snd_max - una) & MASK, 4 * mss) // 2
+            self.ssthresh = max(((snd_max - una) & MASK) // 2, SSTHRESH_MIN * mss)
         self.cwnd = mss
         self._lose_all(una, data_end, snd_max)
         self.forced = True
@@ -173,9 +185,10 @@ class Loss:
         """Nothing has been sent again since the last timeout."""
         return self.mode == TIMEOUT and self.resend_from == una and self.lost_end != una
 
-    def sent_again(self, end: int, tsval: int) -> None:
+    def sent_again(self, end: int, snd_max: int, tsval: int) -> None:
         """Lost octets up to `end` went out once more."""
         self.resend_from = end
+        self.round_end = snd_max
         self.forced = False
         if self.resent_ts is None:
             self.resent_ts = tsval

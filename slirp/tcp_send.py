@@ -22,7 +22,7 @@ from typing import Final
 from slirp.rto import RTO_INITIAL, rto_after
 from slirp.seq import HALF, MASK
 from slirp.tcp_ahead import Ahead
-from slirp.tcp_loss import WATCHING, Loss
+from slirp.tcp_loss import BURSTS_MIN, WATCHING, Loss
 from slirp.tcp_segment import CONTROL, REWIND, SENDABLE, Emission, Segment
 from slirp.wire.tcp import ACK, PSH, emit_options
 
@@ -153,6 +153,7 @@ class Sender:
         elif self._eof:
             return flight, 0
         usable = min(self.snd_wnd - flight, credit)
+        limit = min(limit, max(self.mss, loss.cwnd // BURSTS_MIN))
         limit = self._narrowed(usable, limit, pipe)
         if not limit and not flight and hole is None:
             self._persist(now)
@@ -200,7 +201,7 @@ class Sender:
         else:
             self._timed_at = None  # Karn: an answer to octets sent twice says nothing
             if self._loss is not None:
-                self._loss.sent_again(end, self._tsval(now))
+                self._loss.sent_again(end, self.snd_max, self._tsval(now))
         self._point_snd_nxt()
 
     def _point_snd_nxt(self) -> None:

@@ -51,7 +51,7 @@ def test_every_hole_is_sent_again_once(spans: list[tuple[int, int]], una: int, p
         assert start < stop
         stop = min(stop, start + piece)
         resent += range(start, stop)
-        loss.sent_again((una + stop) & MASK, 0)
+        loss.sent_again((una + stop) & MASK, snd_max, 0)
         missing = set(range(FLIGHT)) - covered - set(resent)
         assert loss.pipe(una, snd_max) == FLIGHT - len(covered) - len(missing)
     assert resent == sorted(set(range(FLIGHT)) - covered)
@@ -68,7 +68,7 @@ def test_fast_recovery_takes_what_lies_below_the_highest_block_as_lost(
     lost: list[int] = []
     while (hole := loss.hole(una)) is not None:
         lost += range((hole[0] - una) & MASK, (hole[1] - una) & MASK)
-        loss.sent_again(hole[1], 0)
+        loss.sent_again(hole[1], snd_max, 0)
     assert set(lost).isdisjoint(covered)
     if covered:
         assert lost == [n for n in range(max(covered)) if n not in covered]
@@ -89,33 +89,39 @@ def test_what_is_acknowledged_is_forgotten(
 
 def test_recovery_ends_with_what_was_in_flight() -> None:
     loss = Loss(0)
-    loss.start_fast(0, 10_000, 10_000, 1000)
+    loss.start_fast(0, 100_000, 100_000, 1000)
     assert loss.mode == FAST
-    assert loss.cwnd == loss.ssthresh == 5000
-    assert loss.on_ack(4000, 4000, 10_000, 1000)
+    assert loss.cwnd == loss.ssthresh == 50_000
+    assert loss.on_ack(40_000, 40_000, 100_000, 1000)
     assert loss.mode == FAST
-    assert loss.on_ack(6000, 10_000, 10_000, 1000) is False
+    assert loss.on_ack(60_000, 100_000, 100_000, 1000) is False
     assert loss.mode == WATCHING
-    assert loss.cwnd == 5000
+    assert loss.cwnd == 50_000
     assert not loss.is_over(60_000)
-    assert loss.is_over(5000)
+    assert loss.is_over(50_000)
 
 
 def test_a_second_timeout_does_not_halve_again() -> None:
     loss = Loss(0)
-    loss.start_timeout(0, 10_000, 10_000, 1000)
-    assert (loss.mode, loss.cwnd, loss.ssthresh) == (TIMEOUT, 1000, 5000)
-    loss.start_timeout(0, 10_000, 10_000, 1000)
-    assert loss.ssthresh == 5000
+    loss.start_timeout(0, 100_000, 100_000, 1000)
+    assert (loss.mode, loss.cwnd, loss.ssthresh) == (TIMEOUT, 1000, 50_000)
+    loss.start_timeout(0, 100_000, 100_000, 1000)
+    assert loss.ssthresh == 50_000
+
+
+def test_a_few_segments_may_always_be_in_flight() -> None:
+    loss = Loss(0)
+    loss.start_fast(0, 2000, 2000, 1000)
+    assert loss.cwnd == 10_000
 
 
 def test_slow_start_and_then_an_eighth() -> None:
     loss = Loss(0)
-    loss.start_timeout(0, 10_000, 10_000, 1000)
+    loss.start_timeout(0, 16_000, 16_000, 1000)
     una = 0
     windows: list[int] = []
     while loss.mode == TIMEOUT or len(windows) < 8:
         una += loss.cwnd
-        loss.on_ack(loss.cwnd, una, 10_000, 1000)
+        loss.on_ack(loss.cwnd, una, 16_000, 1000)
         windows.append(loss.cwnd)
-    assert windows[:5] == [2000, 4000, 8000, 9000, 10_125]
+    assert windows[:6] == [2000, 4000, 8000, 16_000, 18_000, 20_250]

@@ -209,9 +209,26 @@ def test_a_hole_may_be_a_super_segment() -> None:
     c.host_writes(60_000)
     c.sends(PSH | ACK, seq=1, length=60_000)
     c.receives(ACK, seq=1, ack=1, sack=((10_001, 60_001),))
-    c.sends(ACK, seq=1, length=10_000)
+    c.sends(ACK, seq=1, length=7_000)  # a quarter of the congestion window
+    c.sends(ACK, seq=7_001, length=3_000)
     c.sends_nothing()
     c.receives(ACK, seq=1, ack=60_001)
+    c.sends_nothing()
+
+
+def test_what_was_sent_again_may_be_lost_again() -> None:
+    c = sending(20, sack=True)
+    c.receives(ACK, seq=1, ack=1, sack=((1001, 20_001),))
+    c.sends(ACK, seq=1, length=MSS)
+    c.host_writes(3000)
+    for seq in (20_001, 21_001, 22_001):
+        c.sends(ACK | PSH * (seq == 22_001), seq=seq, length=MSS)
+    c.receives(ACK, seq=1, ack=1, sack=((1001, 20_001),))
+    c.sends_nothing()  # it may still be under way
+    c.receives(ACK, seq=1, ack=1, sack=((1001, 21_001),))
+    c.sends(ACK, seq=1, length=MSS)  # it is not: what was sent after it has arrived
+    c.sends_nothing()
+    c.receives(ACK, seq=1, ack=1, sack=((1001, 23_001),))
     c.sends_nothing()
 
 
