@@ -141,6 +141,7 @@ class Lifecycle(Receiver):
         self._refuse_seq = 0 if self.state is State.CONNECTING else self._rst_seq()
         self._become(State.CLOSED, now)
         self._pending = 0 if silent else SEND_RST
+        self._settle()
 
     def _rst_seq(self) -> int:
         if (self.snd_max - self.snd_una) & MASK > self.snd_wnd and self.state not in _HANDSHAKE:
@@ -169,7 +170,6 @@ class Lifecycle(Receiver):
         if pending & SEND_PROBE:
             probe = self.emit_ack(now)
             out.append(probe._replace(seq=(self.snd_una - 1) & MASK))
-        self._settle()
         return out
 
     def _emit_syn(self, now: float) -> Emission:
@@ -309,10 +309,9 @@ class Lifecycle(Receiver):
             self._idle_at = now + HANDSHAKE_FOR
         else:
             self._idle_at = now + CLOSING_FOR
-        self._settle()
 
     def _settle(self) -> None:
-        """Recompute what the fast paths rely on."""
+        """Recompute what the fast paths rely on, at the end of whatever may have changed it."""
         intact = self._loss is None and not self._persisting and not self._retries
         self._open = self._loss is None and not self._eof and self.state in _SENDING
         self._predicted = (

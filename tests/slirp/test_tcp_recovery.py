@@ -142,6 +142,19 @@ def test_a_guest_that_stood_still_is_not_sent_everything_twice() -> None:
     assert c.mirror.out[0][0].seq == c.connection.snd_max - 20 * MSS
 
 
+@pytest.mark.parametrize("iss", [0, 0x1000, 0x2000, 0x3000, 0x4000])  # the clock's offset too
+def test_a_timeout_that_was_one_is_not_undone(iss: int) -> None:
+    c = sending(8, ts=100, iss=iss)
+    c.after(0.2)
+    c.sends(ACK, seq=1, length=MSS)
+    sent = c.connection._tsval(c.clock.now)
+    c.clock.advance(0.001)
+    c.receives(ACK, seq=1, ack=1001, options=TcpOptions(ts=(101, sent)))
+    c.sends(ACK, seq=1001, length=MSS)
+    c.sends(ACK, seq=2001, length=MSS)
+    c.sends_nothing()
+
+
 def test_no_timer_runs_while_a_retransmission_waits_for_room() -> None:
     c = sending(2)
     assert c.connection.handle_timeout(c.clock.advance(0.2)) == REWIND
