@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Self
 
 from nic.port import VNET_NONE
 from slirp import Network
+from tests.kit.clock import Clock
 from tests.kit.port import MemoryPort
 
 GATEWAY = "10.0.2.2"
@@ -36,6 +37,7 @@ BROADCAST_MAC = b"\xff" * 6
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 
 TURNS_FOR = 5.0  # seconds after which what a test waits for counts as never
+SOON = 0.005  # seconds: a deadline so near belongs to what is being done (a delayed ACK)
 
 
 def addr(text: str) -> bytes:
@@ -451,10 +453,18 @@ class Guest:
 
 
 class Lab:
-    """A network with one guest in memory; keywords are Network's, but for the port."""
+    """A network with one guest in memory; keywords are Network's, but for the port.
 
-    def __init__(self, port: MemoryPort | None = None, **options: Any) -> None:
+    With a `clock` of the kit's, time stands still but for deadlines that are SOON.
+    """
+
+    def __init__(
+        self, port: MemoryPort | None = None, *, clock: Clock | None = None, **options: Any
+    ) -> None:
         options.setdefault("resolvers", ())
+        self._clock = clock
+        if clock is not None:
+            options["clock"] = lambda: clock.now
         self.network = Network(**options)
         self.port = port or MemoryPort()
         self.attachment = self.network.attach(self.port)
@@ -475,16 +485,30 @@ class Lab:
         """
         stop_at = time.monotonic() + TURNS_FOR
         while True:
+            soon = self._wait_for_what_is_soon()
             busy = self.network.poll(0.0 if until is None else 0.01)
             for guest in self.guests:
                 busy += len(guest.port.sent)
                 guest.read()
             if until is None:
-                if not busy:
+                if not busy and not soon:
                     return
             elif until():
                 return
             assert time.monotonic() < stop_at, "what was waited for did not come"
+
+    def _wait_for_what_is_soon(self) -> bool:
+        loop = self.network._loop
+        at = loop.deadline()
+        if self._clock is None:
+            if at is None or at - time.monotonic() > SOON:
+                return False
+            self.network.poll(SOON)
+            return True
+        if at is None or at - self._clock.now > SOON:
+            return False
+        self._clock.until(at)
+        return True
 
     def exchange(self, frame: bytes) -> list[bytes]:
         """Give a frame; what comes back at once, TCP to no stream included."""

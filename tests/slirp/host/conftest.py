@@ -1,0 +1,50 @@
+"""What the tests of the host's side share: a network with a guest in memory, and a host's peer."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.kit.guest import Lab
+
+MakeLab = Callable[..., Lab]
+
+
+@pytest.fixture
+def make_lab() -> Iterator[MakeLab]:
+    """Labs that are closed at the end, and leave no claim and no descriptor open."""
+    before = open_fds()
+    labs: list[Lab] = []
+
+    def make(*args: Any, **options: Any) -> Lab:
+        labs.append(Lab(*args, **options))
+        return labs[-1]
+
+    yield make
+    for lab in labs:
+        lab.close()
+        assert not any(guest.port.open_claims for guest in lab.guests), "a claim was left open"
+    assert open_fds() <= before, "a descriptor was left open"
+
+
+@pytest.fixture
+def lab(make_lab: MakeLab) -> Lab:
+    return make_lab()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A listening socket on the host's loopback."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
+        sock.settimeout(5)
+        yield sock
+
+
+def open_fds() -> set[int]:
+    """The descriptors of this process."""
+    found = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {fd for fd in found if os.path.exists(f"/proc/self/fd/{fd}")}  # not the listing's own
