@@ -23,9 +23,9 @@ from typing import Final
 from benchmarks.report import keep, show, table
 from slirp.seq import MASK
 from slirp.tcp import Connection, Segment, State
-from slirp.wire.tcp import ACK, PSH, SYN, TcpOptions
+from slirp.wire.tcp import ACK, FIN, PSH, SYN, TcpOptions
 
-CALLS: Final = 20_000
+CALLS: Final = 5_000
 RUNS: Final = 7
 IDLE: Final = 1000  # connections whose memory is measured
 ISS: Final = 0x12345678
@@ -154,6 +154,27 @@ def ahead(timestamps: bool) -> float:
     return plain(lambda: guest_sends(c, ACK, MSS, 2.0, ahead=MSS))
 
 
+def whole_connection(timestamps: bool) -> float:
+    """From the guest's SYN to TIME-WAIT's end: a request, an answer, both FINs."""
+
+    def once() -> None:
+        c = established(timestamps)
+        guest_sends(c, PSH | ACK, 100, 2.0)
+        c.emit_ack(2.0)
+        c.plan(65_160, 2.0)
+        c.emit_data(0, 500, True, 2.0)
+        c.plan(65_160, 2.0)
+        c.host_eof(2.0)
+        c.poll(2.0)
+        guest_sends(c, ACK, 0, 2.0)
+        guest_sends(c, FIN | ACK, 0, 2.0)
+        c.emit_ack(2.0)
+        c.handle_timeout(9.0)
+        assert c.state is State.CLOSED
+
+    return plain(once)
+
+
 ROWS: Final = (
     ("handle_segment: octets in order", 1.5, data_in),
     ("handle_segment: ACK", 1.5, ack_in),
@@ -165,6 +186,7 @@ ROWS: Final = (
     ("poll_at", None, lambda on: plain_on(on, lambda c: c.poll_at())),
     ("handle_segment: SACK during recovery", None, recovery),
     ("handle_segment: octets ahead, kept", None, ahead),
+    ("a whole connection, SYN to TIME-WAIT's end", None, whole_connection),
 )
 
 

@@ -179,6 +179,14 @@ def test_the_host_opens() -> None:
     c.sends(PSH | ACK, seq=1, ack=1, length=10)
 
 
+def test_room_for_a_guest_that_cannot_scale() -> None:
+    c = active()
+    c.connection.set_room(1 << 20)
+    c.receives(SYN | ACK, seq=0, ack=1, options=TcpOptions(mss=1460))
+    c.sends(ACK, window=65535)
+    assert c.connection.window_left() == 65535
+
+
 def test_the_guest_refuses() -> None:
     c = active()
     assert c.receives(RST | ACK, ack=1).events == RESET_RECEIVED | CLOSED
