@@ -359,6 +359,7 @@ class Guest:
         self.inbox: list[bytes] = []
         self.listening: dict[int, list[Stream]] = {}  # by port: streams that came in
         self.answers_arp = True
+        self.dst_mac = b""  # of the last frame that came
         self._streams: dict[tuple[bytes, int, int], Stream] = {}
         self._next_port = 50000
 
@@ -393,6 +394,7 @@ class Guest:
     def read(self) -> None:
         """Look at what came."""
         for frame in self.port.take():
+            self.dst_mac = frame[:6]
             if frame[12:14] == b"\x08\x06":
                 self._read_arp(frame)
             elif frame[12:14] == b"\x08\x00" and frame[23] == 6:

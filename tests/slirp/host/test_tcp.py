@@ -9,6 +9,7 @@ import resource
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,14 +20,14 @@ from tests.kit.clock import Clock
 from tests.kit.guest import (
     ACK,
     DNS,
-    FIN,
     GATEWAY,
+    GUEST,
     PSH,
-    RST,
     SYN,
     Lab,
     Stream,
     Tcp,
+    arp,
     is_right,
     tcp,
 )
@@ -39,7 +40,7 @@ DATA = bytes(range(251)) * 800  # 200,800 octets, no period of a power of two
 
 @contextlib.contextmanager
 def connected(
-    lab: Lab, listener: socket.socket, **fields: int
+    lab: Lab, listener: socket.socket, **fields: Any
 ) -> Iterator[tuple[Stream, socket.socket]]:
     """A connection from the guest, and the host's end of it."""
     stream = lab.guest.connect((GATEWAY, listener.getsockname()[1]), **fields)
@@ -251,21 +252,17 @@ def test_zero_window_of_the_guest_is_probed_and_reopens(
         assert stream.receive(5000) == b"x" * 5000
 
 
-def test_window_withdrawn_over_octets_in_flight(make_lab: MakeLab, listener: socket.socket) -> None:
-    clock = Clock()
-    lab = make_lab(clock=clock)
+def test_window_withdrawn_over_octets_in_flight(lab: Lab, listener: socket.socket) -> None:
+    """What the guest no longer has room for is sent again when it has."""
     with connected(lab, listener) as (stream, peer):
         stream.auto_ack = False
         peer.sendall(DATA[:10000])
-        lab.turn(lambda: len(stream.received) >= 1460)
-        base = stream.segments[1].seq if stream.segments[1].data else stream.segments[-1].seq
+        lab.turn(lambda: len(stream.received) == 10000)
         stream.received.clear()
-        stream.ack = base + 100
+        stream.ack += 100 - 10000
         stream.window = 0
         stream.put(ACK)
-        lab.turn()
         stream.segments.clear()
-        clock.advance(1)
         lab.turn()
         assert all(not segment.data for segment in stream.segments)
         stream.auto_ack = True
@@ -322,7 +319,8 @@ def test_the_spill_of_a_guest_that_is_done_still_arrives(make_lab: MakeLab) -> N
             while stream.una + stream.peer_window - stream.seq >= 1460:
                 stream.put(ACK | PSH, b"z" * 1460)
                 sent += 1460
-                lab.turn()
+                if not sent % (20 * 1460):
+                    lab.turn()
             stream.finish()
             lab.turn(lambda: stream.una == stream.seq)
             assert len(received(lab, peer, sent)) == sent
@@ -515,7 +513,7 @@ def test_short_connections_leave_nothing(make_lab: MakeLab, listener: socket.soc
     clock = Clock()
     lab = make_lab(clock=clock)
     before = open_fds()
-    for _ in range(100):
+    for _ in range(40):
         with connected(lab, listener) as (stream, peer):
             stream.send(b"?")
             assert received(lab, peer, 1) == b"?"
@@ -609,22 +607,15 @@ def test_no_frame_of_a_flow_is_malformed(lab: Lab, listener: socket.socket) -> N
             is_right(bytes(broken))
 
 
-def test_a_guest_that_moves_takes_its_flows_along(
-    make_lab: MakeLab, listener: socket.socket
-) -> None:
+def test_a_guest_that_moves_takes_its_flows_along(lab: Lab, listener: socket.socket) -> None:
     """The same address at another MAC of the port: frames of old flows go to the new MAC."""
-    lab = make_lab()
+    moved = b"\x02moved"
     with connected(lab, listener) as (stream, peer):
-        frame = bytearray(stream.frame(ACK | PSH, b"from my new card"))
-        stream.seq += 16
-        frame[6:12] = b"\x02new--"
-        lab.guest.give(bytes(frame))
-        assert received(lab, peer, 16) == b"from my new card"
-        lab.guest.give(bytes(frame[:6] + b"\x02new--" + frame[12:]))
+        lab.guest.give(arp(1, GUEST, GATEWAY, sender_mac=moved))
         lab.turn()
-        lab.port.take()
         peer.sendall(b"hello")
-        lab.turn()
+        lab.turn(lambda: bool(lab.port.sent) or bool(stream.received))
+        assert stream.receive(5) == b"hello"
         lab.network.poll(0)
-        assert FIN
-        assert RST
+    lab.turn()
+    assert lab.guest.dst_mac == moved
