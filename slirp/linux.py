@@ -1,8 +1,9 @@
 """The Linux calls that Python 3.11's `os` lacks, by ctypes; each raises OSError as `os` would.
 
 Namespaces (`unshare`, `setns`), mounts (`mount`, `umount`, `pivot_root`), what a process may still
-do (`drop_capabilities`, `set_no_new_privs`), its tie to its parent (`die_with_parent`) and signals
-as a descriptor (`SignalFd`, which tells a terminal's Ctrl-C from somebody's kill).
+do (`drop_capabilities`, `set_no_new_privs`, `raise_descriptor_limit`), its tie to its parent
+(`die_with_parent`) and signals as a descriptor (`SignalFd`, which tells a terminal's Ctrl-C from
+somebody's kill).
 
 Does not do: decide anything. See slirp.netns and slirp.sandbox for what is done with these.
 """
@@ -122,6 +123,15 @@ def drop_capabilities() -> None:
     header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
     _checked(_libc.capset(header, bytes(24)), "capset")
     set_no_new_privs()
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many descriptors as it may have; how many that is."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 class SignalInfo(NamedTuple):

@@ -29,7 +29,13 @@ from slirp import linux, netns
 from slirp.cli import tap
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.forwards import ForwardSpec
-from slirp.cli.options import add_forwards, capture_of, outbound, print_stats
+from slirp.cli.options import (
+    add_forwards,
+    capture_of,
+    outbound,
+    print_stats,
+    raise_descriptor_limit,
+)
 
 if TYPE_CHECKING:
     from nic.bess import BessPort
@@ -171,6 +177,7 @@ def _has_vnet(fd: int) -> bool:
 def make_network(options: Options) -> Network:
     from slirp.network import Network
 
+    raise_descriptor_limit()
     return Network(
         options.cidr,
         mtu=options.mtu,

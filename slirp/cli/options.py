@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import TYPE_CHECKING, Any, Final
 
+from slirp import linux
 from slirp.cli import capture_file
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.forwards import ForwardSpec, parse_forward
@@ -29,6 +30,7 @@ NETWORK: Final = "10.0.2.0/24"
 FIRST_LEASE: Final = 15  # offsets from the network's address
 FIRST_LEASE_OF_FEW: Final = 4  # behind gateway and DNS, in a network that has no .15
 NO_DNS: Final = ["none"]
+DESCRIPTORS_WANTED: Final = 10_240  # 10,000 connections, and some for the rest
 SIOCGIFADDR: Final = 0x8915  # linux/sockios.h
 
 
@@ -84,6 +86,7 @@ def make_network(args: Namespace, **more: Any) -> Network:
     """What `add_network_options` asks for, and more of Network's own parameters."""
     from slirp.network import Network
 
+    raise_descriptor_limit()
     dns_enabled = args.dns != NO_DNS
     return Network(
         args.network,
@@ -95,6 +98,16 @@ def make_network(args: Namespace, **more: Any) -> Network:
         outbound_addr=outbound(args.outbound_addr),
         **more,
     )
+
+
+def raise_descriptor_limit() -> None:
+    """A connection costs a descriptor; say so when there are few."""
+    limit = linux.raise_descriptor_limit()
+    if limit < DESCRIPTORS_WANTED:
+        sys.stderr.write(
+            f"slirp: warning: only {limit} descriptors are allowed, and each connection takes one; "
+            f"ulimit -Hn {DESCRIPTORS_WANTED} allows more\n"
+        )
 
 
 def _resolvers(addrs: Sequence[str] | None) -> Sequence[str] | None:

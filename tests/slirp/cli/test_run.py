@@ -329,6 +329,27 @@ def test_device_that_goes_away_ends_the_run() -> None:
     assert "gone" in result.stderr
 
 
+def limited(limits: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    need_tun()
+    return run("sh", "-c", f'ulimit {limits}; exec "$@"', "sh", *SLIRP, "run", *argv)
+
+
+def test_descriptor_limit_is_raised_for_slirp_and_not_for_the_command() -> None:
+    """The command sees its own limit, and its parent's in /proc."""
+    script = "ulimit -Sn; grep 'open files' /proc/$PPID/limits"
+    result = limited("-Sn 500; ulimit -Hn 12000", "--", "sh", "-c", script)
+    own, parents = result.stdout.splitlines()
+    assert own == "500"
+    assert parents.split()[3:5] == ["12000", "12000"]
+    assert result.stderr == ""
+
+
+def test_low_descriptor_limit_is_told() -> None:
+    result = limited("-n 400", "--", "true")
+    assert result.returncode == 0
+    assert result.stderr.startswith("slirp: warning: only 400 descriptors are allowed")
+
+
 # --- what is printed ------------------------------------------------------------------------------
 
 
