@@ -82,8 +82,7 @@ def test_parent_that_ended_before_is_noticed() -> None:
 
 
 def test_signals_come_by_descriptor() -> None:
-    # In a process of its own: a test runner's other threads, whose masks are not ours, would take
-    # the signals and die.
+    """In a process without threads: another thread, which blocks nothing, would get the signal."""
     run_python(
         """
 import os, select, signal
@@ -101,3 +100,9 @@ signals.close()
 assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 """
     )
+
+
+def test_descriptor_limit_is_raised_to_what_is_allowed() -> None:
+    limit = run_python("from slirp import linux; print(linux.raise_descriptor_limit())")
+    now = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[1])"
+    assert limit == run_python(now)
