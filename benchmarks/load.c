@@ -195,9 +195,11 @@ static int sink(char **v)
 {
 	int asks = v[3] != NULL, fd = asks ? socket(AF_INET, SOCK_DGRAM, 0) : bound(SOCK_DGRAM, v[2]);
 	struct timeval quiet = { .tv_usec = 300000 };
+	int queue = 4 << 20;
 	double begun = 0, last = 0;
 	long count = 0;
 	char octets[65536];
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &queue, sizeof queue);
 	if (asks) {
 		struct sockaddr_in a = at(v[3], v[2]);
 		sendto(fd, "?", 1, 0, (struct sockaddr *)&a, sizeof a);

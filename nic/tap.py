@@ -8,7 +8,8 @@ One staging area lives as long as the port. A claim is four views of it (Etherne
 header, payload); the stack receives the payload into the last and writes the headers into the
 others; `commit` is one `writev` of the virtio-net header and the views. A TAP device takes a frame
 when it is written, so there is at most one claim at a time and never a refusal. Frames from the
-guest are read into another staging area and are valid until the next one is asked for.
+guest are read into another staging area. A frame is valid until it is released; whoever holds
+several has them one behind the other there, so that none is moved.
 
 A device or namespace that goes away shows as an error of `readv`; the port says so by raising
 `DeviceGone` out of `frames()`.
@@ -48,6 +49,8 @@ FRAME_MAX: Final = 14 + 65535  # octets: Ethernet header and the largest IP pack
 FRAMES_PER_CALL: Final = 32  # frames that one frames() yields at the most
 HEADER_AREA: Final = 256  # octets of staging for the headers of one claim
 SMALL: Final = 2048  # octets: a frame up to this size says little about a backlog
+FRAME_ROOM: Final = FRAME_MAX + 4
+RX_AREA: Final = 4 * FRAME_ROOM  # octets of staging for frames that are held together
 LAYOUTS_KEPT: Final = 512  # cut vectors kept for reuse
 
 
@@ -85,6 +88,20 @@ def set_offloads(fd: int, *, tso: bool = True, uso: bool = True) -> int:
     return 0
 
 
+class TapFrame(Frame):
+    """A frame in the staging area, whose place is used again once the stack is done with it."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, iov: IoVec, vnet: bytes) -> None:
+        self.iov = iov
+        self.vnet = vnet
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+
+
 class TapClaim:
     """The one claim of a TAP port: views of its staging area."""
 
@@ -116,6 +133,8 @@ class TapPort(PortDefaults):
     `tso`/`uso` switch the offloads off one by one; without `vnet` there are none.
     """
 
+    keeps_frames = True  # frames stay valid until they are released, however many there are
+
     def __init__(
         self, fd: int, *, mtu: int = 1500, vnet: bool = True, tso: bool = True, uso: bool = True
     ) -> None:
@@ -129,10 +148,8 @@ class TapPort(PortDefaults):
         self.gso_udp = bool(self.offloads & TUN_F_USO4)
         self.sent = 0
         self.dropped = 0
-        self._rx = memoryview(bytearray(FRAME_MAX + 4))
+        self._rx = memoryview(bytearray(RX_AREA))
         self._rx_vnet = bytearray(VNET_LEN)
-        into: list[bytearray | memoryview] = [self._rx_vnet, self._rx] if vnet else [self._rx]
-        self._rx_into = into
         self._tx = memoryview(bytearray(HEADER_AREA + FRAME_MAX))
         self._claim = TapClaim(self, fd, vnet)
         self._layouts: dict[tuple[int, Sequence[int]], IoVec] = {}
@@ -169,7 +186,9 @@ class TapPort(PortDefaults):
         return IoVec(tuple(views))
 
     def frames(self) -> Iterator[Frame]:
-        fd, into, rx, vnet = self._fd, self._rx_into, self._rx, self.offload
+        fd, area, header = self._fd, self._rx, self._rx_vnet
+        into = (header, area) if self.offload else (area,)
+        at = 0
         self._calls += 1
         look = self._backlog or not self._calls & 3
         for count in range(FRAMES_PER_CALL):
@@ -180,11 +199,16 @@ class TapPort(PortDefaults):
                 return
             except OSError as error:
                 raise DeviceGone(error.errno, "the TAP device or its namespace is gone") from None
-            if vnet:
+            if self.offload:
                 size -= VNET_LEN
-                yield Frame(IoVec((rx[:size],)), bytes(self._rx_vnet))
-            else:
-                yield Frame(IoVec((rx[:size],)))
+            frame = TapFrame(IoVec((area[:size],)), bytes(header))
+            yield frame
+            if frame.held:
+                at += size
+                if at > RX_AREA - FRAME_ROOM:
+                    break
+                area = self._rx[at:]
+                into = (header, area) if self.offload else (area,)
             if count == 0 and not look and size <= SMALL:
                 return  # probably the only one; what is there after all is still readable
         self._backlog = True

@@ -11,11 +11,11 @@ Does not do: parsing, addressing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 from dma.iovec import IoVec, scatter_copy
-from nic.port import VNET_NONE, Port
+from nic.port import VNET_NONE, Frame, Port, PortDefaults
 
 BACKLOG_MAX: Final = 256  # frames that wait for room; the next one is lost
 
@@ -27,14 +27,29 @@ class Resumable(Protocol):
         """There may be room now."""
 
 
+class Gone(PortDefaults):
+    """What stands in the place of a port that was taken off: no room, no frames."""
+
+    def claim(self, size: int, headers: Sequence[int] = ()) -> None:
+        return None
+
+    def frames(self) -> Iterator[Frame]:
+        return iter(())
+
+    def fileno(self) -> int:
+        return -1
+
+
 class Attachment:
     """One port of a network."""
 
     def __init__(self, port: Port, name: str, number: int) -> None:
-        self.port = port
+        self.port: Port = port
         self.name = name
         self.number = number
         self.offload = port.offload
+        self.gso_udp: bool = getattr(port, "gso_udp", False)
+        self.keeps_frames: bool = getattr(port, "keeps_frames", False)
         self.frames_in = 0
         self.frames_out = 0
         self.lost = 0
@@ -83,6 +98,15 @@ class Attachment:
     def forget(self, who: Resumable) -> None:
         """`who` no longer waits."""
         self._waiting.pop(who, None)
+
+    def leave(self, now: float) -> None:
+        """The port was taken off, and may be closed: whoever still has this attachment at hand
+        finds no room, and who waits for room waits no longer."""
+        self.port = Gone()
+        self._backlog.clear()
+        waiting, self._waiting = self._waiting, {}
+        for who in waiting:
+            who.resume(now)
 
     def handle_timeout(self, now: float) -> float | None:
         """The loop's visit: the port is polled at the end of every turn, so of this one too."""

@@ -11,7 +11,6 @@ Does not do: protocol decisions (slirp.stack, slirp.flow), waiting (slirp.host.l
 
 from __future__ import annotations
 
-import errno
 import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -26,7 +25,7 @@ from slirp.host.dns import DnsRelay
 from slirp.host.loop import Loop
 from slirp.host.ping import PingRelay
 from slirp.host.tcp import TcpFlow, TcpRelay
-from slirp.host.udp import UdpRelay
+from slirp.host.udp import LOCAL_CODES, UdpRelay
 from slirp.offload import finish
 from slirp.stack import (
     DNS_PORT,
@@ -39,9 +38,9 @@ from slirp.stack import (
     TcpArrived,
     UdpArrived,
 )
-from slirp.template import PROTOCOL_TCP, Template4
+from slirp.template import PROTOCOL_TCP, PROTOCOL_UDP, Template4
 from slirp.wire.checksum import ones_sum
-from slirp.wire.icmp import DEST_UNREACHABLE, HOST_UNREACHABLE, NET_UNREACHABLE
+from slirp.wire.icmp import DEST_UNREACHABLE, HOST_UNREACHABLE
 from slirp.wire.tcp import ACK, RST, SYN, parse_options
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Dispatcher:
 
     def handle_port(self, attachment: Attachment, now: float) -> None:
         """One batch of frames from this port."""
-        flows = self.tcp.flows
+        flows, routes, outgoing = self.tcp.flows, self.udp.routes, self.udp.outgoing
         unpack = _PLAIN.unpack_from
         segment = self.tcp.segment
         count = 0
@@ -89,21 +88,27 @@ class Dispatcher:
                 ethertype, version, total, fragment, protocol, key, seq, ack, bits, window = unpack(
                     head
                 )
-                if (
-                    ethertype == 0x0800
-                    and version == 0x45
-                    and protocol == PROTOCOL_TCP
-                    and not fragment & FRAGMENTED
-                    and key in flows
-                ):
-                    flow = flows[key]
-                    if flow.guest.attachment is attachment and self._plain(
-                        segment, flow, frame, head, total, seq, ack, bits, window, now
-                    ):
-                        frame.release()
-                        continue
+                if ethertype == 0x0800 and version == 0x45 and not fragment & FRAGMENTED:
+                    if protocol == PROTOCOL_TCP and key in flows:
+                        flow = flows[key]
+                        if flow.guest.attachment is attachment and self._plain(
+                            segment, flow, frame, head, total, seq, ack, bits, window, now
+                        ):
+                            frame.release()
+                            continue
+                    elif protocol == PROTOCOL_UDP and key in routes:
+                        route = routes[key]
+                        if route.mapping.guest.attachment is attachment and is_plain_datagram(
+                            frame, head, total, seq
+                        ):
+                            outgoing.add(route, head[42 : 14 + total], head[22], frame, now)
+                            if not attachment.keeps_frames:
+                                outgoing.flush(now)
+                            continue
+            outgoing.flush(now)  # what follows may be of the same flow
             self.perform_all(self.stack.handle_frame(frame, attachment, now))
             frame.release()
+        outgoing.flush(now)
         attachment.frames_in += count
         if self.stack.reassemblers:
             self.loop.visit_at(self, self.stack.poll_at())
@@ -116,6 +121,8 @@ class Dispatcher:
     def _plain(self, segment, flow, frame, head, total, seq, ack, bits, window, now) -> bool:  # type: ignore[no-untyped-def]
         """A plain segment of a known flow; False: the long way decides (and counts)."""
         data = 34 + (bits >> 10 & 60)
+        if data < PLAIN_LEN:
+            return False
         end = 14 + total
         views = frame.iov.segments
         if len(views) == 1:
@@ -200,6 +207,9 @@ class Dispatcher:
         header = arrived.header
         segment = tcp.Segment(header.seq, header.ack, header.flags, header.window, arrived.options)
         flow = self.tcp.flows.get(arrived.key)
+        if flow is not None and flow.conn.state is tcp.State.CLOSED and tcp.is_opening(segment):
+            self.tcp.forget(flow)  # over since a segment before this one in the same batch
+            flow = None
         if flow is not None:
             payload = arrived.payload.segments
             events = self.tcp.segment(flow, segment, payload, len(arrived.payload), now)
@@ -213,7 +223,12 @@ class Dispatcher:
         dst = arrived.key[4:8]
         if dst == self.nat.dns and arrived.header.dst_port == DNS_PORT and self.stack.dns_enabled:
             sock = self.dns.accept(now)
-            return sock is not None and self.tcp.serve(arrived.key, syn, sock, arrived.guest, now)
+            if sock is None:
+                return False
+            if not self.tcp.serve(arrived.key, syn, sock, arrived.guest, now):
+                sock.close()
+                return False
+            return True
         target = self.nat.outward(dst)
         if isinstance(target, Refusal):
             self.stack.refused[target.reason] += 1
@@ -231,7 +246,7 @@ class Dispatcher:
 
     def _tcp_unreachable(self, flow: TcpFlow, failure: int) -> None:
         """The host could not reach the destination: what a router would say about the SYN."""
-        code = NET_UNREACHABLE if failure == errno.ENETUNREACH else HOST_UNREACHABLE
+        code = LOCAL_CODES.get(failure, HOST_UNREACHABLE)
         quoted = flow.key[8:12] + (flow.conn.rcv_nxt - 1 & 0xFFFFFFFF).to_bytes(4, "big")
         self.perform_all(
             self.stack.icmp_error(
@@ -262,9 +277,11 @@ class Dispatcher:
     def drop_port(self, attachment: Attachment) -> None:
         """The port is gone: so are the flows of its guests."""
         self.tcp.drop_port(attachment)
+        self.ping.drop_port(attachment)
         for mapping in list(self.udp.mappings.values()):
             if mapping.guest.attachment is attachment:
                 self.udp.remove(mapping)
+        attachment.leave(self.loop.now)
 
     def guest(self, addr: bytes) -> Guest | None:
         """The guest at this address, if it was seen."""
@@ -276,3 +293,18 @@ class Dispatcher:
         self.udp.close()
         self.ping.close()
         self.dns.close()
+
+
+def is_plain_datagram(frame: Frame, head: memoryview, total: int, word: int) -> bool:
+    """Is this one whole, good UDP datagram in one piece? `word` is its length and checksum.
+
+    False: the long way decides (and counts).
+    """
+    if word >> 16 != total - 20 or total <= 28 or 14 + total > len(head) or frame.vnet[1]:
+        return False
+    if int.from_bytes(head[14:34], "big") % 0xFFFF:
+        return False
+    if frame.vnet[0] & 3 or not word & 0xFFFF:
+        return True
+    pseudo = int.from_bytes(head[26:34], "big") % 0xFFFF + PROTOCOL_UDP + total - 20
+    return ones_sum((head[34 : 14 + total],), pseudo) == 0xFFFF

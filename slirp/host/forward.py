@@ -26,11 +26,12 @@ from slirp.address import addr_from_text, addr_to_text
 from slirp.errors import ConfigError
 from slirp.host.attachment import payload_views
 from slirp.host.loop import READABLE, Loop
-from slirp.host.udp import HEADER_LENGTHS, HEADERS_LEN, fill
+from slirp.host.udp import fill
+from slirp.host.udp_runs import HEADER_LENGTHS, HEADERS_LEN
 from slirp.template import PROTOCOL_UDP, Template4
 
 if TYPE_CHECKING:
-    from slirp.flow import Guest
+    from slirp.flow import Guest, Nat
     from slirp.host.dispatch import Dispatcher
 
 BACKLOG: Final = 512  # connections that the kernel holds for a forward
@@ -42,6 +43,7 @@ PEERS_MAX: Final = 1024  # senders that one UDP forward remembers; beyond it the
 PORT_TRIES: Final = 16
 
 HostAddress: TypeAlias = tuple[str, int] | str
+Peer: TypeAlias = tuple[str, int] | str | bytes  # as accept() names it
 
 
 class Forward(NamedTuple):
@@ -73,7 +75,10 @@ class StreamForward:
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, peer = self.sock.accept()
-            except OSError:
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError:  # no descriptor is left
+                self._forwards.loop.rest(self.sock.fileno())
                 return
             self._forwards.connect(sock, peer, self._guest_addr, self._guest_port, now)
 
@@ -87,6 +92,14 @@ class StreamForward:
                     os.unlink(self._path)
 
 
+class Sender(NamedTuple):
+    """A peer of a UDP forward, as the guest sees it."""
+
+    addr: bytes
+    port: int
+    template: Template4
+
+
 class DatagramForward:
     """A bound UDP socket."""
 
@@ -96,8 +109,10 @@ class DatagramForward:
         self._forwards = forwards
         self.sock = sock
         self.key = (guest_addr, guest_port)
-        self._peers: dict[tuple[bytes, int], tuple[tuple[str, int], Template4]] = {}
+        self._seen: dict[tuple[str, int], Sender] = {}  # by socket address, oldest first
+        self._peers: dict[tuple[bytes, int], tuple[str, int]] = {}  # as the guest sees them
         self._overflow = memoryview(bytearray(65536))
+        self._asked_at: float | None = None
         forwards.loop.register(sock.fileno(), READABLE, self.handle_ready)
 
     def handle_ready(self, events: int, now: float) -> None:
@@ -120,36 +135,50 @@ class DatagramForward:
             except OSError:
                 claim.cancel()
                 return
-            src, port, template = self._peer(guest, peer)
+            sender = self._sender(peer)
             if size > room:
                 datagram = b"".join((*views, self._overflow))[:size]
                 claim.cancel()
-                dispatcher.udp.send_fragments(guest, src, port, self.key[1], datagram)
+                dispatcher.udp.send_fragments(
+                    guest, sender.addr, sender.port, self.key[1], datagram
+                )
             else:
-                fill(claim, guest, template, views, size)
+                fill(claim, guest, sender.template, views, size)
             dispatcher.udp.to_guest += 1
 
     def resume(self, now: float) -> None:
         """The guest has room again."""
         if self.sock.fileno() >= 0:
             self._forwards.loop.register(self.sock.fileno(), READABLE, self.handle_ready)
+            # Looked at now: where there is no room after all, it must not be readable meanwhile.
+            self.handle_ready(READABLE, now)
 
     def _unreached(self, now: float) -> None:
-        # Nobody there yet: ask, and leave the datagrams to a later turn by taking this one off.
+        # Nobody there yet: ask, and lose this datagram, as a router that waits for ARP may.
         with contextlib.suppress(OSError):
             self.sock.recv(1)
-        self._forwards.ask(self.key[0])
+        if self._asked_at is None or now - self._asked_at >= ARP_EVERY:
+            self._asked_at = now
+            self._forwards.ask(self.key[0])
 
-    def _peer(self, guest: Guest, peer: tuple[str, int]) -> tuple[bytes, int, Template4]:
-        addr = self._forwards.dispatcher.nat.inward(addr_from_text(peer[0]))
-        known = self._peers.get((addr, peer[1]))
+    def _sender(self, peer: tuple[str, int]) -> Sender:
+        known = self._seen.get(peer)
         if known is None:
-            ports = peer[1].to_bytes(2, "big") + self.key[1].to_bytes(2, "big")
-            known = (peer, Template4(addr + guest.addr, ports, PROTOCOL_UDP))
-            if len(self._peers) >= PEERS_MAX:
-                del self._peers[next(iter(self._peers))]
-            self._peers[addr, peer[1]] = known
-        return addr, peer[1], known[1]
+            if len(self._seen) >= PEERS_MAX:
+                gone = self._seen.pop(next(iter(self._seen)))
+                del self._peers[gone.addr, gone.port]
+            known = self._seen[peer] = self._name(peer)
+            self._peers[known.addr, known.port] = peer
+        return known
+
+    def _name(self, peer: tuple[str, int]) -> Sender:
+        # Several peers may stand for one address (the gateway's): the later ones get other ports,
+        # so that each gets its own answers.
+        addr, port = _remote(self._forwards.dispatcher.nat, peer), peer[1]
+        while (addr, port) in self._peers:
+            port = 1024 + secrets.randbelow(64512)
+        ports = port.to_bytes(2, "big") + self.key[1].to_bytes(2, "big")
+        return Sender(addr, port, Template4(addr + self.key[0], ports, PROTOCOL_UDP))
 
     def send_to(self, peer: bytes, port: int, payload: tuple[memoryview, ...], now: float) -> bool:
         """The guest answers one of the peers that wrote to this forward."""
@@ -157,7 +186,7 @@ class DatagramForward:
         if known is None:
             return False
         with contextlib.suppress(OSError):
-            self.sock.sendmsg(payload, (), 0, known[0])
+            self.sock.sendmsg(payload, (), 0, known)
         return True
 
     def close(self) -> None:
@@ -170,7 +199,7 @@ class Waiting:
     """A connection whose guest has not answered ARP yet."""
 
     def __init__(
-        self, forwards: Forwards, sock: socket.socket, peer: HostAddress, addr: bytes, port: int,
+        self, forwards: Forwards, sock: socket.socket, peer: Peer, addr: bytes, port: int,
         now: float,
     ) -> None:  # fmt: skip
         self._forwards = forwards
@@ -186,7 +215,7 @@ class Waiting:
         if now >= self.until:
             self._forwards.give_up(self)
             return None
-        self._forwards.ask(self.addr)
+        self._forwards.ask_again(self)
         return min(now + ARP_EVERY, self.until)
 
 
@@ -220,6 +249,7 @@ class Forwards:
             else:
                 opened = DatagramForward(self, sock, guest_addr, guest[1])
                 self.dispatcher.udp.repliers.setdefault(opened.key, []).append(opened)
+                self.dispatcher.udp.routes.clear()  # who sent before may now answer a peer
         self._count += 1
         forward = Forward(self._count, proto, bound, guest)
         self._open[forward.id] = (forward, opened)
@@ -240,9 +270,7 @@ class Forwards:
         """What is open, oldest first."""
         return [forward for forward, _ in self._open.values()]
 
-    def connect(
-        self, sock: socket.socket, peer: HostAddress, addr: bytes, port: int, now: float
-    ) -> None:
+    def connect(self, sock: socket.socket, peer: Peer, addr: bytes, port: int, now: float) -> None:
         """A connection came in: open it towards the guest, when the guest is known."""
         guest = self.dispatcher.stack.guests.get(addr)
         if guest is not None:
@@ -252,20 +280,23 @@ class Forwards:
             sock.close()
             return
         waiting = Waiting(self, sock, peer, addr, port, now)
-        self._waiting.setdefault(addr, []).append(waiting)
-        self.ask(addr)
+        group = self._waiting.setdefault(addr, [])
+        group.append(waiting)
+        if len(group) == 1:
+            self.ask(addr)
         self.loop.visit_at(waiting, now + ARP_EVERY)
 
     def _connect(
-        self, sock: socket.socket, peer: HostAddress, guest: Guest, port: int, now: float
+        self, sock: socket.socket, peer: Peer, guest: Guest, port: int, now: float
     ) -> None:
         nat = self.dispatcher.nat
         remote, remote_port = nat.gateway, 0
-        if not isinstance(peer, str) and peer:
-            remote, remote_port = nat.inward(addr_from_text(peer[0])), peer[1]
+        if isinstance(peer, tuple):  # else a Unix socket's name, which is the peer's to choose
+            remote, remote_port = _remote(nat, peer), peer[1]
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # RFC 6093 §5
         for _ in range(PORT_TRIES):
             if remote_port:
                 key = guest.addr + remote + port.to_bytes(2, "big") + remote_port.to_bytes(2, "big")
@@ -289,6 +320,11 @@ class Forwards:
             self._waiting.pop(waiting.addr, None)
         waiting.sock.close()
 
+    def ask_again(self, waiting: Waiting) -> None:
+        """ARP once more; the oldest who waits asks for all."""
+        if self._waiting[waiting.addr][0] is waiting:
+            self.ask(waiting.addr)
+
     def ask(self, addr: bytes) -> None:
         """Who has this address?"""
         headers = self.dispatcher.stack.arp_request(addr)
@@ -301,6 +337,11 @@ class Forwards:
             self.remove(number)
         for waiting in [w for group in self._waiting.values() for w in group]:
             self.give_up(waiting)
+
+
+def _remote(nat: Nat, peer: tuple[str, int]) -> bytes:
+    """As whom the peer appears; one that speaks IPv6 has no address in an IPv4 network."""
+    return nat.gateway if ":" in peer[0] else nat.inward(addr_from_text(peer[0]))
 
 
 def _bind(proto: str, host: tuple[str, int]) -> socket.socket:

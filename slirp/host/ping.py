@@ -28,6 +28,7 @@ from slirp.wire.icmp import DEST_UNREACHABLE, ECHO_REPLY, ECHO_REQUEST, IcmpHead
 from slirp.wire.ipv4 import PROTOCOL_ICMP
 
 if TYPE_CHECKING:
+    from slirp.host.attachment import Attachment
     from slirp.host.dispatch import Dispatcher
 
 PING_FOR: Final = 60.0  # seconds without an echo
@@ -184,6 +185,12 @@ class PingRelay:
         self._loop.unregister(ping.sock.fileno())
         ping.sock.close()
         ping.visit = None
+
+    def drop_port(self, attachment: Attachment) -> None:
+        """The port is gone: nobody is left to have the replies."""
+        for ping in list(self._pings.values()):
+            if ping.guest.attachment is attachment:
+                self.remove(ping)
 
     def close(self) -> None:
         """End them all."""

@@ -17,7 +17,10 @@ Where the guest has no room, the flow waits at its attachment and goes on when r
 Sockets without MSG_TRUNC (Unix streams) are dropped from by reading into a scratch area. A kernel
 without SO_PEEK_OFF for TCP gets a discard segment in front of the claim's views.
 
-Does not do: urgent data, TCP options other than those of slirp.tcp, splicing.
+An urgent octet of the host's stays in the stream where it was sent (RFC 6093 §5), but a read ends
+in front of it, so that a short read does not mean that the queue is empty.
+
+Does not do: urgent data as such, TCP options other than those of slirp.tcp, splicing.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from typing import TYPE_CHECKING, Final
 from dma.iovec import IoVec
 from slirp import tcp
 from slirp.host.attachment import payload_views, write_headers
-from slirp.host.loop import EDGE, HANGUP, READABLE, WRITABLE, Loop
+from slirp.host.loop import EDGE, HANGUP, RDHUP, READABLE, URGENT, WRITABLE, Loop
 from slirp.template import PROTOCOL_TCP, Template4
 from slirp.wire.checksum import ones_sum
 from slirp.wire.virtio_net import GSO_NONE, GSO_TCPV4, NEEDS_CSUM, VnetHeader
@@ -63,9 +66,10 @@ SO_PEEK_OFF: Final = 42
 SO_MEMINFO: Final = 55
 _MEMINFO: Final = struct.Struct("9I")  # sock_diag.h: [3] sndbuf, [5] wmem_queued
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
-_EDGE_BOTH: Final = READABLE | WRITABLE | EDGE | 0x2000  # EPOLLRDHUP
+_EDGE_BOTH: Final = READABLE | WRITABLE | EDGE | URGENT | RDHUP
 
 _QUIET: Final = tcp.ACK_LATER | tcp.SENDABLE
+_ACK_OWED: Final = 1 << 16  # beside slirp.tcp's events: an ACK found no room at the port
 MSG_PEEK: Final = int(socket.MSG_PEEK)
 MSG_TRUNC: Final = int(socket.MSG_TRUNC)
 
@@ -92,7 +96,6 @@ class TcpFlow:
         "events",
         "finishing",
         "guest",
-        "hangup",
         "kept",
         "key",
         "owned",
@@ -103,6 +106,7 @@ class TcpFlow:
         "spill",
         "spilled",
         "template",
+        "to_the_end",
         "touched",
         "visit",
     )
@@ -128,7 +132,7 @@ class TcpFlow:
         self.connecting = False
         self.armed = False  # writability was asked for and not reported yet
         self.readable = False  # the host's queue may hold octets beyond peek_at
-        self.hangup = False  # the host's FIN was announced
+        self.to_the_end = False  # a short read is not the last one: a FIN or an urgent mark follows
         self.finishing = False  # the guest's FIN waits for the spill
         self.touched = False
         self.events = 0
@@ -147,7 +151,7 @@ class TcpFlow:
 
     def resume(self, now: float) -> None:
         """The guest has room again."""
-        self.relay.touch(self, tcp.SENDABLE | tcp.ACK_LATER)
+        self.relay.touch(self, tcp.SENDABLE)
 
 
 class TcpRelay:
@@ -190,6 +194,7 @@ class TcpRelay:
             return False
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # RFC 6093 §5
             if bind is not None:
                 sock.bind((bind, 0))
             failure = sock.connect_ex(address)
@@ -382,7 +387,10 @@ class TcpRelay:
             flow.touched = False
             flow.guest.seen_at = now
             events, flow.events = flow.events, 0
-            self._settle(flow, events, now)
+            if self.flows.get(flow.key) is flow:
+                self._settle(flow, events, now)
+            else:
+                self._close(flow, now)
         if self._touched:
             self._loop.again()
 
@@ -405,7 +413,8 @@ class TcpRelay:
                 flow.readable = True
             if flow.readable or events & tcp.REWIND:
                 emitted = self._pump(flow, now)
-        if events & tcp.ACK_LATER and not emitted:
+        owed = events & tcp.ACK_LATER and conn.unacknowledged()
+        if not emitted and (owed or events & _ACK_OWED):
             if not quiet:
                 self._acknowledge(flow, now)
             elif flow.chores_at is None:
@@ -468,7 +477,7 @@ class TcpRelay:
             attachment.frames_out += 1
             self.to_guest += got
             emitted = True
-            if got < length and not flow.hangup:
+            if got < length and not flow.to_the_end:
                 flow.readable = False  # the next octets come with an edge
                 return emitted
         self.touch(flow, tcp.SENDABLE)
@@ -505,7 +514,7 @@ class TcpRelay:
             return 0
         if got == 0:
             flow.readable = False
-            flow.hangup = True
+            flow.to_the_end = True
             flow.conn.host_eof(now)
         return got
 
@@ -557,7 +566,7 @@ class TcpRelay:
         headers = (flow.guest.ethernet, *flow.template.tcp(emission, 0, 0))
         attachment = flow.guest.attachment
         if not attachment.try_send(headers):
-            flow.events |= tcp.ACK_LATER
+            flow.events |= _ACK_OWED
             attachment.wait(flow)
 
     def _emit(self, flow: TcpFlow, emission: tcp.Emission) -> None:
@@ -572,8 +581,8 @@ class TcpRelay:
         if flow.connecting:
             self._handle_connect(flow, events, now)
             return
-        if events & 0x2000 or events & HANGUP:
-            flow.hangup = True
+        if events & (RDHUP | URGENT | HANGUP):
+            flow.to_the_end = True
         if events & (READABLE | HANGUP):
             flow.readable = True
             self.touch(flow, 0)

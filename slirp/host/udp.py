@@ -9,7 +9,11 @@ datagrams stay in the socket.
 
 ICMP errors come back from the socket's error queue (IP_RECVERR) and go to the guest from the
 address that reported them, around the datagram that caused them. The guest's TTL goes out with
-the socket, so traceroute works. Several equal datagrams handed over as one (USO) leave as one.
+the socket, so traceroute works. Several equal datagrams handed over as one (USO) leave as one, and
+those that come in a row are made one, both ways (slirp.host.udp_runs).
+
+A destination that a guest endpoint has sent to is a route, known by the addresses and ports as
+they are on the wire: later datagrams need no parsing (slirp.host.dispatch).
 
 Mappings end after MAPPING_FOR without traffic; at MAPPINGS_MAX the one unused for longest goes.
 
@@ -25,15 +29,25 @@ import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from dma.iovec import IoVec
+from nic.port import VNET_NONE
 from slirp.address import addr_from_text, addr_to_text
 from slirp.flow import Guest, Nat
 from slirp.host.attachment import payload_views, write_headers
 from slirp.host.loop import HANGUP, READABLE, Loop
+from slirp.host.udp_runs import (
+    HEADER_LENGTHS,
+    HEADERS_LEN,
+    SOL_UDP,
+    UDP_SEGMENT,
+    Outgoing,
+    Route,
+    receive_runs,
+    vnet_of,
+)
 from slirp.stack import Action, Stack, udp_header
 from slirp.template import PROTOCOL_UDP, Template4
 from slirp.wire.checksum import ones_sum
 from slirp.wire.icmp import DEST_UNREACHABLE, FRAGMENTATION_NEEDED
-from slirp.wire.virtio_net import GSO_NONE, NEEDS_CSUM, VnetHeader
 
 if TYPE_CHECKING:
     from slirp.host.dispatch import Dispatcher
@@ -41,9 +55,9 @@ if TYPE_CHECKING:
 
 MAPPING_FOR: Final = 300.0  # seconds without traffic, RFC 4787 REQ-5 recommends five minutes
 MAPPINGS_MAX: Final = 8192
+ROUTES_MAX: Final = 8192  # beyond it all are forgotten, and found anew
 DATAGRAMS_PER_TURN: Final = 64  # of one mapping; then the others have their turn
-HEADER_LENGTHS: Final = (14, 20, 8)
-HEADERS_LEN: Final = sum(HEADER_LENGTHS)
+QUEUE_LEN: Final = 1 << 20  # octets of a host socket's receive queue, if the kernel gives as much
 PAYLOAD_MAX: Final = 65507  # octets, RFC 768 over IPv4
 ERRORS_PER_EVENT: Final = 16
 
@@ -52,13 +66,11 @@ IP_MTU_DISCOVER: Final = 10
 IP_PMTUDISC_DONT: Final = 0
 IP_RECVERR: Final = 11
 MSG_ERRQUEUE: Final = 0x2000
-SOL_UDP: Final = 17
-UDP_SEGMENT: Final = 103
 EXTENDED_ERR: Final = struct.Struct("=IBBBxII")  # errno, origin, type, code, info, data
 SO_EE_ORIGIN_LOCAL: Final = 1
 SO_EE_ORIGIN_ICMP: Final = 2
 
-_VNET: Final = VnetHeader(NEEDS_CSUM, GSO_NONE, HEADERS_LEN, 0, 34, 6).emit()
+_VNET: Final = vnet_of(0)
 
 
 class Replier(Protocol):
@@ -72,7 +84,7 @@ class Mapping:
     """One guest endpoint and its host socket."""
 
     __slots__ = (
-        "expires_at", "from_addr", "guest", "port", "relay", "sock", "template", "to_addr",
+        "from_addr", "guest", "port", "relay", "sock", "takes_runs", "template", "to_addr",
         "to_key", "ttl", "used_at", "visit",
     )  # fmt: skip
 
@@ -82,6 +94,7 @@ class Mapping:
         self.port = port
         self.sock = sock
         self.ttl = 0
+        self.takes_runs = True  # UDP_SEGMENT was not refused yet
         self.to_key: tuple[bytes, int] | None = None  # the last destination …
         self.to_addr: tuple[str, int] = ("", 0)  # … as a socket address
         self.from_addr: tuple[str, int] | None = None  # the last sender …
@@ -118,11 +131,13 @@ class UdpRelay:
         self._stack = stack
         self._nat = nat
         self._dispatcher = dispatcher
-        self._room = mtu - 28
+        self.room = mtu - 28
         self._bind = bind
-        self._overflow = memoryview(bytearray(PAYLOAD_MAX + 1))
+        self.overflow = memoryview(bytearray(PAYLOAD_MAX + 1))
         self.mappings: dict[tuple[bytes, int], Mapping] = {}
         self.repliers: dict[tuple[bytes, int], list[Replier]] = {}  # by guest endpoint
+        self.routes: dict[bytes, Route] = {}  # by addresses and ports, as on the wire
+        self.outgoing = Outgoing(self)
         self.to_guest = 0
         self.to_host = 0
         self.failed = 0
@@ -145,17 +160,36 @@ class UdpRelay:
                 self.failed += 1
                 return
         mapping.used_at = now
-        if datagram.ttl != mapping.ttl:
-            mapping.ttl = datagram.ttl
-            mapping.sock.setsockopt(socket.IPPROTO_IP, IP_TTL, datagram.ttl)
+        self.set_ttl(mapping, datagram.ttl)
         target = (host_addr, datagram.dst_port)
         if target != mapping.to_key:
             mapping.to_key = target
             mapping.to_addr = (addr_to_text(host_addr), datagram.dst_port)
-        self._send(mapping, payload, datagram.gso_size)
+        if not self.repliers.get(key):
+            self._add_route(datagram, mapping)
+        self.send_to(mapping, payload, datagram.gso_size, mapping.to_addr)
 
-    def _send(self, mapping: Mapping, payload: tuple[memoryview, ...], gso_size: int) -> None:
-        sock, address = mapping.sock, mapping.to_addr
+    def _add_route(self, datagram: UdpArrived, mapping: Mapping) -> None:
+        if len(self.routes) >= ROUTES_MAX:
+            self.routes.clear()
+        ports = mapping.port.to_bytes(2, "big") + datagram.dst_port.to_bytes(2, "big")
+        self.routes[datagram.guest.addr + datagram.dst + ports] = Route(mapping, mapping.to_addr)
+
+    def set_ttl(self, mapping: Mapping, ttl: int) -> None:
+        """What goes out next has the guest's hop limit."""
+        if ttl != mapping.ttl:
+            mapping.ttl = ttl
+            mapping.sock.setsockopt(socket.IPPROTO_IP, IP_TTL, ttl)
+
+    def send_to(
+        self,
+        mapping: Mapping,
+        payload: tuple[memoryview, ...],
+        gso_size: int,
+        address: tuple[str, int],
+    ) -> None:
+        """One datagram, or with `gso_size` several of that many octets."""
+        sock = mapping.sock
         for _ in range(2):  # a pending error of an earlier datagram is reported once, by send
             try:
                 if gso_size:
@@ -183,11 +217,16 @@ class UdpRelay:
         except OSError:
             self._evict()  # out of descriptors: the next datagram may find one
             return None
+        if self._bind is not None:
+            try:
+                sock.bind((self._bind, 0))
+            except OSError:  # the host has lost that address, or has no port left on it
+                sock.close()
+                return None
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
-        if self._bind is not None:
-            sock.bind((self._bind, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, QUEUE_LEN)
         mapping = Mapping(self, guest, key[1], sock)
         mapping.used_at = now
         self.mappings[key] = mapping
@@ -207,6 +246,7 @@ class UdpRelay:
     def remove(self, mapping: Mapping) -> None:
         """End a mapping."""
         self.mappings.pop((mapping.guest.addr, mapping.port), None)
+        self.routes.clear()
         mapping.guest.attachment.forget(mapping)
         self._loop.unregister(mapping.sock.fileno())
         mapping.sock.close()
@@ -223,32 +263,59 @@ class UdpRelay:
 
     def receive(self, mapping: Mapping, now: float) -> None:
         """Pass on what the socket has, as far as the guest has room."""
+        if mapping.guest.attachment.gso_udp:
+            receive_runs(self, mapping, now)
+            return
         for _ in range(DATAGRAMS_PER_TURN):
-            claim = mapping.guest.attachment.port.claim(HEADERS_LEN + self._room, HEADER_LENGTHS)
+            claim = mapping.guest.attachment.port.claim(HEADERS_LEN + self.room, HEADER_LENGTHS)
             if claim is None:
-                self._loop.unregister(mapping.sock.fileno())
-                mapping.guest.attachment.wait(mapping)
+                self.wait(mapping)
                 return
-            views = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + self._room)
+            views = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + self.room)
             try:
-                size, _, _, peer = mapping.sock.recvmsg_into((*views, self._overflow))
+                size, _, _, peer = mapping.sock.recvmsg_into((*views, self.overflow))
             except OSError:  # nothing more, or an error that the error queue tells of
                 claim.cancel()
                 return
             mapping.used_at = now
             self.to_guest += 1
-            template = mapping.template
-            if peer != mapping.from_addr or template is None:
-                src = self._nat.inward(addr_from_text(peer[0]))
-                template = self.template(src, peer[1], mapping)
-                mapping.from_addr, mapping.template = peer, template
-            if size > self._room:
-                datagram = bytes(IoVec((*views, self._overflow)).slice(0, size))
+            if size > self.room:
+                datagram = bytes(IoVec((*views, self.overflow)).slice(0, size))
                 claim.cancel()
                 src = self._nat.inward(addr_from_text(peer[0]))
                 self.send_fragments(mapping.guest, src, peer[1], mapping.port, datagram)
                 continue
-            fill(claim, mapping.guest, template, views, size)
+            fill(claim, mapping.guest, self.template_from(mapping, peer), views, size)
+
+    def wait(self, mapping: Mapping) -> None:
+        """The guest has no room: leave the datagrams where they are until it has."""
+        self._loop.unregister(mapping.sock.fileno())
+        mapping.guest.attachment.wait(mapping)
+
+    def pass_on(self, mapping: Mapping, peer: tuple[str, int], datagram: bytes, now: float) -> None:
+        """A datagram that was received already; lost where the guest has no room."""
+        mapping.used_at = now
+        self.to_guest += 1
+        if len(datagram) > self.room:
+            src = self._nat.inward(addr_from_text(peer[0]))
+            self.send_fragments(mapping.guest, src, peer[1], mapping.port, datagram)
+            return
+        self.copied += len(datagram)
+        attachment, offload = mapping.guest.attachment, mapping.guest.attachment.offload
+        view = memoryview(datagram)
+        payload_sum = None if offload else ones_sum((view,))
+        ip, udp = self.template_from(mapping, peer).udp(len(datagram), payload_sum)
+        headers = (mapping.guest.ethernet, ip, udp)
+        attachment.send(headers, (view,), len(datagram), _VNET if offload else VNET_NONE)
+
+    def template_from(self, mapping: Mapping, peer: tuple[str, int]) -> Template4:
+        """Headers of datagrams from this host address to the mapping's guest."""
+        template = mapping.template
+        if peer != mapping.from_addr or template is None:
+            src = self._nat.inward(addr_from_text(peer[0]))
+            template = self.template(src, peer[1], mapping)
+            mapping.from_addr, mapping.template = peer, template
+        return template
 
     def template(self, src: bytes, src_port: int, mapping: Mapping) -> Template4:
         """Headers of datagrams from this endpoint to the mapping's guest."""

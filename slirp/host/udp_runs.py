@@ -1,0 +1,177 @@
+"""Runs of datagrams: several of one size between the same two endpoints cross as one.
+
+From the guest: what one batch of frames brings for the same destination leaves with one `sendmsg`
+and UDP_SEGMENT, from where it lies in the guest's memory. Frames are held until then, so their port
+must keep them (`keeps_frames`). A run ends with the first datagram that is shorter, and before one
+that is longer, goes elsewhere or has another TTL; so the order of a flow's datagrams stays.
+
+To the guest: datagrams that wait in a socket are received one behind the other into one claim, and
+a port that takes UDP super-frames (`gso_udp`) gets them as one frame that its kernel cuts again.
+The one that ends a run without belonging to it has to be moved to a claim of its own, and is
+counted as copied.
+
+Where the host's path refuses a run (its MTU is smaller than the datagrams, no checksum offload),
+the datagrams go one by one from then on.
+
+Does not do: waiting for company. A run is what is there already.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from dma.iovec import IoVec
+from slirp.host.attachment import payload_views, write_headers
+from slirp.wire.virtio_net import GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, VnetHeader
+
+if TYPE_CHECKING:
+    from nic.port import Frame
+    from slirp.host.udp import Mapping, UdpRelay
+
+RUN_MAX: Final = 64  # datagrams, linux/udp.h UDP_MAX_SEGMENTS in its oldest form
+RUN_OCTETS: Final = 65507  # octets of payload, RFC 768 over IPv4
+RUNS_PER_TURN: Final = 8  # of one mapping towards the guest; then the others have their turn
+HEADER_LENGTHS: Final = (14, 20, 8)
+HEADERS_LEN: Final = sum(HEADER_LENGTHS)
+SOL_UDP: Final = 17
+UDP_SEGMENT: Final = 103
+# What a path says that cannot take a run
+REFUSALS: Final = (errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP)
+
+
+class Route(NamedTuple):
+    """Where a guest endpoint's datagrams to one destination go."""
+
+    mapping: Mapping
+    address: tuple[str, int]
+
+
+class Outgoing:
+    """The run that is being gathered from a batch of frames."""
+
+    def __init__(self, relay: UdpRelay) -> None:
+        self._relay = relay
+        self._route: Route | None = None
+        self._ttl = 0
+        self._size = 0  # octets of each datagram, but for the last
+        self._octets = 0
+        self._ended = False
+        self._payloads: list[memoryview] = []
+        self._frames: list[Frame] = []
+
+    def add(self, route: Route, payload: memoryview, ttl: int, frame: Frame, now: float) -> None:
+        """A datagram of this batch; it leaves at the next flush at the latest."""
+        size = len(payload)
+        if self._payloads:
+            if (
+                route is self._route
+                and size <= self._size
+                and not self._ended
+                and ttl == self._ttl
+                and self._octets + size <= RUN_OCTETS
+                and len(self._payloads) < RUN_MAX
+            ):
+                self._payloads.append(payload)
+                self._frames.append(frame)
+                self._octets += size
+                self._ended = size < self._size
+                return
+            self.flush(now)
+        self._route, self._ttl, self._size, self._octets = route, ttl, size, size
+        self._ended = not route.mapping.takes_runs
+        self._payloads.append(payload)
+        self._frames.append(frame)
+
+    def flush(self, now: float) -> None:
+        """Send what was gathered, and let go of its frames."""
+        route, payloads = self._route, self._payloads
+        if route is None:
+            return
+        self._route = None
+        mapping = route.mapping
+        mapping.used_at = now
+        mapping.guest.seen_at = now
+        self._relay.set_ttl(mapping, self._ttl)
+        if len(payloads) == 1 or not self._send_run(mapping.sock, route, payloads):
+            for payload in payloads:
+                self._relay.send_to(mapping, (payload,), 0, route.address)
+        payloads.clear()
+        for frame in self._frames:
+            frame.release()
+        self._frames.clear()
+
+    def _send_run(self, sock: socket.socket, route: Route, payloads: list[memoryview]) -> bool:
+        """False: they have to go one by one."""
+        segment = (SOL_UDP, UDP_SEGMENT, self._size.to_bytes(2, "little"))
+        try:
+            sock.sendmsg(payloads, (segment,), 0, route.address)
+        except BlockingIOError:
+            self._relay.failed += len(payloads)  # a full queue loses datagrams, as any link does
+            return True
+        except OSError as error:
+            if error.errno in REFUSALS:
+                route.mapping.takes_runs = False
+            return False
+        self._relay.to_host += len(payloads)
+        return True
+
+
+def vnet_of(gso_size: int) -> bytes:
+    """The header of a datagram, or with `gso_size` of a run; the guest does the checksum."""
+    kind = GSO_UDP_L4 if gso_size else GSO_NONE
+    return VnetHeader(NEEDS_CSUM, kind, HEADERS_LEN, gso_size, 34, 6).emit()
+
+
+_SINGLE: Final = vnet_of(0)
+
+
+def receive_runs(relay: UdpRelay, mapping: Mapping, now: float) -> None:
+    """Pass on what the socket has, a run per frame."""
+    for _ in range(RUNS_PER_TURN):
+        if not _receive_run(relay, mapping, now):
+            return
+
+
+def _receive_run(relay: UdpRelay, mapping: Mapping, now: float) -> bool:
+    """One run; whether there may be more."""
+    port = mapping.guest.attachment.port
+    claim = port.claim(HEADERS_LEN + RUN_OCTETS, HEADER_LENGTHS)
+    if claim is None:
+        relay.wait(mapping)
+        return False
+    (payload,) = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + RUN_OCTETS)
+    receive, overflow = mapping.sock.recvmsg_into, relay.overflow
+    first: tuple[str, int] | None = None
+    odd: tuple[tuple[str, int], bytes] | None = None
+    at = size = count = 0
+    more = True
+    while count < RUN_MAX and at + size <= RUN_OCTETS:
+        try:
+            got, _, _, peer = receive((payload[at:], overflow) if at else (payload, overflow))
+        except OSError:  # nothing more, or an error that the error queue tells of
+            more = False
+            break
+        if not count and 0 < got <= relay.room:
+            first, size = peer, got
+        elif not count or peer != first or not 0 < got <= size:
+            odd = peer, bytes(IoVec((payload[at:], overflow)).slice(0, got))
+            break
+        at += got
+        count += 1
+        if got < size:
+            break
+    if first is None:
+        claim.cancel()
+    else:
+        template = relay.template_from(mapping, first)
+        ip, udp = template.udp(at, None)
+        write_headers(claim.iov.segments, (mapping.guest.ethernet, ip, udp), HEADER_LENGTHS)
+        claim.commit(HEADERS_LEN + at, _SINGLE if count == 1 else vnet_of(size))
+        mapping.guest.attachment.frames_out += 1
+        mapping.used_at = now
+        relay.to_guest += count
+    if odd is not None:
+        relay.pass_on(mapping, *odd, now)
+    return more
