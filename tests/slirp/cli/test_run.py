@@ -294,22 +294,25 @@ def test_ctrl_c_reaches_the_command_once() -> None:
     """On a terminal of its own: the terminal signals the whole group, slirp adds nothing."""
     need_tun()
     script = "trap 'n=$((n+1))' INT; echo ready; read x; read y; echo heard $n"
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.execv(SLIRP[0], [*SLIRP, "run", "--", "sh", "-c", script])
-    heard = read_until(terminal, b"ready")
-    os.write(terminal, b"\x03")
-    read_until(terminal, b"^C")
-    os.write(terminal, b"a\nb\n")
-    heard = read_until(terminal, b"heard 1")
-    assert b"heard 1" in heard
-    _, status = os.waitpid(pid, 0)
+    terminal, inner = pty.openpty()
+    with subprocess.Popen(
+        ["setsid", "--ctty", "--wait", *SLIRP, "run", "--", "sh", "-c", script],
+        cwd=ROOT,
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+    ) as process:
+        os.close(inner)
+        read_until(terminal, b"ready")
+        os.write(terminal, b"\x03")
+        read_until(terminal, b"^C")
+        os.write(terminal, b"a\nb\n")
+        read_until(terminal, b"heard 1")
+        assert process.wait(PATIENCE) == 0
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 0
 
 
-def read_until(terminal: int, words: bytes) -> bytes:
+def read_until(terminal: int, words: bytes) -> None:
     heard = b""
     while words not in heard:
         try:
@@ -317,7 +320,6 @@ def read_until(terminal: int, words: bytes) -> bytes:
         except OSError:  # EIO: the other end has closed
             break
     assert words in heard, heard
-    return heard
 
 
 def test_device_that_goes_away_ends_the_run() -> None:
