@@ -1,0 +1,310 @@
+"""Attacks on a running network, from each side it has.
+
+The guest may send any frame. Whoever a connection leads to may do anything with it. Other users of
+the host may reach what is in /tmp or on loopback. None of them may stop the loop, make it spin,
+have it grow without bound, or get at what is another's.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.kit.guest import (
+    ACK,
+    GATEWAY,
+    GUEST,
+    GUEST_MAC,
+    PSH,
+    SYN,
+    Guest,
+    Lab,
+    arp,
+    icmp,
+    tcp,
+    udp,
+)
+from tests.kit.port import MemoryPort
+
+OTHER: Final = "10.0.2.16"
+OTHER_MAC: Final = bytes.fromhex("52540012 3457")
+SPIN_TURNS: Final = 200  # more turns than this in a tenth of a second is spinning
+
+
+class ClosingPort(MemoryPort):
+    """A port that notices who uses it after its end."""
+
+    is_closed = False
+
+    def claim(self, size: int, headers: Any = ()) -> Any:
+        assert not self.is_closed, "a claim on a port that was taken off"
+        return super().claim(size, headers)
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            super().close()
+
+
+def introduce(lab: Lab, guest: Guest | None = None) -> None:
+    """Have the network know a guest's address."""
+    guest = guest or lab.guest
+    guest.give(arp(1, guest.addr, GATEWAY, sender_mac=guest.mac))
+    lab.turn()
+    guest.inbox.clear()
+
+
+def turns_while_idle(lab: Lab, seconds: float = 0.1) -> int:
+    """How often the loop turns when nothing happens: each turn may wait for a hundredth."""
+    now = lab.network._loop._clock
+    stop_at = now() + seconds
+    count = 0
+    while now() < stop_at:
+        lab.network.poll(0.01)
+        lab.guest.read()
+        count += 1
+    return count
+
+
+def listener(address: str = "127.0.0.1") -> socket.socket:
+    return socket.create_server((address, 0), backlog=16)
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Until the end of the block, no descriptor can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hogs = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, soft), hard))
+    try:
+        while True:
+            try:
+                hogs.append(os.dup(0))
+            except OSError:
+                break
+        yield
+    finally:
+        for fd in hogs:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# Peers on the host's side
+
+
+def test_a_peer_of_a_unix_forward_may_have_any_name(tmp_path: Path) -> None:
+    with Lab() as lab, socket.socket(socket.AF_UNIX) as peer:
+        introduce(lab)
+        streams = lab.guest.listen(80)
+        path = str(tmp_path / "forward")
+        lab.network.forward("unix", host=path, guest=(GUEST, 80))
+        peer.bind(f"\0slirp-test-{os.getpid()}")  # accept() gives such a name as bytes
+        peer.connect(path)
+        peer.sendall(b"hello")
+        lab.turn(lambda: bool(streams))
+        assert streams[0].receive(5) == b"hello"
+        assert streams[0].remote[0] == GATEWAY
+
+
+def test_peers_that_stand_for_one_address_get_their_own_answers() -> None:
+    with Lab() as lab:
+        introduce(lab)
+        forward = lab.network.forward("udp", host=("127.0.0.1", 0), guest=(GUEST, 9))
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as two,
+        ):
+            one.bind(("127.0.0.1", 0))
+            two.bind(("127.0.0.2", one.getsockname()[1]))  # both are the gateway to the guest
+            for sock in (one, two):
+                sock.setblocking(False)
+                sock.sendto(b"question", forward.host)
+            lab.turn()
+            first, second = lab.guest.datagrams()
+            assert first.src_port != second.src_port
+            lab.guest.give(udp(b"to two", GATEWAY, second.src_port, src_port=9))
+            lab.guest.give(udp(b"to one", GATEWAY, first.src_port, src_port=9))
+            lab.turn()
+            assert one.recv(100) == b"to one"
+            assert two.recv(100) == b"to two"
+
+
+def test_a_peer_that_speaks_ipv6_appears_as_the_gateway() -> None:
+    with Lab() as lab:
+        introduce(lab)
+        try:
+            forward = lab.network.forward("udp", host=("::1", 0), guest=(GUEST, 9))
+        except OSError:
+            pytest.skip("the host has no IPv6")
+        sender = lab.network._forwards._open[forward.id][1]
+        named = sender._name(("2001:db8::7%eth0", 4000))  # type: ignore[union-attr]
+        assert (socket.inet_ntoa(named.addr), named.port) == (GATEWAY, 4000)
+
+
+def test_urgent_octets_stay_in_the_stream() -> None:
+    with Lab() as lab, listener() as server:
+        stream = lab.guest.connect((GATEWAY, server.getsockname()[1]))
+        peer, _ = server.accept()
+        with peer:
+            peer.send(b"abc")
+            peer.send(b"d", socket.MSG_OOB)
+            peer.send(b"efg")
+            assert stream.receive(7) == b"abcdefg"
+
+
+def test_connections_without_a_descriptor_wait_and_the_loop_does_not_spin() -> None:
+    with Lab() as lab:
+        introduce(lab)
+        streams = lab.guest.listen(80)
+        forward = lab.network.forward("tcp", host=("127.0.0.1", 0), guest=(GUEST, 80))
+        with socket.create_connection(forward.host) as peer:  # type: ignore[arg-type]
+            with no_descriptors():
+                assert turns_while_idle(lab) < SPIN_TURNS
+                assert not streams
+            lab.turn(lambda: bool(streams))
+            peer.sendall(b"late")
+            assert streams[0].receive(4) == b"late"
+
+
+def test_a_forward_closed_while_it_rests_leaves_its_descriptor_alone() -> None:
+    with Lab() as lab:
+        forward = lab.network.forward("tcp", host=("127.0.0.1", 0), guest=(GUEST, 80))
+        with socket.create_connection(forward.host):  # type: ignore[arg-type]
+            with no_descriptors():
+                lab.network.poll(0.01)
+            assert lab.network.remove_forward(forward.id)
+        assert turns_while_idle(lab, 0.15) < SPIN_TURNS
+
+
+def test_an_absent_guest_is_asked_for_once_however_many_knock() -> None:
+    with Lab() as lab:
+        introduce(lab)
+        udp_forward = lab.network.forward("udp", host=("127.0.0.1", 0), guest=("10.0.2.77", 9))
+        tcp_forward = lab.network.forward("tcp", host=("127.0.0.1", 0), guest=("10.0.2.78", 9))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for _ in range(50):
+                sock.sendto(b"anybody there?", udp_forward.host)
+        peers = [socket.create_connection(tcp_forward.host) for _ in range(20)]  # type: ignore[arg-type]
+        lab.turn()
+        assert len(lab.guest.inbox) == 2
+        for peer in peers:
+            peer.close()
+
+
+# Room
+
+
+def test_a_forward_whose_guest_has_no_room_does_not_spin() -> None:
+    with Lab() as lab:
+        introduce(lab)
+        forward = lab.network.forward("udp", host=("127.0.0.1", 0), guest=(GUEST, 9))
+        lab.port.room = 0
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"wait", forward.host)
+        assert turns_while_idle(lab) < SPIN_TURNS
+        lab.port.grant(None)
+        lab.turn(lambda: bool(lab.guest.inbox))
+        assert [d.data for d in lab.guest.datagrams()] == [b"wait"]
+
+
+def test_a_mapping_whose_guest_has_no_room_does_not_spin() -> None:
+    with Lab() as lab, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        lab.guest.give(udp(b"?", GATEWAY, server.getsockname()[1]))
+        lab.turn()
+        lab.port.room = 0
+        server.sendto(b"answer", server.recvfrom(10)[1])
+        assert turns_while_idle(lab) < SPIN_TURNS
+        lab.port.grant(None)
+        lab.turn(lambda: bool(lab.guest.inbox))
+        assert [d.data for d in lab.guest.datagrams()] == [b"answer"]
+
+
+def test_a_stream_whose_guest_has_no_room_does_not_spin() -> None:
+    with Lab() as lab, listener() as server:
+        stream = lab.guest.connect((GATEWAY, server.getsockname()[1]))
+        peer, _ = server.accept()
+        with peer:
+            lab.port.room = 0
+            peer.send(bytes(100_000))
+            assert turns_while_idle(lab) < SPIN_TURNS
+            lab.port.grant(None)
+            assert stream.receive(100_000) == bytes(100_000)
+
+
+# Ports that are taken off
+
+
+def test_nothing_touches_a_port_that_was_taken_off() -> None:
+    port = ClosingPort()
+    with Lab(port) as lab, listener() as server:
+        other = lab.add_guest(OTHER, OTHER_MAC)
+        stream = lab.guest.connect((GATEWAY, server.getsockname()[1]))
+        peer, _ = server.accept()
+        with peer:
+            lab.guest.give(icmp(8, 0, 0x10001, b"are you there?", "203.0.113.9"))
+            lab.guest.give(udp(b"hello", GATEWAY, 9, src_port=777))
+            lab.turn()
+            peer.send(bytes(3_000_000))  # more than one turn can carry
+            stream.auto_ack = False
+            lab.network.poll(0.01)
+            lab.guests.remove(lab.guest)
+            lab.network.detach(lab.attachment)
+            port.close()
+            introduce(lab, other)
+            for _ in range(20):
+                lab.network.poll(0.01)
+            assert lab.network.flows() == []
+            assert lab.network._dispatcher.ping._pings == {}
+            peer.settimeout(5)
+            with pytest.raises(ConnectionResetError):
+                peer.recv(1)
+
+
+def test_a_forward_outlives_the_port_that_it_waited_for() -> None:
+    with Lab() as lab:
+        introduce(lab)
+        forward = lab.network.forward("udp", host=("127.0.0.1", 0), guest=(GUEST, 9))
+        lab.port.room = 0
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"one", forward.host)
+            lab.network.poll(0.01)
+            lab.network.detach(lab.attachment)
+            again = lab.add_guest(GUEST, GUEST_MAC)
+            introduce(lab, again)
+            sock.sendto(b"two", forward.host)
+            lab.turn(lambda: bool(again.inbox))
+            assert [d.data for d in again.datagrams()][-1] == b"two"
+
+
+# Frames
+
+
+def test_a_header_shorter_than_a_header_carries_nothing() -> None:
+    with Lab() as lab, listener() as server:
+        stream = lab.guest.connect((GATEWAY, server.getsockname()[1]))
+        peer, _ = server.accept()
+        peer.setblocking(False)
+        with peer:
+            for words in range(5):
+                lab.guest.give(stream.frame(ACK | PSH, b"not these", offset=words))
+            lab.turn()
+            with pytest.raises(BlockingIOError):
+                peer.recv(100)
+            assert sum(lab.malformed().values()) == 5
+
+
+def test_a_host_address_that_went_away_stops_nobody() -> None:
+    with Lab(outbound_addr="192.0.2.77") as lab:
+        lab.guest.give(udp(b"x", GATEWAY, 9))
+        lab.guest.give(tcp(SYN, GATEWAY, 9))
+        lab.turn()
+        assert lab.network.stats()["udp"]["failed"] == 1
+        assert lab.network.flows() == []
