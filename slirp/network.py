@@ -143,7 +143,7 @@ class Network:
         self._forwards = Forwards(self._loop, self._dispatcher)
         self._stack.on_guest = self._forwards.guest_seen
         self._attached = 0
-        self._running = False
+        self._stopping = False
         self._closed = False
 
     # Guests
@@ -208,15 +208,15 @@ class Network:
         self._loop.unregister(fd)
 
     def run(self) -> None:
-        """Turn until `stop()`."""
-        self._running = True
+        """Turn until `stop()`, also one that came before."""
         turn = self._loop.turn
-        while self._running:
+        while not self._stopping:
             turn(None)
+        self._stopping = False
 
     def stop(self) -> None:
         """Have `run()` return after this turn; signal handlers and other threads may call it."""
-        self._running = False
+        self._stopping = True
         self._loop.wake()
 
     # What is going on
