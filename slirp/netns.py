@@ -17,7 +17,9 @@ A parent that ends takes its command with it (PR_SET_PDEATHSIG); the command's f
 (/etc/resolv.conf, /etc/hosts) are bind mounts from a tmpfs that has no other name, so nothing has
 to be cleaned up. Addresses, routes and links are set by ioctl: nothing here needs iproute2.
 
-Does not do: IPv6 addresses, PID namespaces, cgroups; several devices in one namespace.
+Does not do: IPv6 addresses, PID namespaces, cgroups; several devices in one namespace. When the
+host replaces its resolv.conf by another file of that name, the kernel drops the bind mount that
+covered the old one, and a command that runs then sees the host's.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 from slirp import linux
+from slirp.address import mac_from_text
 
 SIOCADDRT: Final = 0x890B  # linux/sockios.h from here on
 SIOCGIFFLAGS: Final = 0x8913
@@ -136,8 +139,7 @@ def configure(interface: Interface) -> None:
     name = interface.name
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         if interface.mac is not None:
-            octets = bytes.fromhex(interface.mac.replace(":", ""))
-            value = struct.pack("=H6s", ARPHRD_ETHER, octets)
+            value = struct.pack("=H6s", ARPHRD_ETHER, mac_from_text(interface.mac))
             fcntl.ioctl(sock, SIOCSIFHWADDR, _ifreq(name, value))
         fcntl.ioctl(sock, SIOCSIFMTU, _ifreq(name, struct.pack("=i", interface.mtu)))
         _bring_up(sock, "lo")
@@ -263,11 +265,12 @@ def _write_maps(uid: int, gid: int, inner_uid: int, inner_gid: int) -> None:
 
 
 def unshare_as_anyone(flags: int, map_root: bool = False) -> None:
-    """`unshare`, as root directly, as an ordinary user by a user namespace of one's own."""
+    """`unshare`: as root directly, as anyone else by way of a user namespace of one's own."""
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        linux.unshare(flags)
-        return
+        with contextlib.suppress(PermissionError):  # root of a container that may not
+            linux.unshare(flags)
+            return
     try:
         linux.unshare(flags | linux.CLONE_NEWUSER)
         _write_maps(uid, gid, *((0, 0) if map_root else (uid, gid)))

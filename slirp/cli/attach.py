@@ -9,6 +9,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import Final
 
+from slirp.address import mac_from_text
 from slirp.cli import tap
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.forwards import parse_forward
@@ -58,6 +59,8 @@ def run(args: Namespace) -> int:
         raise Failure("--macaddress needs --configure", USAGE)
     if args.target_type == "bess" and (args.configure or args.netns_type or args.userns_path):
         raise Failure("--target-type bess takes none of -c, --netns-type, --userns-path", USAGE)
+    if args.macaddress is not None:
+        check_mac(args.macaddress)
     given = vars(args)
     values = {name: given[name] for name in Options.__slots__ if name in given}
     values["netns_type"] = args.netns_type or ("pid" if args.target.isdecimal() else "path")
@@ -65,6 +68,17 @@ def run(args: Namespace) -> int:
         values["tap_name"] = args.target_type
     values["forwards"] = [spec for text in args.forward for spec in parse_forward(text)]
     return serve(Options(**values, follow=True), args, describe, complain)
+
+
+def check_mac(text: str) -> None:
+    try:
+        mac = mac_from_text(text)
+    except ValueError:
+        raise Failure(f"--macaddress {text}: write it as 02:00:00:00:00:01", USAGE) from None
+    if mac[0] & 1:
+        raise Failure(
+            f"--macaddress {text}: is a group's address; make the first octet even", USAGE
+        )
 
 
 def describe(options: Options, where: tap.Addresses) -> None:

@@ -90,6 +90,18 @@ def test_identity_is_kept(who: tuple[str, ...]) -> None:
     assert output("id", "-u", who=who).strip() == expected
 
 
+def test_root_that_may_not_takes_a_user_namespace() -> None:
+    """Root inside a container, without CAP_SYS_ADMIN."""
+    need_tun()
+    need_root()
+    who = (need_tool("setpriv"), "--bounding-set", "-sys_admin")
+    script = "readlink /proc/self/ns/user; id -u; ip -o -4 addr show dev tap0"
+    inside, uid, address = output("sh", "-c", script, who=who).splitlines()
+    assert inside != os.readlink("/proc/self/ns/user")
+    assert uid == "0"
+    assert "inet 10.0.2.100/24" in address
+
+
 def test_identity_is_root_when_asked_for(who: tuple[str, ...]) -> None:
     script = "id -u; ip link set tap0 mtu 1300; ip -o link show tap0"
     text = output("sh", "-c", script, who=who, map_root=True)

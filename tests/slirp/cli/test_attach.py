@@ -104,6 +104,8 @@ def in_namespace(pid: int, held: Holder) -> None:
         (("4194305",), 1, "/proc/4194305/ns/net: No such file or directory"),
         (("/no/such/file",), 1, "/no/such/file: No such file or directory"),
         (("--macaddress", "02:00:00:00:00:01", "1"), 2, "--macaddress needs --configure"),
+        (("-c", "--macaddress", "zz", "1"), 2, "--macaddress zz: write it as 02:"),
+        (("-c", "--macaddress", "01:00:00:00:00:01", "1"), 2, "--macaddress 01:00:00:00:00:01: is"),
         (("--target-type", "bess", "-c", "/tmp/x"), 2, "--target-type bess takes none of"),
         (("--netns-type", "tapfd", "0"), 1, "descriptor 0 is no TAP device"),
         (("--netns-type", "tapfd", "99"), 2, "99: the TAP's descriptor must be open"),
