@@ -19,7 +19,7 @@ from slirp.cli import run as command
 from slirp.cli import tap
 from slirp.pcapng import read_packets
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP, as_user, run
-from tests.kit.need import need_root, need_tool, need_tun
+from tests.kit.need import missing, need_root, need_tool, need_tun
 from tests.kit.web import WebServer
 
 CONTENT = random.Random(7).randbytes(3_000_000)
@@ -115,7 +115,7 @@ def test_resolver_of_ones_own_choice() -> None:
         try:
             resolver.bind(("127.0.0.9", 53))
         except PermissionError:
-            pytest.skip("an ordinary user cannot be a resolver")
+            missing("port 53 of 127.0.0.9: only root can have it")
         resolver.settimeout(PATIENCE)
 
         def reply() -> None:
