@@ -25,6 +25,7 @@ from dma.iovec import IoVec
 from slirp import arp, icmp, ipv4
 from slirp.errors import MalformedPacket
 from slirp.flow import ANY4, BROADCAST4, Guest, Nat, Refusal
+from slirp.guard import is_forged
 from slirp.reassembly import Reassembler
 from slirp.switch import LearningSwitch
 from slirp.template import TTL
@@ -153,7 +154,7 @@ class Stack:
         actions: list[Action] = []
         self.switch.learn(header.src, attachment)
         if self.ports > 1:
-            actions = self._switch(header, frame, attachment)
+            actions = self._switch(header, head, frame, attachment)
         if header.dst != self.mac and not ethernet.is_group(header.dst):
             return actions  # another station's
         if header.ethertype == ETHERTYPE_IPV4:
@@ -170,11 +171,16 @@ class Stack:
             self.refused["ethertype"] += 1
         return actions
 
-    def _switch(self, header: EthernetHeader, frame: Frame, attachment: Any) -> list[Action]:
+    def _switch(
+        self, header: EthernetHeader, head: memoryview, frame: Frame, attachment: Any
+    ) -> list[Action]:
         if header.dst == self.mac:
             return []
         if self.isolated:
             self.refused["isolated"] += not ethernet.is_group(header.dst)
+            return []
+        if is_forged(header, head, self.mac, self._own, self.dhcp is not None):
+            self.refused["forged"] += 1
             return []
         target = self.switch.lookup(header.dst)  # None for a group: no source is one
         return [] if target is attachment else [Switch(target, attachment, frame)]

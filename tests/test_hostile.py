@@ -17,17 +17,21 @@ from typing import Any, Final
 
 import pytest
 
+from dma.iovec import IoVec
+from slirp.stack import EchoArrived
 from tests.kit.guest import (
     ACK,
+    DNS,
     GATEWAY,
     GUEST,
     GUEST_MAC,
+    OWN_MAC,
     PSH,
     SYN,
     Guest,
     Lab,
     arp,
-    icmp,
+    ether,
     tcp,
     udp,
 )
@@ -71,6 +75,14 @@ def turns_while_idle(lab: Lab, seconds: float = 0.1) -> int:
         lab.guest.read()
         count += 1
     return count
+
+
+def ping(lab: Lab) -> None:
+    """The guest pings the host's own loopback, which the network would answer in its place."""
+    guest = lab.network._stack.guests.get(socket.inet_aton(lab.guest.addr))
+    assert guest is not None
+    echo = EchoArrived(guest, b"\x7f\0\0\1", 7, 1, 64, IoVec.of(b"are you there?"))
+    lab.network._dispatcher.ping.send(echo, echo.dst, lab.network._loop.now)
 
 
 def listener(address: str = "127.0.0.1") -> socket.socket:
@@ -249,7 +261,7 @@ def test_nothing_touches_a_port_that_was_taken_off() -> None:
         stream = lab.guest.connect((GATEWAY, server.getsockname()[1]))
         peer, _ = server.accept()
         with peer:
-            lab.guest.give(icmp(8, 0, 0x10001, b"are you there?", "203.0.113.9"))
+            ping(lab)
             lab.guest.give(udp(b"hello", GATEWAY, 9, src_port=777))
             lab.turn()
             peer.send(bytes(3_000_000))  # more than one turn can carry
@@ -299,6 +311,83 @@ def test_a_header_shorter_than_a_header_carries_nothing() -> None:
             with pytest.raises(BlockingIOError):
                 peer.recv(100)
             assert sum(lab.malformed().values()) == 5
+
+
+@pytest.mark.parametrize("ttl", [0, 1, 2, 255])
+def test_any_ttl_in_a_datagram_to_a_known_destination(ttl: int) -> None:
+    with Lab() as lab, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        for number in (64, ttl, 64):
+            lab.guest.give(udp(bytes(100), GATEWAY, port, ttl=number))
+            lab.turn()
+        assert lab.network.stats()["udp"]["datagrams_to_host"] == 3
+
+
+def test_a_forward_opened_later_has_the_answers_of_its_peers() -> None:
+    with Lab() as lab, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        port = peer.getsockname()[1]
+        lab.guest.give(udp(bytes(100), GATEWAY, port, src_port=9))
+        lab.turn()
+        forward = lab.network.forward("udp", host=("127.0.0.1", 0), guest=(GUEST, 9))
+        peer.recv(1000)
+        peer.sendto(b"question", forward.host)
+        lab.turn()
+        lab.guest.give(udp(bytes(100), GATEWAY, port, src_port=9))
+        lab.turn()
+        assert peer.recvfrom(1000)[1] == forward.host
+
+
+# Guests among each other
+
+TO_OTHER: Final = {
+    "announces the gateway": arp(1, GATEWAY, GATEWAY),
+    "answers for the gateway": arp(2, GATEWAY, OTHER),
+    "answers for the DNS server": ether(arp(2, DNS, OTHER)[14:], 0x0806, dst=OTHER_MAC),
+    "sends as the DNS server": ether(
+        udp(b"forged", OTHER, 4000, src=DNS, src_port=53)[14:], dst=OTHER_MAC
+    ),
+    "sends as the gateway": ether(
+        udp(b"forged", OTHER, 4000, src=GATEWAY, src_port=53)[14:], dst=OTHER_MAC
+    ),
+    "has the gateway's MAC": ether(bytes(50), 0x1234, dst=OTHER_MAC, src=OWN_MAC),
+    "offers leases": ether(udp(bytes(300), OTHER, 68, src_port=67)[14:], dst=OTHER_MAC),
+    "offers leases behind options": ether(
+        udp(bytes(300), OTHER, 68, src_port=67, options=bytes((1, 1, 1, 0)))[14:], dst=OTHER_MAC
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TO_OTHER)
+def test_no_guest_takes_the_networks_place(what: str) -> None:
+    with Lab() as lab:
+        other = lab.add_guest(OTHER, OTHER_MAC)
+        introduce(lab, other)
+        lab.guest.give(TO_OTHER[what])
+        lab.turn()
+        assert other.inbox == []
+        assert lab.refused()["forged"] == 1
+
+
+def test_guests_reach_each_other_all_the_same() -> None:
+    with Lab() as lab:
+        other = lab.add_guest(OTHER, OTHER_MAC)
+        introduce(lab, other)
+        other.answers_arp = False
+        for frame in (
+            arp(1, GUEST, OTHER),
+            ether(udp(b"hello", OTHER, 4000)[14:], dst=OTHER_MAC),
+            ether(b"x", 0x0800, dst=OTHER_MAC),
+            ether(b"", 0x0800, dst=OTHER_MAC),
+            ether(b"", 0x0806, dst=OTHER_MAC),
+            ether(bytes(40), 0x86DD, dst=OTHER_MAC),
+        ):
+            lab.guest.give(frame)
+            lab.turn()
+            assert other.inbox == [frame]
+            other.inbox.clear()
+        assert "forged" not in lab.refused()
 
 
 def test_a_host_address_that_went_away_stops_nobody() -> None:

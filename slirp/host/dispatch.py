@@ -101,7 +101,7 @@ class Dispatcher:
                         if route.mapping.guest.attachment is attachment and is_plain_datagram(
                             frame, head, total, seq
                         ):
-                            outgoing.add(route, head[42 : 14 + total], head[22], frame, now)
+                            outgoing.add(route, head[42 : 14 + total], head[22] - 1, frame, now)
                             if not attachment.keeps_frames:
                                 outgoing.flush(now)
                             continue
@@ -301,6 +301,8 @@ def is_plain_datagram(frame: Frame, head: memoryview, total: int, word: int) -> 
     False: the long way decides (and counts).
     """
     if word >> 16 != total - 20 or total <= 28 or 14 + total > len(head) or frame.vnet[1]:
+        return False
+    if head[22] <= 1:  # its TTL ends here
         return False
     if int.from_bytes(head[14:34], "big") % 0xFFFF:
         return False

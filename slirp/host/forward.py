@@ -249,6 +249,7 @@ class Forwards:
             else:
                 opened = DatagramForward(self, sock, guest_addr, guest[1])
                 self.dispatcher.udp.repliers.setdefault(opened.key, []).append(opened)
+                self.dispatcher.udp.routes.clear()  # some may lead past this forward
                 self.dispatcher.udp.routes.clear()  # who sent before may now answer a peer
         self._count += 1
         forward = Forward(self._count, proto, bound, guest)
