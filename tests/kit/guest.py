@@ -397,7 +397,7 @@ class Guest:
             self.dst_mac = frame[:6]
             if frame[12:14] == b"\x08\x06":
                 self._read_arp(frame)
-            elif frame[12:14] == b"\x08\x00" and frame[23] == 6:
+            elif frame[12:14] == b"\x08\x00" and frame[23:24] == b"\x06":
                 self._read_tcp(frame)
             else:
                 self.inbox.append(frame)
