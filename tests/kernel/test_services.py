@@ -1,0 +1,111 @@
+"""DHCP and DNS as programs of others ask for them: udhcpc, dhclient, dig."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.need import need_tool
+from tests.kit.served import DEVICE, DNS, GATEWAY, Served, served
+
+NAMES = {
+    "many.slirp.test": [f"192.0.2.{n}" for n in range(1, 101)],
+    "one.slirp.test": ["192.0.2.7"],
+}
+
+
+@pytest.fixture
+def bare() -> Iterator[Served]:
+    """A guest whose device has no address yet."""
+    with served(
+        configured=False, domain="slirp.test", search=("slirp.test",), hostname="guest"
+    ) as running:
+        yield running
+
+
+def script(path: Path, variables: str) -> Path:
+    """What a DHCP client runs when something happens: it writes down what it was told."""
+    file = path / "script"
+    file.write_text(f"#!/bin/sh\nenv | grep -E '{variables}' >> {path}/told\n")
+    file.chmod(0o755)
+    return file
+
+
+def test_udhcpc(bare: Served, tmp_path: Path) -> None:
+    need_tool("udhcpc")
+    told = script(tmp_path, "^(ip|subnet|router|dns|domain|mtu|lease|serverid|hostname)=")
+    bare.run(
+        "udhcpc", "-i", DEVICE, "-n", "-q", "-f", "-t", "3", "-T", "1", "-s", str(told),
+        "-O", "mtu", "-O", "search", "-x", "hostname:fromguest",
+    )  # fmt: skip
+    said = dict(line.split("=", 1) for line in (tmp_path / "told").read_text().splitlines())
+    assert said["ip"] == "10.0.2.15"
+    assert said["subnet"] == "255.255.255.0"
+    assert said["router"] == said["serverid"] == GATEWAY
+    assert said["dns"] == DNS
+    assert said["domain"] == "slirp.test"
+    assert said["mtu"] == "1500"
+    (lease,) = bare.call(lambda network: network.leases())
+    assert (lease["address"], lease["hostname"]) == ("10.0.2.15", "fromguest")
+
+
+def test_dhclient(bare: Served, tmp_path: Path) -> None:
+    need_tool("dhclient")
+    told = script(tmp_path, "^(new_|reason)")
+    leases, pid = tmp_path / "leases", tmp_path / "pid"
+    argv = ("dhclient", "-4", "-1", "-v", "-lf", str(leases), "-pf", str(pid), "-sf", str(told))
+    bare.run(*argv, "-cf", "/dev/null", DEVICE)
+    try:
+        text = (tmp_path / "told").read_text()
+        said = dict(line.split("=", 1) for line in text.splitlines())
+        assert said["reason"] == "BOUND"
+        assert said["new_ip_address"] == "10.0.2.15"
+        assert said["new_subnet_mask"] == "255.255.255.0"
+        assert said["new_routers"] == said["new_dhcp_server_identifier"] == GATEWAY
+        assert said["new_domain_name_servers"] == DNS
+        assert re.search(r"fixed-address 10\.0\.2\.15;", leases.read_text())
+    finally:
+        bare.run("pkill", "-F", str(pid), ok=False)
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[Served]:
+    with served(names=NAMES) as running:
+        yield running
+
+
+@pytest.mark.parametrize("transport", ["+notcp", "+tcp"])
+def test_dig(transport: str, guest: Served) -> None:
+    need_tool("dig")
+    ask = ("dig", f"@{DNS}", "+short", "+tries=1", "+timeout=3", transport)
+    assert guest.run(*ask, "gateway.slirp.internal").stdout.split() == [GATEWAY]
+    assert guest.run(*ask, "ONE.slirp.TEST").stdout.split() == ["192.0.2.7"]
+    assert guest.run(*ask, "one.slirp.test", "AAAA").stdout == ""
+
+
+def test_dig_comes_back_over_tcp_for_a_long_answer(guest: Served) -> None:
+    need_tool("dig")
+    ask = ("dig", f"@{DNS}", "+tries=1", "+timeout=3", "+bufsize=512", "many.slirp.test")
+    result = guest.run(*ask)
+    assert "Truncated, retrying in TCP mode" in result.stdout
+    found = re.findall(r"IN\tA\t(\S+)", result.stdout)
+    assert sorted(map(ipaddress.ip_address, found)) == [
+        ipaddress.ip_address(text) for text in NAMES["many.slirp.test"]
+    ]
+
+
+def test_a_name_that_nobody_can_resolve(guest: Served) -> None:
+    """No resolver is configured: SERVFAIL, never a claim about the name."""
+    need_tool("dig")
+    result = guest.run("dig", f"@{DNS}", "+tries=1", "+timeout=3", "nowhere.example")
+    assert "status: SERVFAIL" in result.stdout
+
+
+def test_what_is_going_on_is_json(guest: Served) -> None:
+    state = guest.call(lambda n: json.dumps([n.stats(), n.flows(), n.leases()]))
+    assert json.loads(state)
