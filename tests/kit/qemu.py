@@ -24,7 +24,7 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -158,12 +158,12 @@ def make_initramfs(folder: Path, script: str) -> Path:
     return archive
 
 
-def command_line(folder: Path, script: str) -> list[str]:
+def command_line(folder: Path, script: str, memory: int = MEMORY) -> list[str]:
     """QEMU's command line without a network."""
     kernel = need_kernel()
     return [
         need_tool("qemu-system-x86_64"),
-        *("-accel", "tcg", "-m", str(MEMORY), "-no-reboot", "-nodefaults"),
+        *("-accel", "tcg", "-m", str(memory), "-no-reboot", "-nodefaults"),
         *("-display", "none", "-serial", "stdio"),
         *("-kernel", str(kernel.image), "-initrd", str(make_initramfs(folder, script))),
         *("-append", "console=ttyS0 quiet panic=-1"),
@@ -180,19 +180,17 @@ class Machine:
         netdev: str,
         *,
         mac: str = "52:54:00:12:34:56",
-        before: Sequence[str] = (),
-        pass_fds: Sequence[int] = (),
+        memory: int = MEMORY,
     ) -> None:
         folder.mkdir(exist_ok=True)
         network: list[str] = []
         if netdev:
             network = ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
         self.process = subprocess.Popen(
-            [*before, *command_line(folder, script), *network],
+            [*command_line(folder, script, memory), *network],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=pass_fds,
         )
         assert self.process.stdout is not None
         self._output = self.process.stdout.fileno()
