@@ -82,6 +82,7 @@ class StreamPort(PortDefaults):
         sock.setblocking(False)
         self.max_frame = 14 + mtu
         self.gone = ""  # why the machine is no longer there
+        self.broken = False  # it is, because it broke the framing
         self._sock = sock
         self._on_gone = on_gone
         self._readiness = Readiness(sock.fileno())
@@ -158,6 +159,7 @@ class StreamPort(PortDefaults):
         while self._rx_end - self._rx_start >= LENGTH_LEN:
             (length,) = unpack(rx, self._rx_start)
             if not FRAME_MIN <= length <= FRAME_MAX:
+                self.broken = True
                 self._end(f"sent a frame of {length} octets, not {FRAME_MIN} to {FRAME_MAX}")
                 return
             start = self._rx_start + LENGTH_LEN

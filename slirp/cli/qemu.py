@@ -92,7 +92,7 @@ def run(args: Namespace) -> int:
         if isinstance(process, int):
             return process
         status = _serve(network, process, signals)
-        if "octets" in machine.port.gone:
+        if machine.port.broken:
             report(f"the machine {machine.port.gone}; it had no network from then on")
         options.print_stats(args, network)
         return status
