@@ -5,8 +5,9 @@ this keeps their ranges: it decides what is new (a kept range never overlaps ano
 that were passed on), how far RCV.NXT jumps when a gap closes, and which SACK blocks to report, the
 range of the latest segment first (RFC 2018 §4).
 
-Bounded three ways, because a guest can send octets one by one with a gap after each. At a bound the
-segment is not kept and the guest sends it again in its turn.
+Bounded three ways, because a guest can send octets one by one with a gap after each, and a fourth
+for all connections together: `Shelf` is what the relay has left. At a bound the segment is not kept
+and the guest sends it again in its turn.
 """
 
 from __future__ import annotations
@@ -22,12 +23,25 @@ AHEAD_SEGMENTS_MAX: Final = 1024  # copies that the relay holds
 Span = tuple[int, int]  # [left, right) in sequence space
 
 
+class Shelf:
+    """The room that many connections share for octets ahead of their turn; the relay keeps count.
+
+    It may go below zero, by one segment: a connection asks only whether there is any.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left  # octets
+
+
 class Ahead:
     """The ranges kept ahead of one connection's RCV.NXT."""
 
-    __slots__ = ("fin_seq", "octets", "ranges", "segments")
+    __slots__ = ("_shelf", "fin_seq", "octets", "ranges", "segments")
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self._shelf = shelf
         self.ranges: list[Span] = []  # disjoint, the latest first
         self.octets = 0
         self.segments = 0
@@ -64,6 +78,7 @@ class Ahead:
             len(self.ranges) >= AHEAD_RANGES_MAX
             or self.segments >= AHEAD_SEGMENTS_MAX
             or self.octets + more > AHEAD_OCTETS_MAX
+            or (self._shelf is not None and self._shelf.left <= 0)
         )
 
     def _join(self, span: Span) -> None:

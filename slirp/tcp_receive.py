@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from slirp.seq import MASK, distance
-from slirp.tcp_ahead import Ahead
+from slirp.tcp_ahead import Ahead, Shelf
 from slirp.tcp_segment import ACK_LATER, ACK_NOW, KEEP, Segment
 from slirp.tcp_send import Sender
 
@@ -22,13 +22,14 @@ WINDOW_MAX: Final = 0xFFFF  # octets, unscaled
 class Receiver(Sender):
     """The half of a Connection that receives."""
 
-    __slots__ = ("_own_mss", "_room_max")
+    __slots__ = ("_own_mss", "_room_max", "shelf")
 
     def __init__(
         self, iss: int, rcv_nxt: int, own_mss: int, rcv_wscale: int, room: int, ts_offset: int
     ) -> None:
         super().__init__(iss, rcv_nxt, min(room, WINDOW_MAX), ts_offset)
         self.rcv_wscale = rcv_wscale
+        self.shelf: Shelf | None = None  # shared with other connections, where there are any
         self._own_mss = own_mss  # octets, as offered to the guest
         self._room_max = room  # octets, the most that set_room() ever said
 
@@ -83,7 +84,7 @@ class Receiver(Sender):
         """Octets beyond a gap: for the relay to keep, where the bounds allow."""
         ahead = self._ahead
         if ahead is None:
-            ahead = self._ahead = Ahead()
+            ahead = self._ahead = Ahead(self.shelf)
         if ahead.fin_seq is not None:
             stop = min(stop, distance(ahead.fin_seq, seg.seq))
         end = (seg.seq + stop) & MASK

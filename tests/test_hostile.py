@@ -397,3 +397,40 @@ def test_a_host_address_that_went_away_stops_nobody() -> None:
         lab.turn()
         assert lab.network.stats()["udp"]["failed"] == 1
         assert lab.network.flows() == []
+
+
+# Memory
+
+
+def test_octets_ahead_of_their_turn_are_bounded_over_all_flows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("slirp.host.tcp.KEPT_MAX", 100_000)
+    with Lab() as lab, listener() as server:
+        relay = lab.network._dispatcher.tcp
+        streams = [lab.guest.connect((GATEWAY, server.getsockname()[1])) for _ in range(8)]
+        for stream in streams:
+            for start in range(1000, 60_000, 1000):  # the octets before them never come
+                stream.put(ACK, bytes(1000), seq=stream.seq + start)
+        lab.turn()
+        kept = [sum(map(len, flow.kept.values())) for flow in relay.flows.values() if flow.kept]
+        assert 50_000 < sum(kept) <= 101_000
+        last = streams.pop()
+        for stream in streams:
+            stream.reset()
+        lab.turn()
+        for _ in streams:
+            server.accept()[0].close()
+        peer, _ = server.accept()
+        for start in range(0, 60_000, 1000):  # in their turn all are taken, kept or not
+            last.put(ACK, bytes(1000), seq=last.seq + start)
+        lab.turn()
+        with peer:
+            peer.settimeout(5)
+            left = 60_000
+            while left:
+                left -= len(peer.recv(left))
+        assert relay._shelf.left == 100_000
+        last.reset()
+        lab.turn()
+        assert relay._shelf.left == 100_000

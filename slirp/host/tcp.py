@@ -39,6 +39,7 @@ from dma.iovec import IoVec
 from slirp import tcp
 from slirp.host.attachment import payload_views, write_headers
 from slirp.host.loop import EDGE, HANGUP, RDHUP, READABLE, URGENT, WRITABLE, Loop
+from slirp.tcp_ahead import Shelf
 from slirp.template import PROTOCOL_TCP, Template4
 from slirp.wire.checksum import ones_sum
 from slirp.wire.virtio_net import GSO_NONE, GSO_TCPV4, NEEDS_CSUM, VnetHeader
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
 
 FRAMES_PER_PUMP: Final = 32  # frames of one flow in a row; then the others have their turn
 SCRATCH_LEN: Final = 16 << 20  # octets: the most that one MSG_TRUNC drops; never touched
-OUT_OF_ORDER_MAX: Final = 256 << 10  # octets kept ahead of rcv_nxt per flow, then dropped
+KEPT_MAX: Final = 64 << 20  # octets kept ahead of rcv_nxt, all flows together; then dropped
+KEPT_COST: Final = 128  # octets charged for what a kept segment costs beside its payload
 CHORES_DELAY: Final = 0.001  # seconds that a small ACK or drop waits for company (RFC: 0.5)
 DROP_AT: Final = 1024  # acknowledged octets that are dropped from the host's queue at once; fewer
 # wait for CHORES_DELAY, no longer: they may hold a large buffer, and with it the host's window
@@ -97,6 +99,7 @@ class TcpFlow:
         "finishing",
         "guest",
         "kept",
+        "kept_cost",
         "key",
         "owned",
         "peek_at",
@@ -139,6 +142,7 @@ class TcpFlow:
         self.spill: deque[memoryview] | None = None  # taken from the guest, not by the kernel
         self.spilled = 0
         self.kept: dict[int, bytes] | None = None  # ahead of rcv_nxt, by sequence number
+        self.kept_cost = 0  # octets that it is charged for
         self.visit: float | None = None
 
     def handle_timeout(self, now: float) -> float | None:
@@ -166,6 +170,7 @@ class TcpRelay:
         self.flows: dict[bytes, TcpFlow] = {}
         self._touched: list[TcpFlow] = []
         self._lingering: set[TcpFlow] = set()
+        self._shelf = Shelf(KEPT_MAX)
         self._scratch = mmap.mmap(-1, SCRATCH_LEN)
         self._peek_off = peek_offset_works()
         self._vnets: dict[tuple[int, int], bytes] = {}
@@ -240,6 +245,7 @@ class TcpRelay:
     def _add(self, flow: TcpFlow) -> None:
         assert flow.sock is not None
         self.flows[flow.key] = flow
+        flow.conn.shelf = self._shelf
         self.opened += 1
         self._loop.register(flow.sock.fileno(), _EDGE_BOTH, flow.handle_ready)
 
@@ -338,6 +344,11 @@ class TcpRelay:
         if len(data) > len(flow.kept.get(seq, b"")):
             flow.kept[seq] = data
             self.copied += take
+            self._charge(flow, flow.kept_cost + take + KEPT_COST)
+
+    def _charge(self, flow: TcpFlow, cost: int) -> None:
+        self._shelf.left += flow.kept_cost - cost
+        flow.kept_cost = cost
 
     def _deliver_kept(self, flow: TcpFlow, seq: int, now: float) -> None:
         # rcv_nxt has passed over octets that were kept: they follow what was just delivered.
@@ -360,6 +371,7 @@ class TcpRelay:
             for start, data in kept.items()
             if 0 < (start + len(data) - end) & 0xFFFFFFFF < 1 << 31
         } or None
+        self._charge(flow, sum(len(data) + KEPT_COST for data in (flow.kept or {}).values()))
 
     def _drop(self, flow: TcpFlow) -> None:
         """Take what the guest owns from the front of the host's queue."""
@@ -684,6 +696,8 @@ class TcpRelay:
             del self.flows[flow.key]
         flow.guest.attachment.forget(flow)
         flow.visit = None
+        flow.kept = None
+        self._charge(flow, 0)
 
     def _release(self, flow: TcpFlow) -> None:
         sock = flow.sock
