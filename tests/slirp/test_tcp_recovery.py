@@ -211,6 +211,25 @@ def test_sack_resends_only_the_holes() -> None:
     assert c.after(30.0) == 0
 
 
+def test_a_hole_that_shows_during_recovery_is_sent_too() -> None:
+    c = sending(40, sack=True, window=60_000)
+    c.receives(ACK, seq=1, ack=1, sack=((1001, 30_001),))
+    c.sends(ACK, seq=1, length=MSS)
+    c.sends_nothing()
+    c.receives(ACK, seq=1, ack=1, sack=((32_001, 40_001), (1001, 30_001)))
+    c.sends(ACK, seq=30_001, length=MSS)
+    c.sends(ACK, seq=31_001, length=MSS)
+    c.sends_nothing()
+
+
+def test_plain_duplicates_of_a_guest_with_sack_report_nothing() -> None:
+    c = sending(10, sack=True)
+    for _ in range(10):
+        c.receives(ACK, seq=1, ack=1)
+    c.sends_nothing()
+    assert c.connection._loss is None
+
+
 def test_sack_counts_octets_not_acks() -> None:
     c = sending(60, sack=True, window=60_000)
     assert c.receives(ACK, seq=1, ack=1, sack=((1001, 40_001),)).events & REWIND
@@ -473,6 +492,17 @@ def test_the_timeout_follows_the_round_trip() -> None:
     assert at is not None
     assert 0.2 <= at - c.clock.now < 0.4
     assert c.connection._srtt == pytest.approx(0.15, abs=0.05)
+
+
+@pytest.mark.parametrize("iss", [0, 0x40000000, 0x90000000])
+def test_half_an_answer_is_no_measurement(iss: int) -> None:
+    c = sending(1, iss=iss)
+    srtt = c.connection._srtt
+    c.clock.advance(0.1)
+    c.receives(ACK, seq=1, ack=501)
+    assert c.connection._srtt == srtt
+    c.receives(ACK, seq=1, ack=1001)
+    assert c.connection._srtt == pytest.approx(0.1 / 8)
 
 
 def test_what_was_sent_twice_is_not_measured() -> None:
