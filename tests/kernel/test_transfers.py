@@ -184,6 +184,7 @@ def test_a_forward_leads_in(guest: Served) -> None:
         assert inside.stdout is not None
         while "4000" not in guest.run("ss", "-Hltn", "sport = 4000").stdout:
             pass
+        assert isinstance(forward.host, tuple)
         with socket.create_connection(forward.host, timeout=10) as peer:
             peer.sendall(data)
             peer.shutdown(socket.SHUT_WR)
