@@ -59,6 +59,7 @@ class Network(Forwards, Protocol):
     """A network, and its loop."""
 
     def watch(self, fd: int, ready: Callable[[], None]) -> None: ...
+    def rest(self, fd: int) -> None: ...
     def unwatch(self, fd: int) -> None: ...
 
 
@@ -166,12 +167,16 @@ class ApiSocket:
         self._default_guest = default_guest
         self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
         self._listener = _listen(path)
+        self._file = os.stat(path)
         network.watch(self._listener.fileno(), self._handle_connect)
 
     def _handle_connect(self) -> None:
         try:
             client, _ = self._listener.accept()
-        except OSError:  # gone again, or no descriptor left: the next turn tries again
+        except (BlockingIOError, ConnectionError):  # gone again
+            return
+        except OSError:  # no descriptor is left
+            self._network.rest(self._listener.fileno())
             return
         if len(self._clients) >= CLIENTS_MAX:
             self._forget(next(iter(self._clients)))
@@ -211,7 +216,8 @@ class ApiSocket:
         self._network.unwatch(self._listener.fileno())
         self._listener.close()
         try:
-            os.unlink(self.path)
+            if os.path.samestat(os.stat(self.path), self._file):  # not another's by now
+                os.unlink(self.path)
         except OSError:  # a sandbox hides it
             pass
 

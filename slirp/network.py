@@ -203,6 +203,10 @@ class Network:
         """Call `ready` from the loop whenever `fd` is readable."""
         self._loop.register(fd, READABLE, lambda events, now: ready())
 
+    def rest(self, fd: int) -> None:
+        """Leave a watched `fd` alone for a tenth of a second: it cannot be served now."""
+        self._loop.rest(fd)
+
     def unwatch(self, fd: int) -> None:
         """Forget `fd`."""
         self._loop.unregister(fd)

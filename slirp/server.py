@@ -90,13 +90,20 @@ class Server:
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, _ = listener.accept()
-            except OSError:  # nobody waits, or no descriptor is left: the next turn tries again
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError:  # no descriptor is left
+                self._network.rest(listener.fileno())
                 return
             if len(self.machines) >= MACHINES_MAX:
                 sock.close()
                 self._report(f"{name}: {MACHINES_MAX} machines are connected; one more turned away")
                 continue
-            self.add_stream(sock, name)
+            try:
+                self.add_stream(sock, name)
+            except OSError as error:  # it took the last descriptor
+                sock.close()
+                self._report(f"{name}: {error.strerror}; a machine was turned away")
 
     def _left(self, machine: Machine, why: str) -> None:
         self._report(f"{machine.name} {why}")

@@ -11,13 +11,15 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from dma.iovec import IoVec
+from slirp.api import ApiSocket
+from slirp.server import Server
 from slirp.stack import EchoArrived
 from tests.kit.guest import (
     ACK,
@@ -32,6 +34,7 @@ from tests.kit.guest import (
     Lab,
     arp,
     ether,
+    icmp,
     tcp,
     udp,
 )
@@ -90,8 +93,8 @@ def listener(address: str = "127.0.0.1") -> socket.socket:
 
 
 @contextmanager
-def no_descriptors() -> Iterator[None]:
-    """Until the end of the block, no descriptor can be opened."""
+def no_descriptors() -> Iterator[list[int]]:
+    """Until the end of the block, no descriptor can be opened; closing one gives one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     hogs = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, soft), hard))
@@ -101,7 +104,7 @@ def no_descriptors() -> Iterator[None]:
                 hogs.append(os.dup(0))
             except OSError:
                 break
-        yield
+        yield hogs
     finally:
         for fd in hogs:
             os.close(fd)
@@ -434,3 +437,96 @@ def test_octets_ahead_of_their_turn_are_bounded_over_all_flows(
         last.reset()
         lab.turn()
         assert relay._shelf.left == 100_000
+
+
+def test_a_flood_of_endpoints_pushes_out_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slirp.host.udp.MAPPINGS_MAX", 8)
+    with Lab() as lab, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        for number in range(100):
+            for src_port in (7, 2000 + number):  # one endpoint goes on, the others come and go
+                lab.guest.give(udp(b"x", GATEWAY, port, src_port=src_port))
+                lab.turn()
+        assert lab.network.stats()["udp"]["mappings"] == 8
+        assert len({server.recvfrom(10)[1] for _ in range(200)}) == 101  # port 7 kept its socket
+
+
+# Descriptors run out
+
+
+def test_the_control_socket_without_a_descriptor_does_not_spin(tmp_path: Path) -> None:
+    with Lab() as lab, socket.socket(socket.AF_UNIX) as client:
+        api = ApiSocket(str(tmp_path / "api"), lab.network, GUEST)
+        with no_descriptors():
+            client.connect(api.path)
+            assert turns_while_idle(lab) < SPIN_TURNS
+        client.sendall(b'{"execute": "list_hostfwd"}')
+        client.setblocking(False)
+        answer: list[bytes] = []
+
+        def answered() -> bool:
+            with suppress(BlockingIOError):
+                answer.append(client.recv(1000))
+            return bool(answer)
+
+        lab.turn(answered)
+        assert b"entries" in answer[0]
+        api.close()
+
+
+def test_a_control_socket_leaves_its_successor_alone(tmp_path: Path) -> None:
+    path = tmp_path / "api"
+    with Lab() as lab:
+        first = ApiSocket(str(path), lab.network, GUEST)
+        second = ApiSocket(str(path), lab.network, GUEST)
+        first.close()
+        assert path.exists()
+        second.close()
+        assert not path.exists()
+
+
+def test_a_control_socket_in_the_place_of_a_link_leaves_its_target_alone(tmp_path: Path) -> None:
+    target, path = tmp_path / "precious", tmp_path / "api"
+    target.write_text("precious")
+    path.symlink_to(target)
+    with Lab() as lab:
+        ApiSocket(str(path), lab.network, GUEST).close()
+    assert target.read_text() == "precious"
+
+
+def test_machines_without_a_descriptor_wait(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Lab() as lab, socket.socket(socket.AF_UNIX) as machine:
+        server = Server(lab.network, report=said.append)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(tmp_path / "net"))
+        listening.listen()
+        server.listen(listening, "here")
+        with no_descriptors() as hogs:
+            machine.connect(str(tmp_path / "net"))
+            assert turns_while_idle(lab) < SPIN_TURNS
+            os.close(hogs.pop())  # enough to accept, not to serve
+            lab.turn(lambda: bool(said))
+            assert server.machines == []
+        assert "turned away" in said[0]
+        server.close()
+
+
+def test_a_guest_is_served_on_what_is_left_of_the_descriptors() -> None:
+    with Lab() as lab, listener() as server:
+        with no_descriptors():
+            for frame in (
+                tcp(SYN, GATEWAY, server.getsockname()[1]),
+                tcp(SYN, DNS, 53),
+                udp(b"x", GATEWAY, 9),
+                udp(bytes(12), DNS, 53),
+                icmp(8, 0, 1, b"x", GATEWAY),
+            ):
+                lab.guest.give(frame)
+            lab.turn()
+            ping(lab)
+            assert turns_while_idle(lab) < SPIN_TURNS
+        assert lab.network.flows() == []
+        stream = lab.guest.connect((GATEWAY, server.getsockname()[1]))
+        assert stream.connected

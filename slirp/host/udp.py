@@ -15,7 +15,8 @@ those that come in a row are made one, both ways (slirp.host.udp_runs).
 A destination that a guest endpoint has sent to is a route, known by the addresses and ports as
 they are on the wire: later datagrams need no parsing (slirp.host.dispatch).
 
-Mappings end after MAPPING_FOR without traffic; at MAPPINGS_MAX the one unused for longest goes.
+Mappings end after MAPPING_FOR without traffic; at MAPPINGS_MAX one goes that was
+not used lately.
 
 Does not do: UDP-Lite, multicast, connection tracking (anybody may answer).
 """
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 MAPPING_FOR: Final = 300.0  # seconds without traffic, RFC 4787 REQ-5 recommends five minutes
 MAPPINGS_MAX: Final = 8192
+EVICT_LOOKS: Final = 64  # mappings looked at for one that was not used since the last look
 ROUTES_MAX: Final = 8192  # beyond it all are forgotten, and found anew
 DATAGRAMS_PER_TURN: Final = 64  # of one mapping; then the others have their turn
 QUEUE_LEN: Final = 1 << 20  # octets of a host socket's receive queue, if the kernel gives as much
@@ -84,8 +86,8 @@ class Mapping:
     """One guest endpoint and its host socket."""
 
     __slots__ = (
-        "from_addr", "guest", "port", "relay", "sock", "takes_runs", "template", "to_addr",
-        "to_key", "ttl", "used_at", "visit",
+        "from_addr", "guest", "port", "queued_at", "relay", "sock", "takes_runs", "template",
+        "to_addr", "to_key", "ttl", "used_at", "visit",
     )  # fmt: skip
 
     def __init__(self, relay: UdpRelay, guest: Guest, port: int, sock: socket.socket) -> None:
@@ -100,6 +102,7 @@ class Mapping:
         self.from_addr: tuple[str, int] | None = None  # the last sender …
         self.template: Template4 | None = None  # … and the headers of what it sends
         self.used_at = 0.0
+        self.queued_at = 0.0  # used_at when it took its place among those that may have to go
         self.visit: float | None = None
 
     def handle_timeout(self, now: float) -> float | None:
@@ -228,15 +231,24 @@ class UdpRelay:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, QUEUE_LEN)
         mapping = Mapping(self, guest, key[1], sock)
-        mapping.used_at = now
+        mapping.used_at = mapping.queued_at = now
         self.mappings[key] = mapping
         self.watch(mapping)
         self._loop.visit_at(mapping, now + MAPPING_FOR)
         return mapping
 
     def _evict(self) -> None:
-        if self.mappings:
-            self.remove(min(self.mappings.values(), key=lambda m: m.used_at))
+        # The table is the queue. Who was used since it took its place takes a new one.
+        for _ in range(EVICT_LOOKS):
+            if not self.mappings:
+                return
+            key, mapping = next(iter(self.mappings.items()))
+            if mapping.used_at <= mapping.queued_at:
+                break
+            mapping.queued_at = mapping.used_at
+            del self.mappings[key]
+            self.mappings[key] = mapping
+        self.remove(mapping)
 
     def watch(self, mapping: Mapping) -> None:
         """Have the socket's datagrams reported."""
