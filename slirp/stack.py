@@ -132,6 +132,8 @@ class Stack:
         self.broadcasts = (BROADCAST4, nat.broadcast)
         self.guests = arp.Neighbours(mac, {*self._own, *self.broadcasts})
         self.on_guest: Callable[[Guest, float], None] = lambda guest, now: None
+        # Does this guest endpoint answer that peer, who wrote to it through a forward?
+        self.is_answer: Callable[[bytes, int, bytes, int], bool] = lambda *endpoints: False
         self.isolated = False  # guests do not reach each other
         self.ports = 0  # attachments on this network
 
@@ -378,7 +380,9 @@ class Stack:
         if header.dst == self.nat.dns and datagram.dst_port == DNS_PORT and self.dns_enabled:
             return [DnsArrived(guest, datagram.src_port, data)]
         target = self.nat.outward(header.dst)
-        if isinstance(target, Refusal):
+        if isinstance(target, Refusal) and not self.is_answer(
+            guest.addr, datagram.src_port, header.dst, datagram.dst_port
+        ):
             return self._refuse(context, header, target)
         if self._expires_here(header):
             return self._error(context, header, wire_icmp.TIME_EXCEEDED, 0)

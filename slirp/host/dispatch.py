@@ -72,6 +72,7 @@ class Dispatcher:
         self.udp = UdpRelay(loop, stack, nat, self, mtu=mtu, bind=outbound_addr)
         self.ping = PingRelay(loop, stack, nat, self)
         self.dns = DnsRelay(loop, stack, dns, self)
+        stack.is_answer = self.udp.is_answer
 
     # Frames
 
@@ -163,9 +164,10 @@ class Dispatcher:
                 case TcpArrived():
                     self._tcp_arrived(action, now)
                 case UdpArrived():
-                    target = self.nat.outward(action.dst)
-                    if not isinstance(target, Refusal):
-                        self.udp.send(action, target, now)
+                    if not self.udp.answer(action, now):
+                        target = self.nat.outward(action.dst)
+                        if not isinstance(target, Refusal):
+                            self.udp.send(action, target, now)
                 case DnsArrived(guest, port, payload):
                     self.dns.query(guest, port, payload, now)
                 case EchoArrived():
@@ -265,6 +267,8 @@ class Dispatcher:
             if attachment.congested:
                 attachment.room(now)
                 congested.append(attachment)
+        if not congested:
+            return
         self.tcp.settle(now)
         for attachment in congested:
             self._poll(attachment, now)  # what those who had waited sent leaves in this turn

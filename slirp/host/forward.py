@@ -180,6 +180,10 @@ class DatagramForward:
         ports = port.to_bytes(2, "big") + self.key[1].to_bytes(2, "big")
         return Sender(addr, port, Template4(addr + self.key[0], ports, PROTOCOL_UDP))
 
+    def knows(self, peer: bytes, port: int) -> bool:
+        """Has this peer written to this forward?"""
+        return (peer, port) in self._peers
+
     def send_to(self, peer: bytes, port: int, payload: tuple[memoryview, ...], now: float) -> bool:
         """The guest answers one of the peers that wrote to this forward."""
         known = self._peers.get((peer, port))
@@ -236,6 +240,8 @@ class Forwards:
             raise ConfigError(f"guest port {guest[1]}: must be 1 to 65535")
         opened: StreamForward | DatagramForward
         if isinstance(host, str):
+            if proto == "udp":
+                raise ConfigError(f"forward of udp from {host}: a Unix socket leads to tcp")
             sock = _bind_path(host)
             opened = StreamForward(self, sock, guest_addr, guest[1], host)
             bound: HostAddress = host
@@ -249,7 +255,6 @@ class Forwards:
             else:
                 opened = DatagramForward(self, sock, guest_addr, guest[1])
                 self.dispatcher.udp.repliers.setdefault(opened.key, []).append(opened)
-                self.dispatcher.udp.routes.clear()  # some may lead past this forward
                 self.dispatcher.udp.routes.clear()  # who sent before may now answer a peer
         self._count += 1
         forward = Forward(self._count, proto, bound, guest)
@@ -348,6 +353,8 @@ def _remote(nat: Nat, peer: tuple[str, int]) -> bytes:
 def _bind(proto: str, host: tuple[str, int]) -> socket.socket:
     if proto not in ("tcp", "udp"):
         raise ConfigError(f"forward of {proto!r}: must be tcp or udp")
+    if not 0 <= host[1] < 65536:
+        raise ConfigError(f"host port {host[1]}: must be 0 (any that is free) to 65535")
     family = socket.AF_INET6 if ":" in host[0] else socket.AF_INET
     kind = socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)

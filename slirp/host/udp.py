@@ -78,6 +78,9 @@ _VNET: Final = vnet_of(0)
 class Replier(Protocol):
     """A forward's socket that knows the peer which a guest's datagram is for."""
 
+    def knows(self, peer: bytes, port: int) -> bool:
+        """Has this peer written to the forward?"""
+
     def send_to(self, peer: bytes, port: int, payload: tuple[memoryview, ...], now: float) -> bool:
         """Send to a peer that wrote to the forward; False: none of its peers."""
 
@@ -148,14 +151,23 @@ class UdpRelay:
 
     # From the guest
 
+    def is_answer(self, addr: bytes, port: int, peer: bytes, peer_port: int) -> bool:
+        """Has this peer written to this guest endpoint through a forward?"""
+        return any(r.knows(peer, peer_port) for r in self.repliers.get((addr, port), ()))
+
+    def answer(self, datagram: UdpArrived, now: float) -> bool:
+        """To a peer of a forward, whatever the guest may reach else; False: it is for none."""
+        key = (datagram.guest.addr, datagram.src_port)
+        for replier in self.repliers.get(key, ()):
+            if replier.send_to(datagram.dst, datagram.dst_port, datagram.payload.segments, now):
+                self.to_host += 1
+                return True
+        return False
+
     def send(self, datagram: UdpArrived, host_addr: bytes, now: float) -> None:
         """A guest's datagram, to this host address."""
         key = (datagram.guest.addr, datagram.src_port)
         payload = datagram.payload.segments
-        for replier in self.repliers.get(key, ()):
-            if replier.send_to(datagram.dst, datagram.dst_port, payload, now):
-                self.to_host += 1
-                return
         mapping = self.mappings.get(key)
         if mapping is None:
             mapping = self._open(key, datagram.guest, now)
