@@ -1,0 +1,279 @@
+"""DNS from a guest to resolvers on the host's loopback: datagrams, streams, failover."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.layers.dns import DNS, DNSQR
+
+from slirp.host import dns as relay
+from tests.kit.clock import Clock
+
+from tests.kit.guest import ACK, DNS as DNS_ADDR, PSH, Lab, Stream, addr, udp  # isort: skip
+from tests.kit.resolver import Resolver
+from tests.slirp.host.conftest import MakeLab, open_fds
+from tests.slirp.host.test_tcp import no_more_descriptors
+
+
+@pytest.fixture
+def resolvers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Resolver]]:
+    """Two resolvers, found at their addresses although not at port 53."""
+    with ExitStack() as stack:
+        made = [stack.enter_context(Resolver(at)) for at in ("127.0.0.51", "127.0.0.52")]
+        made[1].addr = "198.51.100.8"
+        ports = {resolver.at: resolver.port for resolver in made}
+
+        def found(host: str, port: int, **options: Any) -> list[tuple[Any, ...]]:
+            where = (host, ports[host])
+            return [(socket.AF_INET, options["type"], 0, "", where)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", found)
+        yield made
+
+
+def query(name: str, ident: int = 77) -> bytes:
+    return bytes(DNS(id=ident, rd=1, qd=[DNSQR(qname=name)]))
+
+
+def ask(lab: Lab, name: str, ident: int = 77) -> None:
+    lab.guest.give(udp(query(name, ident), DNS_ADDR, 53))
+
+
+def answer_of(lab: Lab, *resolvers: Resolver) -> DNS:
+    """The answer, when it has come."""
+    lab.turn(lambda: all(r.pump() for r in resolvers) and bool(lab.guest.inbox))
+    (datagram,) = lab.guest.datagrams()
+    assert (datagram.src, datagram.src_port, datagram.dst_port) == (addr(DNS_ADDR), 53, 40000)
+    return DNS(datagram.data)
+
+
+def stream_answer(lab: Lab, stream: Stream, *resolvers: Resolver) -> DNS:
+    got = stream.received
+    lab.turn(
+        lambda: (
+            all(r.pump() for r in resolvers)
+            and len(got) > 2
+            and len(got) >= 2 + int.from_bytes(got[:2], "big")
+        )
+    )
+    return DNS(stream.receive(2 + int.from_bytes(got[:2], "big"))[2:])
+
+
+def framed(message: bytes) -> bytes:
+    return len(message).to_bytes(2, "big") + message
+
+
+def test_a_query_goes_to_the_first_resolver(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
+    lab = make_lab(resolvers=("127.0.0.51", "127.0.0.52"))
+    before = open_fds()
+    ask(lab, "example.test")
+    answer = answer_of(lab, *resolvers)
+    assert (answer.id, answer.rcode) == (77, 0)
+    assert answer.an[0].rdata == "198.51.100.7"
+    assert [r.asked for r in resolvers] == [["example.test"], []]
+    lab.turn()
+    assert open_fds() == before, "the attempt's socket is closed"
+
+
+def test_many_queries_at_once(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
+    lab = make_lab(resolvers=("127.0.0.51",))
+    for ident in range(60):
+        ask(lab, f"n{ident}.test", ident)
+    lab.turn(lambda: resolvers[0].pump() and len(lab.guest.inbox) == 60)
+    answers = [DNS(datagram.data) for datagram in lab.guest.datagrams()]
+    assert {(a.id, a.qd[0].qname.decode()) for a in answers} == {
+        (ident, f"n{ident}.test.") for ident in range(60)
+    }
+
+
+def test_a_silent_resolver_is_followed_by_the_next(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    clock = Clock()
+    lab = make_lab(clock=clock, resolvers=("127.0.0.51", "127.0.0.52"))
+    resolvers[0].addr = None
+    ask(lab, "example.test")
+    lab.turn()
+    resolvers[0].pump()
+    clock.advance(2)
+    lab.turn()
+    assert answer_of(lab, *resolvers).an[0].rdata == "198.51.100.8"
+
+
+@pytest.mark.parametrize("rcode", [2, 5], ids=["SERVFAIL", "REFUSED"])
+def test_a_resolver_that_fails_is_followed_at_once(
+    rcode: int, make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    lab = make_lab(resolvers=("127.0.0.51", "127.0.0.52"))
+    resolvers[0].rcode = rcode
+    ask(lab, "example.test")
+    assert answer_of(lab, *resolvers).an[0].rdata == "198.51.100.8"
+
+
+def test_a_resolver_that_is_not_there_is_followed_at_once(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    """The kernel's port unreachable is an answer too."""
+    lab = make_lab(resolvers=("127.0.0.51", "127.0.0.52"))
+    resolvers[0].close()
+    ask(lab, "example.test")
+    assert answer_of(lab, resolvers[1]).an[0].rdata == "198.51.100.8"
+
+
+def test_nobody_answers(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
+    clock = Clock()
+    lab = make_lab(clock=clock, resolvers=("127.0.0.51", "127.0.0.52"))
+    before = open_fds()
+    for resolver in resolvers:
+        resolver.addr = None
+    ask(lab, "example.test")
+    for _ in range(12):
+        lab.turn()
+        for resolver in resolvers:
+            resolver.pump()
+        clock.advance(0.5)
+    assert answer_of(lab).rcode == 2
+    assert all(resolver.asked for resolver in resolvers)
+    lab.turn()
+    assert open_fds() == before
+    assert lab.network._loop.deadline() is None
+
+
+def test_a_name_that_is_not_there_is_passed_on(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    lab = make_lab(resolvers=("127.0.0.51", "127.0.0.52"))
+    resolvers[0].rcode = 3
+    ask(lab, "nowhere.test")
+    assert answer_of(lab, *resolvers).rcode == 3
+    assert not resolvers[1].asked
+
+
+def test_a_truncated_answer_makes_the_guest_come_over_tcp(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    lab = make_lab(resolvers=("127.0.0.51",))
+    resolvers[0].truncates = True
+    ask(lab, "long.test")
+    assert answer_of(lab, *resolvers).tc
+    stream = lab.guest.connect((DNS_ADDR, 53))
+    stream.put(ACK | PSH, framed(query("long.test")))
+    assert stream_answer(lab, stream, *resolvers).an[0].rdata == "198.51.100.7"
+    assert resolvers[0].over_tcp == 1
+
+
+def test_several_queries_on_one_stream(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
+    lab = make_lab(resolvers=("127.0.0.51",))
+    stream = lab.guest.connect((DNS_ADDR, 53))
+    stream.put(ACK | PSH, b"".join(framed(query(f"n{n}.test", n)) for n in range(5)))
+    answers = [stream_answer(lab, stream, *resolvers) for _ in range(5)]
+    assert {answer.id for answer in answers} == set(range(5))
+
+
+def test_a_guest_that_closes_after_asking_gets_its_answer(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    lab = make_lab(resolvers=("127.0.0.51",))
+    before = open_fds()
+    stream = lab.guest.connect((DNS_ADDR, 53))
+    stream.put(ACK | PSH, framed(query("example.test")))
+    stream.finish()
+    lab.turn()
+    assert stream_answer(lab, stream, *resolvers).an[0].rdata == "198.51.100.7"
+    lab.turn(lambda: stream.got_fin)
+    lab.turn(lambda: lab.network.stats()["tcp"]["flows"] == 0)
+    resolvers[0].pump()
+    assert len(open_fds() - before) <= 1, "the resolver's own end of the stream"
+
+
+def test_a_stream_that_says_nothing_is_closed(make_lab: MakeLab) -> None:
+    clock = Clock()
+    lab = make_lab(clock=clock)
+    stream = lab.guest.connect((DNS_ADDR, 53))
+    clock.advance(relay.CLIENT_FOR + 1)
+    lab.turn(lambda: stream.got_fin or stream.got_reset)
+
+
+def test_streams_are_bounded(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "CLIENTS_MAX", 2)
+    lab = make_lab()
+    streams = [lab.guest.connect((DNS_ADDR, 53)) for _ in range(2)]
+    with pytest.raises(ConnectionRefusedError):
+        lab.guest.connect((DNS_ADDR, 53))
+    streams[0].reset()
+    lab.turn()
+    lab.guest.connect((DNS_ADDR, 53))
+
+
+def test_an_answer_of_somebody_else_does_not_count(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    """A wrong id or question is not believed; the right answer after it is."""
+    lab = make_lab(resolvers=("127.0.0.51",))
+    right = resolvers[0].answer
+    lies: list[bytes] = []
+
+    def lie(message: bytes, truncated: bool) -> bytes | None:
+        answer = right(message, truncated)
+        assert answer is not None
+        if not lies:
+            lies.append(answer)
+            resolvers[0]._udp.sendto(bytes((answer[0] ^ 1,)) + answer[1:], client())
+            resolvers[0]._udp.sendto(answer[:2] + query("other.test")[2:], client())
+        return answer
+
+    def client() -> tuple[str, int]:
+        attempt = next(iter(lab.network._dispatcher.dns._attempts.values()))
+        name: tuple[str, int] = attempt.sock.getsockname()
+        return name
+
+    resolvers[0].answer = lie  # type: ignore[method-assign]
+    ask(lab, "example.test")
+    assert answer_of(lab, *resolvers).an[0].rdata == "198.51.100.7"
+    assert lies
+
+
+def test_resolv_conf_is_read_again_when_it_changes(
+    make_lab: MakeLab, resolvers: list[Resolver], tmp_path: Path
+) -> None:
+    conf = tmp_path / "resolv.conf"
+    clock = Clock()
+    lab = make_lab(clock=clock, resolvers=None, resolv_conf=str(conf))
+    ask(lab, "none.test")
+    assert answer_of(lab).rcode == 2, "there is no such file"
+    for number, resolver in enumerate(resolvers):
+        new = tmp_path / "new"
+        new.write_text(f"nameserver {resolver.at}\n" + "# \n" * number)
+        new.replace(conf)
+        clock.advance(10)
+        ask(lab, f"n{number}.test")
+        assert answer_of(lab, *resolvers).an[0].rdata == resolver.addr
+    conf.write_text("")
+    clock.advance(10)
+    ask(lab, "none.test")
+    assert answer_of(lab).rcode == 2
+
+
+def test_without_descriptors_the_answer_is_servfail(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    lab = make_lab(resolvers=("127.0.0.51",))
+    with no_more_descriptors():
+        ask(lab, "example.test")
+        assert answer_of(lab).rcode == 2
+    ask(lab, "example.test")
+    assert answer_of(lab, *resolvers).rcode == 0
+
+
+def test_dns_can_be_off(make_lab: MakeLab) -> None:
+    lab = make_lab(dns_enabled=False)
+    ask(lab, "gateway.slirp.internal")
+    lab.turn(lambda: bool(lab.guest.inbox))
+    assert [(m.type, m.code) for m in lab.guest.icmps()] == [(3, 13)]
+    with pytest.raises(ConnectionRefusedError):
+        lab.guest.connect((DNS_ADDR, 53))
