@@ -12,6 +12,7 @@ Does not do: ICMPv6 (another family's file), record route, timestamps.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -22,7 +23,7 @@ from slirp import icmp
 from slirp.address import addr_from_text, addr_to_text
 from slirp.flow import PROHIBITED, Guest, Nat
 from slirp.host.loop import HANGUP, READABLE, Loop
-from slirp.host.udp import IP_RECVERR, MSG_ERRQUEUE, icmp_from_error
+from slirp.host.udp import IP_RECVERR, LOCAL_CODES, MSG_ERRQUEUE, icmp_from_error
 from slirp.stack import EchoArrived, Stack
 from slirp.wire.icmp import DEST_UNREACHABLE, ECHO_REPLY, ECHO_REQUEST, IcmpHeader
 from slirp.wire.ipv4 import PROTOCOL_ICMP
@@ -85,21 +86,15 @@ class PingRelay:
         self.sent = 0
         self.answered = 0
         self.prohibited = 0
+        self.failed = 0
 
     def send(self, echo: EchoArrived, host_addr: bytes, now: float) -> None:
         """A guest's echo request, to this host address."""
         key = (echo.guest.addr, echo.ident, echo.dst)
         ping = self._pings.get(key) or self._open(key, echo.guest, host_addr)
         payload = bytes(echo.payload)
-        if ping is None:
-            self.prohibited += 1
-            quoted = _ECHO.pack(ECHO_REQUEST, 0, 0, echo.ident, echo.sequence) + payload
-            self._dispatcher.perform_all(
-                self._stack.icmp_error(
-                    echo.guest, self._nat.gateway, DEST_UNREACHABLE, PROHIBITED, 0,
-                    PROTOCOL_ICMP, echo.dst, quoted,
-                )
-            )  # fmt: skip
+        if not isinstance(ping, Ping):
+            self._refuse(echo, payload, ping)
             return
         ping.used_at = now
         self._loop.visit_at(ping, now + PING_FOR)
@@ -112,7 +107,24 @@ class PingRelay:
             self.errors(ping)
         self.sent += 1
 
-    def _open(self, key: tuple[bytes, int, bytes], guest: Guest, host_addr: bytes) -> Ping | None:
+    def _refuse(self, echo: EchoArrived, payload: bytes, code: int | None) -> None:
+        """Say why there is no socket for it, by a code of destination unreachable; None: do not."""
+        if code is None:
+            self.failed += 1
+            return
+        self.prohibited += code == PROHIBITED
+        quoted = _ECHO.pack(ECHO_REQUEST, 0, 0, echo.ident, echo.sequence) + payload
+        self._dispatcher.perform_all(
+            self._stack.icmp_error(
+                echo.guest, self._nat.gateway, DEST_UNREACHABLE, code, 0, PROTOCOL_ICMP, echo.dst,
+                quoted,
+            )
+        )  # fmt: skip
+
+    def _open(
+        self, key: tuple[bytes, int, bytes], guest: Guest, host_addr: bytes
+    ) -> Ping | int | None:
+        code: int | None = PROHIBITED
         if len(self._pings) >= PINGS_MAX:
             self.remove(min(self._pings.values(), key=lambda p: p.used_at))
         for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
@@ -120,7 +132,9 @@ class PingRelay:
                 sock = socket.socket(
                     socket.AF_INET, kind | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
                 )
-            except OSError:
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EPROTONOSUPPORT):
+                    return None  # no descriptor, no memory: the next one may find some
                 continue
             try:
                 sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
@@ -131,14 +145,15 @@ class PingRelay:
                         struct.pack("I", ~(1 << ECHO_REPLY) & 0xFFFFFFFF),
                     )
                 sock.connect((addr_to_text(host_addr), 0))
-            except OSError:
+            except OSError as error:
                 sock.close()
+                code = LOCAL_CODES.get(error.errno or 0, PROHIBITED)
                 continue
             ping = Ping(self, key, guest, sock, kind == socket.SOCK_RAW)
             self._pings[key] = ping
             self._loop.register(sock.fileno(), READABLE, ping.handle_ready)
             return ping
-        return None
+        return code
 
     def replies(self, ping: Ping) -> None:
         """Echo replies for the guest."""

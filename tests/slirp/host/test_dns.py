@@ -211,15 +211,15 @@ def test_streams_are_bounded(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_answer_of_somebody_else_does_not_count(
-    make_lab: MakeLab, resolvers: list[Resolver]
+    make_lab: MakeLab, resolvers: list[Resolver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong id or question is not believed; the right answer after it is."""
     lab = make_lab(resolvers=("127.0.0.51",))
     right = resolvers[0].answer
     lies: list[bytes] = []
 
-    def lie(message: bytes, truncated: bool) -> bytes | None:
-        answer = right(message, truncated)
+    def lie(query_: bytes, truncated: bool) -> bytes | None:
+        answer = right(query_, truncated)
         assert answer is not None
         if not lies:
             lies.append(answer)
@@ -232,7 +232,7 @@ def test_an_answer_of_somebody_else_does_not_count(
         name: tuple[str, int] = attempt.sock.getsockname()
         return name
 
-    resolvers[0].answer = lie  # type: ignore[method-assign]
+    monkeypatch.setattr(resolvers[0], "answer", lie)
     ask(lab, "example.test")
     assert answer_of(lab, *resolvers).an[0].rdata == "198.51.100.7"
     assert lies
