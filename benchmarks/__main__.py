@@ -1,0 +1,43 @@
+"""All benchmarks in turn: python -m benchmarks [--quick] [NAME…]
+
+Each runs in a process of its own, prints its table and writes benchmarks/out/NAME.json. One that
+cannot run here says why; the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+from typing import Final
+
+from benchmarks.report import show
+
+NAMES: Final = ("side_by_side", "chain", "profile", "many", "lanes", "tcp_numbers", "qemu")
+QUICK: Final = ("side_by_side", "chain", "profile", "many")  # those that know --quick
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks", description="Run the benchmarks.")
+    parser.add_argument("--quick", action="store_true", help="short runs, for a first look")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all")
+    args = parser.parse_args()
+    unknown = set(args.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    failed = []
+    for name in args.names or NAMES:
+        if importlib.util.find_spec(f"benchmarks.{name}") is None:
+            continue
+        show(f"\n== {name}")
+        options = ["--quick"] if args.quick and name in QUICK else []
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options]).returncode:
+            failed.append(name)
+    if failed:
+        show(f"\nfailed: {', '.join(failed)}")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
