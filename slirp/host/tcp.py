@@ -58,6 +58,7 @@ DROP_AT: Final = 1024  # acknowledged octets that are dropped from the host's qu
 # wait for CHORES_DELAY, no longer: they may hold a large buffer, and with it the host's window
 QUIET_WINDOW: Final = 32768  # octets of window left with which no new one need be worked out
 UNIX_WINDOW: Final = 65536  # octets offered where the host side is a Unix socket
+RECEIVE_AHEAD: Final = 512 << 10  # octets that the host may be ahead of a guest without offloads
 WINDOW_SHARE: Final = 3  # quarters of the free send queue that are offered (overhead per skb)
 FLOWS_MAX: Final = 65536  # TCP flows of one network; the next SYN is answered with RST
 GSO_MAX: Final = 65535 - 20 - 60  # octets of payload that one super-frame carries at the most
@@ -247,6 +248,8 @@ class TcpRelay:
         self.flows[flow.key] = flow
         flow.conn.shelf = self._shelf
         self.opened += 1
+        if not flow.guest.attachment.offload:
+            _widen(flow.sock)
         self._loop.register(flow.sock.fileno(), _EDGE_BOTH, flow.handle_ready)
 
     def _connected(self, flow: TcpFlow, now: float) -> None:
@@ -722,6 +725,16 @@ class TcpRelay:
             self.forget(flow)
             self._release(flow)
         self._scratch.close()
+
+
+def _widen(sock: socket.socket) -> None:
+    # The octets in flight stay in the kernel's queue, which grows by what is taken within the
+    # round trip to the *host's* peer: over loopback never. A guest whose own round trip is
+    # milliseconds (emulated, frame by frame) needs it larger. To raise the low-water mark makes
+    # room for it and, other than SO_RCVBUF, leaves the kernel free to make more.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_AHEAD)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 def new_iss() -> int:
