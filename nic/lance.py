@@ -277,6 +277,8 @@ class Lance:
     # Polling
 
     def _look_for_room(self) -> None:
+        if self._is_internal():
+            return  # no claim is granted, however much room there is
         if self._receiver is not None and self._receiver.has_room(self._refused):
             self._refused = _NONE
             self._doorbell.set()
