@@ -197,9 +197,9 @@ class Stack:
 
     def learn(self, addr: bytes, mac: bytes, attachment: Any, now: float) -> Guest | None:
         """The guest at this address, as it was just seen; None for an address no guest can have."""
-        known = len(self.guests)
+        known = self.guests.get(addr)
         guest = self.guests.learn(addr, mac, attachment, now)
-        if guest is not None and len(self.guests) > known:
+        if guest is not None and known is None:
             self.on_guest(guest, now)
         return guest
 
