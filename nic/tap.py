@@ -11,8 +11,9 @@ when it is written, so there is at most one claim at a time and never a refusal.
 guest are read into another staging area. A frame is valid until it is released; whoever holds
 several has them one behind the other there, so that none is moved.
 
-A device or namespace that goes away shows as an error of `readv`; the port says so by raising
-`DeviceGone` out of `frames()`.
+A device that goes away shows as an error of `readv`; the port says so by raising `DeviceGone` out
+of `frames()`. A namespace does not go away while its device is open: its descriptor keeps it, so
+whoever serves one watches its processes.
 
 Does not do: address configuration (see slirp.netns), multi-queue.
 """
