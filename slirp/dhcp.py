@@ -28,9 +28,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Final, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from slirp.errors import ConfigError, MalformedPacket
 from slirp.wire import dhcp as wire
@@ -63,8 +63,7 @@ BOUND: Final = "bound"
 DECLINED: Final = "declined"
 
 
-@dataclass(frozen=True)
-class DhcpConfig:
+class Settings(NamedTuple):
     """What the network's guests are told. Addresses are 4 octets, hardware addresses 6."""
 
     network: IPv4Network
@@ -77,13 +76,24 @@ class DhcpConfig:
     domain: str = ""
     search: tuple[str, ...] = ()
     lease_time: int = LEASE_TIME  # seconds, or FOREVER
-    static_leases: Mapping[bytes, bytes] = field(default_factory=dict)  # hardware address → address
+    static_leases: Mapping[bytes, bytes] = MappingProxyType({})  # hardware address → address
     classless_routes: tuple[tuple[bytes, int, bytes], ...] = ()  # (network, prefix length, router)
     reserved: tuple[bytes, ...] = ()  # further addresses of the network's own
     omit_router: bool = False  # a restricted network: options 3, 6 and default routes are not told
     rapid_commit: bool = True
 
-    def __post_init__(self) -> None:
+
+class DhcpConfig(Settings):
+    """Settings that can work. Raises ConfigError for others."""
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        self = super().__new__(cls, *args, **settings)
+        self._check()
+        return self
+
+    def _check(self) -> None:
         own = self.own_addrs()
         if self.gateway not in _Addresses(self.network):
             raise ConfigError("gateway: must be a host address of the network")
@@ -154,14 +164,19 @@ class Lease(NamedTuple):
     expires_at: float
 
 
-@dataclass(slots=True)
 class _Binding:
-    addr: bytes
-    mac: bytes
-    client_id: bytes
-    state: str
-    expires_at: float
-    hostname: bytes = b""
+    __slots__ = ("addr", "client_id", "expires_at", "hostname", "mac", "state")
+
+    def __init__(
+        self, addr: bytes, mac: bytes, client_id: bytes, state: str, expires_at: float,
+        hostname: bytes = b"",
+    ) -> None:  # fmt: skip
+        self.addr = addr
+        self.mac = mac
+        self.client_id = client_id
+        self.state = state
+        self.expires_at = expires_at
+        self.hostname = hostname
 
 
 class DhcpServer:

@@ -16,7 +16,7 @@ Does not do: options of IP (read over, never acted on), IPv6, forwarding of mult
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -303,7 +303,8 @@ class Stack:
         payload: IoVec,
     ) -> list[Action]:
         whole = 20 + len(payload) <= self.mtu
-        ident = 0 if whole else secrets.randbits(16)  # RFC 6864 §4: only fragments need one
+        # RFC 6864 §4: only fragments need an identification
+        ident = 0 if whole else int.from_bytes(os.urandom(2), "big")
         header = Ipv4Header(20, 0, 0, ident, whole, False, 0, TTL, protocol, 0, src, dst)
         return [
             Send(attachment, (link, ip), piece)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -176,7 +175,7 @@ class DatagramForward:
         # so that each gets its own answers.
         addr, port = _remote(self._forwards.dispatcher.nat, peer), peer[1]
         while (addr, port) in self._peers:
-            port = 1024 + secrets.randbelow(64512)
+            port = random_port()
         ports = port.to_bytes(2, "big") + self.key[1].to_bytes(2, "big")
         return Sender(addr, port, Template4(addr + self.key[0], ports, PROTOCOL_UDP))
 
@@ -308,7 +307,7 @@ class Forwards:
                 key = guest.addr + remote + port.to_bytes(2, "big") + remote_port.to_bytes(2, "big")
                 if self.dispatcher.tcp.open(key, sock, guest, now):
                     return
-            remote_port = 1024 + secrets.randbelow(64512)
+            remote_port = random_port()
         sock.close()
 
     def guest_seen(self, guest: Guest, now: float) -> None:
@@ -394,3 +393,8 @@ def host_text(host: HostAddress) -> str:
 def guest_text(addr: bytes, port: int) -> str:
     """As people write it."""
     return f"{addr_to_text(addr)}:{port}"
+
+
+def random_port() -> int:
+    """A port that nobody can guess, above the well-known ones."""
+    return 1024 + int.from_bytes(os.urandom(8), "big") % 64512

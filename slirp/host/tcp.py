@@ -28,7 +28,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import mmap
-import secrets
+import os
 import socket
 import struct
 from collections import deque
@@ -739,4 +739,4 @@ def _widen(sock: socket.socket) -> None:
 
 def new_iss() -> int:
     """An initial sequence number nobody can guess (RFC 9293 §3.4.1, from the system's CSPRNG)."""
-    return secrets.randbits(32)
+    return int.from_bytes(os.urandom(4), "big")
