@@ -1,12 +1,13 @@
 """A QEMU machine under this network, beside QEMU's own user network and passt.
 
-    python -m benchmarks.qemu [--rounds N] [--octets N]
+    python -m benchmarks.qemu [--rounds N] [--octets N] [--mtu N]
 
 The machine is that of the tests (tests/kit/qemu.py): Debian's kernel and busybox, emulated, since
 QEMU's networks differ in what they cost the guest and the host, not in what a processor can do.
 Each network is booted in turn, as often as there are rounds; in each boot the guest pings the
 gateway, fetches a file from the host by `wget`, and the host fetches one from the guest's `httpd`
-through a forward. What is not installed is left out. A figure is the median of the rounds;
+through a forward. What is not installed is left out, and with an MTU of one's own QEMU's network,
+which cannot be told one. A figure is the median of the rounds;
 throughput is what the host's end counted. The guest, the network and that end share the machine,
 and the guest's own work is emulated, so these are no figures of a guest under KVM.
 
@@ -35,6 +36,8 @@ from tests.kit.qemu import Machine, need_kernel
 
 ROUNDS: Final = 3
 OCTETS: Final = 64 << 20
+MTU: Final = 1500
+NETWORKS: Final = ("slirp stream", "slirp dgram", "QEMU user", "passt")
 PINGS: Final = 50
 STARTS_FOR: Final = 10.0  # seconds
 CHUNK: Final = 1 << 20
@@ -63,7 +66,7 @@ Figures = dict[str, list[float]]
 
 
 @contextlib.contextmanager
-def network(name: str, folder: Path, port: int) -> Iterator[str]:
+def network(name: str, folder: Path, port: int, mtu: int) -> Iterator[str]:
     """QEMU's -netdev argument for this network, while it runs; `port` leads to the guest's 80."""
     if name == "QEMU user":
         yield f"user,id=n0,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:80"
@@ -71,6 +74,7 @@ def network(name: str, folder: Path, port: int) -> Iterator[str]:
     path = folder / "net"
     stream = f"stream,id=n0,addr.type=unix,addr.path={path}"
     slirp = [sys.executable, "-m", "slirp", "listen", "--forward", f"tcp:{port}-80"]
+    slirp += ["--mtu", str(mtu)]
     match name:
         case "slirp stream":
             argv, netdev = [*slirp, f"unix:{path}"], stream
@@ -83,7 +87,7 @@ def network(name: str, folder: Path, port: int) -> Iterator[str]:
         case _:
             argv = ["passt", "--foreground", "--socket", str(path), "--runas", str(os.geteuid())]
             argv += ["--address", "10.0.2.15", "--netmask", "24", "--gateway", "10.0.2.2"]
-            argv += ["--tcp-ports", f"127.0.0.1/{port}:80", "--mtu", "1500"]
+            argv += ["--tcp-ports", f"127.0.0.1/{port}:80", "--mtu", str(mtu)]
             netdev = stream
     with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:
         try:
@@ -102,7 +106,7 @@ def _wait_for(path: Path) -> None:
     raise SystemExit(f"benchmarks: nothing at {path}")
 
 
-def measure(name: str, octets: int) -> dict[str, float]:
+def measure(name: str, octets: int, mtu: int) -> dict[str, float]:
     """One boot."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -118,7 +122,7 @@ httpd -p 80 -h /www; echo serving; sleep 600
 """
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port: int = probe.getsockname()[1]
-        netdev = stack.enter_context(network(name, folder, port))
+        netdev = stack.enter_context(network(name, folder, port, mtu))
         machine = stack.enter_context(Machine(folder / "machine", script, netdev, memory=MEMORY))
         trip = re.search(r"min/avg/max = [\d.]+/([\d.]+)/", machine.expect("serving"))
         figures = {"trip": float(trip[1])} if trip is not None else {}
@@ -140,7 +144,9 @@ def fetch(port: int, octets: int) -> float:
     return count * 8 / taken
 
 
-def is_there(name: str) -> bool:
+def is_there(name: str, mtu: int) -> bool:
+    if name == "QEMU user":
+        return mtu == MTU
     return name != "passt" or shutil.which("passt") is not None
 
 
@@ -156,13 +162,14 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--octets", type=int, default=OCTETS)
+    parser.add_argument("--mtu", type=int, default=MTU)
     args = parser.parse_args()
     need_kernel()
-    names = list(filter(is_there, ("slirp stream", "slirp dgram", "QEMU user", "passt")))
+    names = [name for name in NETWORKS if is_there(name, args.mtu)]
     figures: dict[str, Figures] = {name: {} for name in names}
     for round_number in range(args.rounds):
         for name in names:
-            for what, value in measure(name, args.octets).items():
+            for what, value in measure(name, args.octets, args.mtu).items():
                 figures[name].setdefault(what, []).append(value)
             show(f"round {round_number + 1}: {name}")
     medians = {
@@ -175,7 +182,7 @@ def main() -> None:
         for what, line, convert in LINES
     ]
     table(["", *names], rows)
-    keep("qemu", {"rounds": args.rounds, "octets": args.octets, "medians": medians})
+    keep(f"qemu-{args.mtu}", {"rounds": args.rounds, "octets": args.octets, "medians": medians})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 import struct
@@ -34,7 +35,7 @@ class Machine:
         self.desk = desk
         self.sock = sock
         self.mac = mac(number)
-        self.addr = f"10.0.2.{100 + number}"
+        self.addr = f"10.0.2.{100 + number % 100}"
         self._octets = b""
         self._ended = False
         self.frames: list[bytes] = []
@@ -206,6 +207,32 @@ def test_one_that_breaks_the_framing_is_cut_off_alone(desk: Desk, length: int) -
     a.send(unicast(a, c))
     desk.until(lambda: c.read() == [unicast(a, c)])
     assert len(desk.server.machines) == 2
+
+
+@pytest.mark.parametrize("size", [14, 59, 60, 1513, 1514, 1515, 65535, 65536, 65549, 65550])
+def test_frames_at_the_bounds_of_the_link(desk: Desk, size: int) -> None:
+    """What is too long for the MTU is counted and goes nowhere; the connection stays."""
+    a, b = desk.join(), desk.join()
+    frame = (b.mac + a.mac + b"\x88\xb5").ljust(size, b"f")
+    a.send(frame)
+    if size <= 1514:
+        desk.until(lambda: b.read() == [frame.ljust(60, b"\0")])
+    else:
+        desk.until(lambda: bool(desk.network.stats()["malformed"]))
+        assert b.read() == []
+    b.send(unicast(b, a))
+    desk.until(lambda: a.read() == [unicast(b, a)])
+
+
+def test_machines_that_come_and_go_leave_nothing(desk: Desk) -> None:
+    desk.join()
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        machine = desk.join()
+        machine.sock.close()
+        desk.until(lambda: len(desk.server.machines) == 1)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert list(desk.network.stats()["ports"]) == ["machine 1"]
 
 
 def test_a_machine_leaves_and_comes_back(desk: Desk) -> None:
