@@ -124,9 +124,12 @@ class Network:
         self._dhcp = DhcpServer(config, self._holder) if dhcp_enabled else None
         self._resolv = ResolvConf(resolv_conf)
         self._resolvers = _resolvers(resolvers)
-        self._dns = DnsService(
-            _names(gateway_addr, dns_addr, host_loopback, names or {}), self._servers
-        )
+        try:
+            self._dns = DnsService(
+                _names(gateway_addr, dns_addr, host_loopback, names or {}), self._servers
+            )
+        except ValueError as error:
+            raise ConfigError(f"names: {error}") from None
         self._stack = Stack(
             nat=self._nat,
             mac=_station("mac", self.mac),
@@ -149,7 +152,13 @@ class Network:
     # Guests
 
     def attach(self, port: Port, name: str | None = None) -> Attachment:
-        """Put a port on the network; what is returned is for `detach`."""
+        """Put a port on the network; what is returned is for `detach`.
+
+        Raises ConfigError where the port cannot carry the network's MTU.
+        """
+        if port.max_frame < 14 + self.mtu:
+            fits = port.max_frame - 14
+            raise ConfigError(f"mtu {self.mtu}: this port carries {fits} octets at the most")
         self._attached += 1
         attachment = Attachment(port, name or f"port{self._attached}", self._attached)
         self._dispatcher.attachments.append(attachment)

@@ -68,7 +68,7 @@ def test_frames_from_the_guest(vnet: bool) -> None:
         with port(vnet=vnet) as made, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             for number in range(5):
                 sock.sendto(b"datagram %d" % number, (GATEWAY, 9))
-            kinds = []
+            kinds: list[str] = []
             while readable(made) and not kinds:
                 for frame in made.frames():
                     octets = bytes(frame.iov)
