@@ -43,8 +43,8 @@ def set_at(fd: int, at: float | None) -> None:
     if at is None:
         seconds = nanoseconds = 0
     else:
-        seconds = int(at)
-        nanoseconds = max(int((at - seconds) * 1e9), 0 if seconds else 1)
+        seconds = max(int(at), 0)
+        nanoseconds = max(int((at - seconds) * 1e9), 0 if seconds else 1)  # 0 and 0: never
     _library().timerfd_settime(
         fd, TFD_TIMER_ABSTIME, _ITIMERSPEC.pack(0, 0, seconds, nanoseconds), None
     )
