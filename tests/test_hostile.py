@@ -21,6 +21,8 @@ from dma.iovec import IoVec
 from slirp.api import ApiSocket
 from slirp.server import Server
 from slirp.stack import EchoArrived
+from slirp.tcp_lifecycle import HANDSHAKE_FOR
+from tests.kit.clock import Clock
 from tests.kit.guest import (
     ACK,
     DNS,
@@ -400,6 +402,22 @@ def test_a_host_address_that_went_away_stops_nobody() -> None:
         lab.turn()
         assert lab.network.stats()["udp"]["failed"] == 1
         assert lab.network.flows() == []
+
+
+def test_a_connect_that_the_kernel_never_answers_ends() -> None:
+    clock = Clock()
+    with (
+        Lab(clock=clock) as lab,
+        socket.create_server(("127.0.0.1", 0), backlog=0) as server,
+        socket.create_connection(server.getsockname()),  # fills the backlog: no SYN is answered
+    ):
+        streams = [lab.guest.open((GATEWAY, server.getsockname()[1])) for _ in range(3)]
+        lab.turn()
+        assert len(lab.network.flows()) == 3
+        clock.advance(HANDSHAKE_FOR)
+        lab.turn()
+        assert lab.network.flows() == []
+        assert not any(stream.connected for stream in streams)
 
 
 # Memory

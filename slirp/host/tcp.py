@@ -214,6 +214,7 @@ class TcpRelay:
         self._add(flow)
         if failure in (errno.EALREADY, errno.EINPROGRESS):
             flow.connecting = True
+            self._loop.visit_at(flow, conn.poll_at())  # should the kernel never give up
         elif failure in (0, errno.EISCONN):
             self._connected(flow, now)
         else:
