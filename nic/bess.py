@@ -31,6 +31,7 @@ GONE: Final = "the machine at the BESS socket has gone"
 def listen(path: str) -> socket.socket:
     """The socket for one machine to connect to; a socket that is in the way is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = os.umask(0o177)  # whoever may connect is on the network
     try:
         if os.path.exists(path):
             os.unlink(path)
@@ -39,6 +40,8 @@ def listen(path: str) -> socket.socket:
     except OSError:
         listener.close()
         raise
+    finally:
+        os.umask(before)
     return listener
 
 

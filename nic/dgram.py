@@ -177,7 +177,10 @@ class DgramPort(PortDefaults):
     def _reach(self, path: str) -> bool:
         """Find a way to send to `path`."""
         self._drop_tx()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError:  # no descriptor is left
+            return False
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             sock.connect(path)

@@ -13,12 +13,16 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import pytest
 
 from dma.iovec import IoVec
+from nic import bess
+from nic.dgram import DgramPort
 from slirp.api import ApiSocket
+from slirp.cli.endpoint import open_endpoint
 from slirp.server import Server
 from slirp.stack import EchoArrived
 from slirp.tcp_lifecycle import HANDSHAKE_FOR
@@ -529,6 +533,44 @@ def test_machines_without_a_descriptor_wait(tmp_path: Path) -> None:
             assert server.machines == []
         assert "turned away" in said[0]
         server.close()
+
+
+def test_a_datagram_port_without_a_descriptor_loses_the_frame(tmp_path: Path) -> None:
+    with Lab() as lab, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as machine:
+        ours = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ours.bind(str(tmp_path / "net"))
+        machine.bind(str(tmp_path / "machine"))
+        machine.connect(str(tmp_path / "net"))
+        port = DgramPort(ours)
+        lab.network.attach(port)
+        ask = arp(1, OTHER, GATEWAY, sender_mac=OTHER_MAC)
+        with no_descriptors():
+            machine.send(ask)
+            lab.turn()
+        assert port.malformed == 1
+        machine.send(ask)
+        lab.turn()
+        assert machine.recv(100)[:6] == OTHER_MAC
+        port.close()
+
+
+def test_the_sockets_of_machines_are_their_owners() -> None:
+    with TemporaryDirectory() as place:
+        before = os.umask(0)
+        try:
+            with bess.listen(f"{place}/uml"):
+                assert os.stat(f"{place}/uml").st_mode & 0o077 == 0
+            endpoint = open_endpoint(f"unix:{place}/net")
+            assert os.stat(f"{place}/net").st_mode & 0o077 == 0
+            endpoint.sock.close()
+            with Lab() as lab:
+                lab.network.forward("unix", host=f"{place}/forward", guest=(GUEST, 80))
+                api = ApiSocket(f"{place}/api", lab.network, GUEST)
+                for name in ("forward", "api"):
+                    assert os.stat(f"{place}/{name}").st_mode & 0o077 == 0
+                api.close()
+        finally:
+            os.umask(before)
 
 
 def test_a_guest_is_served_on_what_is_left_of_the_descriptors() -> None:
