@@ -6,7 +6,7 @@ reset, while the others go on. It may come back at any time. A datagram socket h
 its port stays, and the machine behind it may change.
 
 `wrap` puts something around each port (a capture); `report` gets one line per event, without a
-newline.
+newline; `when_over` is called when the last machine has left and no other can come.
 
 Does not do: open sockets (slirp/cli/endpoint.py), move frames.
 """
@@ -48,10 +48,12 @@ class Server:
         *,
         report: Callable[[str], None] = lambda line: None,
         wrap: Callable[[Port], Port] = lambda port: port,
+        when_over: Callable[[], None] = lambda: None,
     ) -> None:
         self._network = network
         self._report = report
         self._wrap = wrap
+        self._when_over = when_over
         self._listeners: list[socket.socket] = []
         self._fixed: list[tuple[DgramPort, Attachment]] = []
         self.machines: list[Machine] = []
@@ -108,6 +110,8 @@ class Server:
     def _left(self, machine: Machine, why: str) -> None:
         self._report(f"{machine.name} {why}")
         self._remove(machine)
+        if not (self.machines or self._listeners or self._fixed):
+            self._when_over()
 
     def _remove(self, machine: Machine) -> None:
         self.machines.remove(machine)

@@ -1,8 +1,9 @@
 """`slirp listen`: the network of QEMU machines that connect to a socket.
 
 Machines may come, go and come back while it runs; all are on one network. It runs until it is told
-to stop (Ctrl-C, SIGTERM), which is its success: the exit status is 0. What happens is told on
-standard error, a line per event.
+to stop (Ctrl-C, SIGTERM), which is its success: the exit status is 0. With nothing but connected
+descriptors it ends when the last machine has left. What happens is told on standard error, a line
+per event.
 
 Does not do: start machines (`slirp qemu` does).
 """
@@ -60,7 +61,7 @@ def run(args: Namespace) -> int:
         stack.callback(signals.close)
         wrap = options.capture_of(args, stack)
         network = options.open_network(args, stack)
-        server = Server(network, report=report, wrap=wrap)
+        server = Server(network, report=report, wrap=wrap, when_over=network.stop)
         stack.callback(server.close)
         for text in args.sockets:
             endpoint = open_endpoint(text, allow_remote=args.allow_remote)

@@ -139,6 +139,16 @@ def test_several_sockets_of_several_kinds(tmp_path: Path, start: type[Process]) 
     assert process.end() == 0
 
 
+def test_it_ends_when_nobody_can_come_any_more(start: type[Process]) -> None:
+    ours, theirs = socket.socketpair()
+    process = start(f"fd:{ours.fileno()}", pass_fds=(ours.fileno(),))
+    ours.close()
+    with theirs:
+        assert ask(theirs)
+    assert process.process.wait(SAYS_FOR) == 0
+    process.expect("machine 1 closed its connection")
+
+
 def test_hostile_octets_end_one_connection(tmp_path: Path, start: type[Process]) -> None:
     process = start(f"unix:{tmp_path}/net")
     process.expect("listening on")
