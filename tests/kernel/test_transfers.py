@@ -140,6 +140,19 @@ def test_curl_get_and_put(guest: Served, content: bytes, tmp_path: Path) -> None
         assert digest(posted) == web.digest
 
 
+@pytest.mark.parametrize("tso", [True, False], ids=["super-frames", "plain frames"])
+@pytest.mark.parametrize("mtu", [68, 576, 9000, 65521])
+def test_any_mtu(mtu: int, tso: bool, content: bytes, tmp_path: Path) -> None:
+    need_tool("curl")
+    data = content[: 20 * mtu + 12345]
+    with served(mtu=mtu, tso=tso) as guest, WebServer(data) as web:
+        url = f"http://{GATEWAY}:{web.port}/"
+        got = tmp_path / "got"
+        guest.run("curl", "-sS", "-o", str(got), url)
+        guest.run("curl", "-sS", "-H", "Expect:", "--data-binary", f"@{got}", url)
+        assert digest(web.posted[0]) == digest(got.read_bytes()) == web.digest
+
+
 def test_a_hundred_downloads_at_once(guest: Served, tmp_path: Path) -> None:
     need_tool("curl")
     data = octets(300_000, 2)
@@ -157,6 +170,56 @@ def test_ping(guest: Served) -> None:
     need_tool("ping")
     result = guest.run("ping", "-c", "3", "-i", "0.02", "-s", "3000", GATEWAY)
     assert "3 received" in result.stdout
+
+
+def test_a_hop_count_that_ends_at_the_gateway(guest: Served) -> None:
+    """What traceroute lives on; the packet goes no further."""
+    need_tool("ping")
+    result = guest.run("ping", "-c", "1", "-t", "1", "192.0.2.1", ok=False)
+    assert f"From {GATEWAY}" in result.stdout
+    assert "Time to live exceeded" in result.stdout
+
+
+DATAGRAMS = """
+import random, socket, sys
+die = random.Random(5)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(5)
+s.connect(("10.0.2.2", int(sys.argv[1])))
+for turn in range(40):
+    size = die.randrange(1, 1473)
+    sizes = [size if die.random() < 0.8 else die.randrange(4000) for _ in range(20)]
+    batch = [die.randbytes(n) for n in sizes]
+    for data in batch:
+        s.send(data)
+    for data in batch:
+        assert s.recv(65536) == data, turn
+"""
+
+
+@pytest.mark.parametrize("vnet", [True, False], ids=["offloads", "none"])
+def test_datagrams_keep_their_borders_and_their_order(vnet: bool) -> None:
+    """Whether they cross one by one, in runs or in fragments."""
+    with served(vnet=vnet) as guest, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        done = threading.Event()
+
+        def echo() -> None:
+            while not done.is_set():
+                data, peer = server.recvfrom(65536)
+                server.sendto(data, peer)
+
+        thread = threading.Thread(target=echo)
+        thread.start()
+        port = server.getsockname()[1]
+        guest.run("python3", "-c", DATAGRAMS, str(port))
+        done.set()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", ("127.0.0.1", port))
+        thread.join(10)
+        assert not guest.stats()["malformed"]
+        assert not guest.stats()["udp"]["failed"]
 
 
 def test_nc_half_close(guest: Served) -> None:

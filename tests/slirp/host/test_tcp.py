@@ -152,6 +152,16 @@ def test_super_frames_where_the_port_offloads(make_lab: MakeLab, listener: socke
         assert not lab.malformed()
 
 
+def test_urgent_octets_of_the_host_stay_in_their_place(lab: Lab, listener: socket.socket) -> None:
+    """RFC 6093 §5: a stream is a stream."""
+    with connected(lab, listener) as (stream, peer):
+        for number in range(3):
+            peer.send(b"before")
+            peer.send(b"!", socket.MSG_OOB)
+            peer.send(b"after%d" % number)
+        assert stream.receive(39) == b"before!after0before!after1before!after2"
+
+
 def test_a_lost_frame_is_sent_again_from_the_hosts_queue(
     make_lab: MakeLab, listener: socket.socket
 ) -> None:
