@@ -10,6 +10,10 @@ as long as the flood lasts; then the server is silent, as RFC 2131 §4.3.1 has i
 is at most one binding per address and the pool is bounded, so memory is too. A binding that has
 ended is kept until its address is needed: the client that comes back gets the same one.
 
+Requests from invented clients hold addresses for as long as a lease lasts. So when the pool is used
+up, the port with the most leases gives one up to a client at another port: the oldest of those that
+`holder` sees nobody use.
+
 A client is known by option 61, or by its hardware address where it sends none (RFC 2131 §4.2). In
 one point we are kinder than the RFC: a client that is known by hardware address alone and one with
 the same hardware address and an option 61 are the same machine. A boot loader and the system it
@@ -27,7 +31,7 @@ have seen it in use.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
@@ -165,11 +169,11 @@ class Lease(NamedTuple):
 
 
 class _Binding:
-    __slots__ = ("addr", "client_id", "expires_at", "hostname", "mac", "state")
+    __slots__ = ("addr", "client_id", "expires_at", "hostname", "mac", "port", "state")
 
     def __init__(
         self, addr: bytes, mac: bytes, client_id: bytes, state: str, expires_at: float,
-        hostname: bytes = b"",
+        hostname: bytes, port: Hashable,
     ) -> None:  # fmt: skip
         self.addr = addr
         self.mac = mac
@@ -177,6 +181,7 @@ class _Binding:
         self.state = state
         self.expires_at = expires_at
         self.hostname = hostname
+        self.port = port  # where its client was heard
 
 
 class DhcpServer:
@@ -194,9 +199,16 @@ class DhcpServer:
         self._by_client: dict[bytes, bytes] = {}  # client identifier → address
         self._by_mac: dict[bytes, bytes] = {}  # hardware address → address, the latest
         self._told = dict(_configured_options(config))
+        self._port: Hashable = None  # where the message came from that is being handled
 
-    def handle_message(self, payload: memoryview | bytes, now: float) -> DhcpReply | None:
-        """The reply to what a guest sent to port 67, or None. Raises MalformedPacket."""
+    def handle_message(
+        self, payload: memoryview | bytes, now: float, port: Hashable = None
+    ) -> DhcpReply | None:
+        """The reply to what a guest sent to port 67, or None. Raises MalformedPacket.
+
+        `port` is where the guest is on the network, to share the pool fairly.
+        """
+        self._port = port
         request = DhcpMessage.parse(payload)
         if request.op != wire.BOOTREQUEST:
             raise MalformedPacket(LAYER, "op")
@@ -405,7 +417,7 @@ class DhcpServer:
         for addr in (current.addr if current else None, wanted):
             if addr is not None and self._is_free(addr, request, now):
                 return addr
-        return self._oldest(request, now)
+        return self._oldest(request, now) or self._reclaim(now)
 
     def _oldest(self, request: DhcpMessage, now: float) -> bytes | None:
         """The first address that nobody ever had, else the one whose binding ended first."""
@@ -417,6 +429,26 @@ class DhcpServer:
             elif binding is None and self._is_free(addr, request, now):
                 return addr
         return next((addr for _, addr in sorted(ended) if self._is_free(addr, request, now)), None)
+
+    def _reclaim(self, now: float) -> bytes | None:
+        """The oldest lease that nobody uses, of another port that has the most."""
+        leased = [
+            binding
+            for addr, binding in self._bindings.items()
+            if addr in self._pool and binding.state == BOUND and binding.expires_at > now
+        ]
+        if not leased:
+            return None
+        ((greediest, _),) = Counter(binding.port for binding in leased).most_common(1)
+        if greediest is self._port:
+            return None
+        for binding in sorted(leased, key=lambda binding: binding.expires_at):
+            if binding.port is greediest and self._holder(binding.addr) is None:
+                self._forget_client(binding)
+                del self._bindings[binding.addr]
+                self.stats["reclaimed"] += 1
+                return binding.addr
+        return None
 
     def _is_free(self, addr: bytes, request: DhcpMessage, now: float) -> bool:
         """Whether this client may have this address now."""
@@ -439,7 +471,9 @@ class DhcpServer:
                     self._bindings.pop(old.addr, None)
         client_id = _client_id(request)
         hostname = request.options.get(wire.HOST_NAME, b"")[:HOSTNAME_MAX]
-        self._bindings[addr] = _Binding(addr, request.mac, client_id, state, expires_at, hostname)
+        self._bindings[addr] = _Binding(
+            addr, request.mac, client_id, state, expires_at, hostname, self._port
+        )
         self._by_client[client_id] = self._by_mac[request.mac] = addr
 
     def _free(self, binding: _Binding, now: float) -> None:

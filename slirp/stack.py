@@ -402,7 +402,7 @@ class Stack:
         if self.dhcp is None:
             self.refused["dhcp is off"] += 1
             return []
-        reply = self.dhcp.handle_message(bytes(data), context.now)
+        reply = self.dhcp.handle_message(bytes(data), context.now, context.attachment)
         if reply is None:
             return []
         mac = reply.dst_mac or context.ethernet.src
