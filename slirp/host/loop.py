@@ -27,7 +27,7 @@ from slirp.host import timerfd
 Handler: TypeAlias = Callable[[int, float], None]  # epoll events, now
 
 EVENTS_PER_TURN: Final = 256  # descriptors handled per turn; the rest come first in the next
-BRISK_FOR: Final = 50e-6  # seconds: a wait that is expected to be shorter is spun, not slept
+BRISK_FOR: Final = 100e-6  # seconds: a wait that is expected to be shorter is spun, not slept
 VISITS_PER_TURN: Final = 1024  # deadlines handled per turn; the rest are due at once in the next
 REST_FOR: Final = 0.1  # seconds that a descriptor is left alone which cannot be served now
 STALE_MIN: Final = 256  # bookings below which nobody looks for those that were replaced
@@ -220,6 +220,7 @@ class Loop:
                 ready = poll(0.0, EVENTS_PER_TURN)
                 if ready:
                     return ready
+                os.sched_yield()  # whoever is to answer may need this processor
         ready = poll(timeout, EVENTS_PER_TURN)
         self._brisk = clock() - begun < BRISK_FOR
         return ready
