@@ -80,7 +80,8 @@ def listening(*arguments: str) -> Iterator[Listening]:
     finally:
         if server.process.returncode is None:
             server.process.kill()
-            server.process.communicate()
+            rest = server.process.communicate()[1].decode()
+            sys.stderr.write(server.said + rest)  # shown where the test has failed
 
 
 def free_port() -> int:
