@@ -20,7 +20,7 @@ from tests.kit.served import DEVICE, GATEWAY, Served, served
 from tests.kit.weather import Forecast, WeatherPort
 from tests.kit.web import WebServer
 
-SIZE = 3_000_000
+SIZE = 2_000_000
 
 FORECASTS = [
     pytest.param(Forecast(loss=0.01), id="1% lost"),

@@ -11,15 +11,27 @@ from types import TracebackType
 from typing import Self
 
 
+def both_on_one_port(address: str) -> tuple[socket.socket, socket.socket]:
+    """A listener, and a UDP socket with the same number: others may have that, so it is tried."""
+    while True:
+        listener = socket.create_server((address, 0), backlog=128)
+        listener.setblocking(False)
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            datagrams.bind(listener.getsockname())
+        except OSError:
+            listener.close()
+            datagrams.close()
+        else:
+            return listener, datagrams
+
+
 class EchoServer:
     """TCP and UDP on one address: what comes goes back. Call `pump` between turns."""
 
     def __init__(self, address: str = "127.0.0.1") -> None:
-        self.listener = socket.create_server((address, 0), backlog=128)
-        self.listener.setblocking(False)
+        self.listener, self.udp = both_on_one_port(address)
         self.port: int = self.listener.getsockname()[1]
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.udp.bind((address, self.port))
         self.peers: list[socket.socket] = []
         self.datagrams: list[tuple[bytes, tuple[str, int]]] = []
 

@@ -9,6 +9,8 @@ from typing import Self
 
 from scapy.layers.dns import DNS, DNSRR
 
+from tests.kit.echo import both_on_one_port
+
 
 class Resolver:
     """`addr`: what every name is; None: silence. Call `pump` between turns."""
@@ -20,11 +22,8 @@ class Resolver:
         self.truncates = False
         self.asked: list[str] = []
         self.over_tcp = 0
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._udp.bind((at, 0))
+        self._tcp, self._udp = both_on_one_port(at)
         self.port: int = self._udp.getsockname()[1]
-        self._tcp = socket.create_server((at, self.port))
-        self._tcp.setblocking(False)
         self._peers: list[socket.socket] = []
 
     def pump(self) -> bool:

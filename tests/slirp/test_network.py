@@ -81,7 +81,7 @@ def test_what_cannot_work_is_said_at_once(options: dict[str, Any]) -> None:
     before = open_fds()
     with pytest.raises(ConfigError):
         Network(**options)
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_addresses_have_places() -> None:
@@ -106,7 +106,7 @@ def test_closing_twice_and_leaving_nothing() -> None:
     net.forward("tcp", host=("127.0.0.1", 0), guest=(GUEST, 80))
     net.close()
     net.close()
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 # --- what is going on -----------------------------------------------------------------------------
@@ -349,4 +349,4 @@ def test_any_frames_in_any_order(frames: list[tuple[bytes, int]], data: st.DataO
             clock.advance(30)
         lab.network.poll(0)
         assert lab.network.stats()["tcp"]["flows"] == 0
-    assert open_fds() == before
+    assert open_fds() <= before

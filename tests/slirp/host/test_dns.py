@@ -77,7 +77,7 @@ def test_a_query_goes_to_the_first_resolver(make_lab: MakeLab, resolvers: list[R
     assert answer.an[0].rdata == "198.51.100.7"
     assert [r.asked for r in resolvers] == [["example.test"], []]
     lab.turn()
-    assert open_fds() == before, "the attempt's socket is closed"
+    assert open_fds() <= before, "the attempt's socket is closed"
 
 
 def test_many_queries_at_once(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
@@ -140,7 +140,7 @@ def test_nobody_answers(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
     assert answer_of(lab).rcode == 2
     assert all(resolver.asked for resolver in resolvers)
     lab.turn()
-    assert open_fds() == before
+    assert open_fds() <= before
     assert lab.network._loop.deadline() is None
 
 

@@ -152,7 +152,7 @@ def test_a_guest_that_never_comes(make_lab: MakeLab) -> None:
         assert 4 <= len(requests) <= 6
         with contextlib.suppress(ConnectionResetError):
             assert peer.recv(1) == b""
-    assert len(open_fds()) == len(before) + 1, "the listening socket is left"
+    assert len(open_fds() - before) == 1, "the listening socket is left"
 
 
 def test_who_waits_is_bounded(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +400,7 @@ def test_the_list_of_forwards(make_lab: MakeLab) -> None:
     assert not lab.network.remove_forward(one.id)
     assert lab.network.forwards() == [two]
     assert lab.network.remove_forward(two.id)
-    assert open_fds() == before
+    assert open_fds() <= before
     assert isinstance(one.host, tuple)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(one.host, timeout=5)
@@ -427,7 +427,7 @@ def test_what_cannot_be_forwarded(
     before = open_fds()
     with pytest.raises(ConfigError):
         lab.network.forward(proto, host=host, guest=guest)
-    assert open_fds() == before
+    assert open_fds() <= before
     assert lab.network.forwards() == []
 
 

@@ -85,12 +85,12 @@ def test_sockets_end_unused_and_are_bounded(prepare: Callable[[], None]) -> None
             for ident in range(10):
                 clock.advance(1)
                 echoes(lab, ident, 1, b"x")
-            assert len(open_fds()) == len(before) + 4
+            assert len(open_fds() - before) == 4
             clock.advance(relay.PING_FOR)
             lab.turn()
             clock.advance(relay.PING_FOR)
             lab.turn()
-            assert open_fds() == before
+            assert open_fds() <= before
 
     in_namespace(body)
 
@@ -158,6 +158,6 @@ def test_detaching_ends_pings() -> None:
             before = open_fds()
             echoes(lab, 7, 1, b"x")
             lab.network.detach(lab.attachment)
-            assert open_fds() == before
+            assert open_fds() <= before
 
     in_namespace(body)

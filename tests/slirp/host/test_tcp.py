@@ -436,7 +436,7 @@ def test_unreachable_is_icmp_and_leaves_nothing(
     assert quoted[20:28] == struct.pack("!HHI", stream.port, 80, 77)
     assert flow_count(lab) == 0
     lab.turn()
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_a_reused_pair_is_a_new_connection(lab: Lab, listener: socket.socket) -> None:
@@ -490,7 +490,7 @@ def test_a_table_that_is_full_answers_with_a_reset(
             with pytest.raises(ConnectionRefusedError):
                 lab.guest.connect(remote)
         lab.turn()
-        assert open_fds() == before
+        assert open_fds() <= before
         stream.send(b"undisturbed")
 
 
@@ -536,7 +536,7 @@ def test_short_connections_leave_nothing(make_lab: MakeLab, listener: socket.soc
     clock.advance(5)
     lab.turn()
     assert flow_count(lab) == 0
-    assert open_fds() == before
+    assert open_fds() <= before
     assert lab.network._loop.deadline() is None
 
 

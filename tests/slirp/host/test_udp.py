@@ -87,7 +87,7 @@ def test_a_mapping_ends_unused(make_lab: MakeLab, echo: EchoServer) -> None:
     clock.advance(relay.MAPPING_FOR)
     lab.turn()
     assert stats(lab)["mappings"] == 0
-    assert open_fds() == before
+    assert open_fds() <= before
     lab.guest.give(udp(b"again", GATEWAY, echo.port))
     lab.turn(lambda: echo.pump() and echo.datagrams[-1][0] == b"again")
 
@@ -302,7 +302,7 @@ def test_detaching_ends_mappings(make_lab: MakeLab, echo: EchoServer) -> None:
     lab.network.detach(lab.attachment)
     lab.turn()
     assert stats(lab)["mappings"] == 0
-    assert open_fds() == before
+    assert open_fds() <= before
     assert not [f for f in lab.port.take() if f[23] == 17]
 
 
