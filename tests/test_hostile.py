@@ -43,6 +43,7 @@ from tests.kit.guest import (
     arp,
     ether,
     icmp,
+    ipv4,
     tcp,
     udp,
 )
@@ -627,3 +628,45 @@ def test_a_guest_that_takes_all_addresses_gives_one_up() -> None:
             leases = {lease["mac"]: lease["address"] for lease in lab.network.leases()}
             assert leases[OTHER_MAC.hex(":")] == mine["address"]
             assert len(leases) <= 240
+
+
+# The host's loopback
+
+NEARBY: Final = (
+    GATEWAY, DNS, GUEST, "10.0.2.99", "10.0.2.0", "10.0.2.255", "255.255.255.255", "0.0.0.0",
+    "0.1.2.3", "127.0.0.1", "127.255.255.255", "224.0.0.1", "240.0.0.1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", [{"host_loopback": False}, {"restrict": True}])
+@pytest.mark.parametrize("target", NEARBY)
+def test_no_way_leads_to_the_hosts_loopback(target: str, closed: dict[str, Any]) -> None:
+    with (
+        Lab(**closed) as lab,
+        socket.create_server(("", 0)) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+    ):
+        port = server.getsockname()[1]
+        datagrams.bind(("", port))
+        for sock in (server, datagrams):
+            sock.setblocking(False)
+        whole = udp(bytes(64), target, port)
+        lab.guest.give(tcp(SYN, target, port))
+        lab.guest.give(whole)
+        lab.guest.give(whole)  # were it let through, this one would go the short way
+        lab.guest.give(udp(bytes(64), target, port, options=b"\x83\x07\x04\x7f\0\0\x01\0"))
+        for part, flags in ((whole[34:50], 0x2000), (whole[50:], 2)):
+            lab.guest.give(ether(ipv4(part, 17, target, ident=7, fragment=flags)))
+        lab.turn()
+        assert lab.network.flows() == []
+        for take in (server.accept, lambda: datagrams.recv(100)):
+            with pytest.raises(BlockingIOError):
+                take()
+
+
+@pytest.mark.parametrize("target", [GATEWAY, DNS])
+def test_other_hosts_cannot_answer_in_the_networks_name(target: str) -> None:
+    """A peer of the host's that has an address of the virtual network appears as the gateway."""
+    with Lab() as lab:
+        assert lab.network._nat.inward(socket.inet_aton(target)) == socket.inet_aton(GATEWAY)
+        assert lab.network._nat.inward(socket.inet_aton(GUEST)) == socket.inet_aton(GATEWAY)
