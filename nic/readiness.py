@@ -21,15 +21,11 @@ class Readiness:
         self._epoll = select.epoll()
         self._reader = reader
         self._writer = -1  # watched for room; -1: nothing is blocked
+        self.blocked = False  # is room waited for?
         self._epoll.register(reader, select.EPOLLIN)
 
     def fileno(self) -> int:
         return self._epoll.fileno()
-
-    @property
-    def blocked(self) -> bool:
-        """Is room waited for?"""
-        return self._writer >= 0
 
     def await_room(self, writer: int) -> None:
         """`writer` took no more: be readable when it does."""
@@ -37,6 +33,7 @@ class Readiness:
             return
         self.found_room()
         self._writer = writer
+        self.blocked = True
         if writer == self._reader:
             self._epoll.modify(writer, select.EPOLLIN | select.EPOLLOUT)
         else:
@@ -44,6 +41,7 @@ class Readiness:
 
     def found_room(self) -> None:
         """Nothing is blocked; to be called before the writer is closed."""
+        self.blocked = False
         writer, self._writer = self._writer, -1
         if writer < 0:
             return

@@ -54,13 +54,13 @@ class MachineGone(ConnectionError):
 
 
 class StreamClaim:
-    """Room for one frame in the staging area, behind its length."""
+    """The one claim of a port: room for a frame in the staging area, behind its length."""
 
     __slots__ = ("_port", "iov")
 
-    def __init__(self, port: StreamPort, iov: IoVec) -> None:
+    def __init__(self, port: StreamPort) -> None:
         self._port = port
-        self.iov = iov
+        self.iov = IoVec()
 
     def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
         self._port.append(size)
@@ -92,6 +92,7 @@ class StreamPort(PortDefaults):
         self._tx = memoryview(bytearray(STAGING_LEN))
         self._tx_start = 0  # octets before this one were sent
         self._tx_end = 0  # octets from this one on are free
+        self._claim = StreamClaim(self)
 
     def fileno(self) -> int:
         return self._readiness.fileno()
@@ -103,19 +104,22 @@ class StreamPort(PortDefaults):
             raise ValueError(f"a frame of {size} octets; this port takes {self.max_frame}")
         if self._readiness.blocked or self.gone:
             return None
-        if self._tx_end + LENGTH_LEN + max(size, PAD_TO) > STAGING_LEN:
+        at = self._tx_end + LENGTH_LEN
+        if at + size + PAD_TO > STAGING_LEN:
             self._flush()
             if self._tx_end:
                 return None
-        tx, at = self._tx, self._tx_end + LENGTH_LEN
-        end = at + size
+            at = LENGTH_LEN
+        tx, end = self._tx, at + size
         views = []
         for length in headers:
             views.append(tx[at : at + length])
             at += length
         if at < end:
             views.append(tx[at:end])
-        return StreamClaim(self, IoVec(tuple(views)))
+        claim = self._claim
+        claim.iov = IoVec(tuple(views))
+        return claim
 
     def append(self, size: int) -> None:
         """The frame at the end of the batch has `size` octets."""
