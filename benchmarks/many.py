@@ -17,7 +17,7 @@ import shutil
 import statistics
 import subprocess
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from benchmarks.networks import HOST, Guest, Slirp
 from benchmarks.report import keep, number, show, table
@@ -25,14 +25,23 @@ from benchmarks.side_by_side import compile_load, echo_server
 
 COUNTS: Final = (10, 1000, 10_000)
 ROUNDS: Final = 3
+FORGOTTEN_AFTER: Final = 2.5  # seconds: connections that ended are no longer in TIME-WAIT
 IDLE_FOR: Final = 2.0  # seconds in which nothing should be done
 
 
-def with_open(guest: Guest, load: str, count: int, seconds: float) -> dict[str, float]:
-    """Figures with so many idle connections."""
+class Figures(NamedTuple):
+    """One round with so many idle connections."""
+
+    per_second: float  # new connections
+    cost: float  # µs of CPU time for a new one
+    each: float  # octets per idle one
+    at_rest: float  # share of a processor while nothing happens
+
+
+def with_open(guest: Guest, load: str, count: int, seconds: float) -> Figures:
     with echo_server(load) as idle_port, echo_server(load) as port:
         guest.run([load, "opens", HOST, port, "0.2"])
-        time.sleep(2.5)  # until the ends of these are forgotten (TIME-WAIT)
+        time.sleep(FORGOTTEN_AFTER)
         before = guest.memory("RssAnon")
         argv = guest.command([load, "idle", HOST, idle_port, str(count)])
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
@@ -42,20 +51,15 @@ def with_open(guest: Guest, load: str, count: int, seconds: float) -> dict[str, 
             each = (guest.memory("RssAnon") - before) / count
             at_rest = guest.cost()
             time.sleep(IDLE_FOR)
-            rested = guest.cost()
-            rates, costs = [], []
-            for _ in range(ROUNDS):
-                begun = guest.cost()
-                rate = float(guest.run([load, "opens", HOST, port, str(seconds)]))
-                ended = guest.cost()
-                rates.append(rate)
-                costs.append((sum(ended) - sum(begun)) * 1e6 / (rate * seconds))
-    return {
-        "new_per_second": statistics.median(rates),
-        "cpu_us_per_new": statistics.median(costs),
-        "octets_each": each,
-        "idle_cpu_share": (sum(rested) - sum(at_rest)) / IDLE_FOR,
-    }
+            begun = guest.cost()
+            rate = float(guest.run([load, "opens", HOST, port, str(seconds)]))
+            ended = guest.cost()
+    return Figures(
+        rate,
+        (sum(ended) - sum(begun)) * 1e6 / (rate * seconds),
+        each,
+        (sum(begun) - sum(at_rest)) / IDLE_FOR,
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,28 +71,33 @@ def main(argv: list[str] | None = None) -> None:
         return
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     load = compile_load()
-    figures = {}
-    for count in COUNTS:
+    rounds: dict[int, list[Figures]] = {}
+    for count in COUNTS * (1 if args.quick else ROUNDS):
         if count + 100 > limit:
             show(f"left out, {count:,} connections: the limit of descriptors is {limit:,}")
             continue
         with Slirp().guest(1500) as guest:
-            figures[count] = with_open(guest, load, count, 0.5 if args.quick else 2.0)
+            figures = with_open(guest, load, count, 0.5 if args.quick else 2.0)
+            rounds.setdefault(count, []).append(figures)
+    medians = {
+        count: Figures(*map(statistics.median, zip(*row, strict=True)))
+        for count, row in rounds.items()
+    }
     show("many connections")
     table(
         ["idle connections", "new/s", "CPU µs/new", "KiB each", "CPU % at rest"],
         [
             [
                 f"{count:,}",
-                number(row["new_per_second"]),
-                number(row["cpu_us_per_new"]),
-                number(row["octets_each"] / 1024),
-                number(row["idle_cpu_share"] * 100),
+                number(row.per_second),
+                number(row.cost),
+                number(row.each / 1024),
+                number(row.at_rest * 100),
             ]
-            for count, row in figures.items()
+            for count, row in medians.items()
         ],
     )
-    keep("many", {"by_idle_connections": figures})
+    keep("many", {str(count): figures._asdict() for count, figures in medians.items()})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
@@ -232,7 +233,7 @@ def put_clocks(watch: Stopwatch, rig: Rig) -> Callable[[], None]:
         ("port", wire._claim, ("commit",)),
     ]
     for stage, thing, names in stages:
-        for name in names:
+        for name in filter(partial(hasattr, thing), names):
             setattr(thing, name, watch.timed(stage, getattr(thing, name)))
     classes: list[tuple[str, Any, tuple[str, ...]]] = [
         (
