@@ -24,6 +24,7 @@ from nic import bess
 from nic.dgram import DgramPort
 from slirp.api import ApiSocket
 from slirp.cli.endpoint import open_endpoint
+from slirp.host.attachment import RESUMES_PER_TURN
 from slirp.server import Server
 from slirp.stack import EchoArrived
 from slirp.tcp_lifecycle import HANDSHAKE_FOR
@@ -262,6 +263,27 @@ def test_a_stream_whose_guest_has_no_room_does_not_spin() -> None:
             assert turns_while_idle(lab) < SPIN_TURNS
             lab.port.grant(None)
             assert stream.receive(100_000) == bytes(100_000)
+
+
+def test_many_streams_that_wait_for_one_guest_do_not_hold_up_the_others() -> None:
+    with Lab() as lab, listener() as server:
+        streams, peers = [], []
+        for _ in range(100):
+            streams.append(lab.guest.connect((GATEWAY, server.getsockname()[1])))
+            peers.append(server.accept()[0])
+        lab.port.room = 0
+        for peer in peers:
+            peer.send(bytes(3000))
+        lab.turn()
+        before = lab.port.refused
+        for _ in range(10):
+            lab.network._loop.again()
+            lab.network.poll(0.0)
+        assert lab.port.refused - before <= 10 * RESUMES_PER_TURN
+        lab.port.grant(None)
+        for stream, peer in zip(streams, peers, strict=True):
+            assert stream.receive(3000) == bytes(3000)
+            peer.close()
 
 
 # Ports that are taken off

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final, Protocol
 
 from dma.iovec import IoVec, scatter_copy
 from nic.port import VNET_NONE, Frame, Port, PortDefaults
 
+RESUMES_PER_TURN: Final = 16  # who waits for room, looked at in one turn: most wait in vain
 BACKLOG_MAX: Final = 256  # frames that wait for room; the next one is lost
 
 
@@ -56,6 +58,7 @@ class Attachment:
         self.visit: float | None = None
         self._backlog: deque[tuple[tuple[bytes, ...], bytes, bytes]] = deque()
         self._waiting: dict[Resumable, None] = {}
+        self._is_refusing = False  # somebody found no room since the last look
 
     def send(
         self,
@@ -94,6 +97,7 @@ class Attachment:
     def wait(self, who: Resumable) -> None:
         """Resume `who` when there may be room again."""
         self._waiting[who] = None
+        self._is_refusing = True
 
     def forget(self, who: Resumable) -> None:
         """`who` no longer waits."""
@@ -118,16 +122,25 @@ class Attachment:
         return bool(self._backlog or self._waiting)
 
     def room(self, now: float) -> None:
-        """There may be room: first the backlog, then those who wait, each once."""
+        """There may be room: first the backlog, then some of those who wait, in turn."""
         backlog = self._backlog
         while backlog:
             headers, payload, vnet = backlog[0]
             if not self.try_send(headers, (memoryview(payload),), len(payload), vnet):
+                self._is_refusing = True
                 return
             backlog.popleft()
-        waiting, self._waiting = self._waiting, {}
-        for who in waiting:
+        self._is_refusing = False
+        for who in list(islice(self._waiting, RESUMES_PER_TURN)):
+            self.forget(who)
             who.resume(now)
+            if self._is_refusing:
+                return
+
+    @property
+    def has_more(self) -> bool:
+        """Does somebody wait still, though nobody was refused?"""
+        return bool(self._waiting) and not self._is_refusing
 
 
 def write_headers(

@@ -24,7 +24,8 @@ from slirp.host.attachment import Attachment
 from slirp.host.dns import DnsRelay
 from slirp.host.loop import Loop
 from slirp.host.ping import PingRelay
-from slirp.host.tcp import TcpFlow, TcpRelay
+from slirp.host.tcp import TcpRelay
+from slirp.host.tcp_flow import TcpFlow
 from slirp.host.udp import LOCAL_CODES, UdpRelay
 from slirp.offload import finish
 from slirp.stack import (
@@ -272,6 +273,8 @@ class Dispatcher:
         self.tcp.settle(now)
         for attachment in congested:
             self._poll(attachment, now)  # what those who had waited sent leaves in this turn
+            if attachment.has_more:
+                self.loop.again()
 
     def _poll(self, attachment: Attachment, now: float) -> None:
         at = attachment.port.poll(now)
