@@ -277,3 +277,67 @@ def test_dns_can_be_off(make_lab: MakeLab) -> None:
     assert [(m.type, m.code) for m in lab.guest.icmps()] == [(3, 13)]
     with pytest.raises(ConnectionRefusedError):
         lab.guest.connect((DNS_ADDR, 53))
+
+
+def test_a_resolver_that_closes_its_stream_is_followed_by_the_next(
+    make_lab: MakeLab, resolvers: list[Resolver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab(resolvers=("127.0.0.51", "127.0.0.52"))
+
+    def close(query_: bytes, truncated: bool) -> bytes | None:
+        for peer in resolvers[0]._peers:
+            peer.close()
+        resolvers[0]._peers.clear()
+        return None
+
+    monkeypatch.setattr(resolvers[0], "answer", close)
+    stream = lab.guest.connect((DNS_ADDR, 53))
+    stream.put(ACK | PSH, framed(query("example.test")))
+    assert stream_answer(lab, stream, *resolvers).an[0].rdata == "198.51.100.8"
+
+
+def test_a_guest_that_resets_its_stream_leaves_no_attempt(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    lab = make_lab(resolvers=("127.0.0.51",))
+    before = open_fds()
+    stream = lab.guest.connect((DNS_ADDR, 53))
+    stream.put(ACK | PSH, framed(query("example.test")))
+    lab.turn()
+    assert len(open_fds() - before) >= 3, "two ends of the stream, and the attempt"
+    stream.reset()
+    lab.turn()
+    assert open_fds() <= before
+
+
+def test_a_guest_that_asks_and_does_not_read_is_dropped(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers wait in bounds; beyond them the stream ends."""
+    monkeypatch.setattr(relay, "UNSENT_MAX", 4096)
+    lab = make_lab(names={"long.test": [f"192.0.2.{number}" for number in range(1, 200)]})
+    stream = lab.guest.connect((DNS_ADDR, 53))
+    stream.auto_ack = False
+    stream.window = 0
+    for _ in range(300):
+        if stream.got_reset or stream.got_fin or not lab.network.stats()["tcp"]["flows"]:
+            break
+        stream.put(ACK | PSH, framed(query("long.test")) * 10)
+        for _ in range(3):
+            lab.network.poll(0)
+            lab.guest.read()
+    assert not lab.network._dispatcher.dns._clients
+
+
+def test_datagrams_for_a_guest_that_left_are_dropped(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    lab = make_lab(resolvers=("127.0.0.51",))
+    before = open_fds()
+    ask(lab, "example.test")
+    lab.turn()
+    lab.network.detach(lab.attachment)
+    resolvers[0].pump()
+    lab.turn()
+    assert not lab.port.take()
+    assert open_fds() <= before
