@@ -1,0 +1,224 @@
+"""The way to the guest: from the host socket's queue into claims, and what is acknowledged.
+
+`_pump` asks the connection what to send (an offset from SND.UNA and a length), claims a frame,
+receives with MSG_PEEK at that offset straight into the claim's views (`_peek`), writes the headers
+(`_fill`) and commits. What the guest has acknowledged is taken from the queue with MSG_TRUNC
+(`_drop`). `_offer` works out how much the guest may send, from the free space of the kernel's queue
+the other way.
+
+Sockets without MSG_TRUNC (Unix streams) are dropped from by reading into a scratch area. A kernel
+without SO_PEEK_OFF for TCP gets a discard segment in front of the claim's views.
+
+Does not do: decide when (slirp.host.tcp), or what (slirp.tcp).
+"""
+
+from __future__ import annotations
+
+import mmap
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+from dma.iovec import IoVec
+from slirp import tcp
+from slirp.host.attachment import payload_views, write_headers
+from slirp.host.loop import EDGE, RDHUP, READABLE, URGENT, WRITABLE, Loop
+from slirp.host.tcp_flow import SO_PEEK_OFF, TcpFlow, peek_offset_works
+from slirp.wire.checksum import ones_sum
+from slirp.wire.virtio_net import GSO_NONE, GSO_TCPV4, NEEDS_CSUM, VnetHeader
+
+if TYPE_CHECKING:
+    from nic.port import Claim
+    from slirp.host.attachment import Attachment
+
+FRAMES_PER_PUMP: Final = 32  # frames of one flow in a row; then the others have their turn
+SCRATCH_LEN: Final = 16 << 20  # octets: the most that one MSG_TRUNC drops; never touched
+UNIX_WINDOW: Final = 65536  # octets offered where the host side is a Unix socket
+WINDOW_SHARE: Final = 3  # quarters of the free send queue that are offered (overhead per skb)
+GSO_MAX: Final = 65535 - 20 - 60  # octets of payload that one super-frame carries at the most
+VNETS_KEPT: Final = 4096  # virtio-net headers kept for reuse
+
+SO_MEMINFO: Final = 55
+_MEMINFO: Final = struct.Struct("9I")  # sock_diag.h: [3] sndbuf, [5] wmem_queued
+EDGE_BOTH: Final = READABLE | WRITABLE | EDGE | URGENT | RDHUP
+ACK_OWED: Final = 1 << 16  # beside slirp.tcp's events: an ACK found no room at the port
+MSG_PEEK: Final = int(socket.MSG_PEEK)
+
+
+class Feeder:
+    """The half of a TcpRelay that sends to guests."""
+
+    def __init__(self, loop: Loop, mss: int) -> None:
+        self._loop = loop
+        self._mss = mss
+        self._touched: list[TcpFlow] = []
+        self._scratch = mmap.mmap(-1, SCRATCH_LEN)
+        self._peek_off = peek_offset_works()
+        self._vnets: dict[tuple[int, int], bytes] = {}
+        self.to_guest = 0
+
+    def touch(self, flow: TcpFlow, events: int) -> None:
+        """Settle this flow at the end of the turn, as if a segment had had these events."""
+        flow.events |= events
+        if not flow.touched:
+            flow.touched = True
+            self._touched.append(flow)
+
+    def _offer(self, flow: TcpFlow) -> None:
+        # The window follows the free space of the kernel's send queue, less what still waits here.
+        assert flow.sock is not None
+        if flow.discard:
+            info = _MEMINFO.unpack(flow.sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+            free = info[3] - info[5]
+            full = 3 * free < info[3]
+            free = free * WINDOW_SHARE >> 2
+        else:
+            free, full = UNIX_WINDOW, False
+        room = free - flow.spilled
+        flow.conn.set_room(room if room > 0 else 0)
+        if full and not flow.armed:
+            self._arm(flow)
+
+    def _arm(self, flow: TcpFlow) -> None:
+        # The kernel calls a socket writable while a third of its queue is free. Polling one that
+        # is not makes it report when it is so again (SOCK_NOSPACE), which a window that closes
+        # before the queue is full would otherwise never see.
+        assert flow.sock is not None
+        flow.armed = True
+        self._loop.modify(flow.sock.fileno(), EDGE_BOTH)
+
+    def _pump(self, flow: TcpFlow, now: float) -> bool:
+        """Send what the guest's window and the host's queue allow; was anything sent?"""
+        conn, attachment = flow.conn, flow.guest.attachment
+        limit = self._limit(flow, attachment)
+        lengths = (14, flow.template.ip_len, 20 + conn.options_len)
+        header_len = sum(lengths)
+        emitted = False
+        for _ in range(FRAMES_PER_PUMP):
+            offset, length = conn.plan(limit, now)
+            if not length:
+                return emitted
+            claim = attachment.port.claim(header_len + length, lengths)
+            if claim is None:
+                attachment.wait(flow)
+                return emitted
+            views = payload_views(claim.iov.segments, lengths, header_len + length)
+            got = self._peek(flow, flow.owned + offset, views, now)
+            if got <= 0:
+                claim.cancel()
+                return emitted
+            emission = conn.emit_data(offset, got, got < length, now)
+            self._fill(flow, claim, emission, views, got, lengths)
+            attachment.frames_out += 1
+            self.to_guest += got
+            emitted = True
+            if got < length and not flow.to_the_end:
+                flow.readable = False  # the next octets come with an edge
+                return emitted
+        self.touch(flow, tcp.SENDABLE)
+        return emitted
+
+    def _limit(self, flow: TcpFlow, attachment: Attachment) -> int:
+        mss = flow.conn.mss
+        if not attachment.offload or attachment.port.max_frame <= 14 + self._mss + 40:
+            return mss
+        return GSO_MAX // mss * mss or mss
+
+    def _peek(self, flow: TcpFlow, offset: int, views: tuple[memoryview, ...], now: float) -> int:
+        """Receive at `offset` of the host's queue without taking: octets, 0 if none came."""
+        sock = flow.sock
+        assert sock is not None
+        try:
+            if not self._peek_off and flow.discard:
+                got = self._peek_behind(sock, offset, views)
+            else:
+                if offset != flow.peek_at:
+                    sock.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, offset)
+                    flow.peek_at = offset
+                if len(views) == 1:
+                    got = sock.recv_into(views[0], 0, MSG_PEEK)
+                else:
+                    got = sock.recvmsg_into(views, 0, MSG_PEEK)[0]
+                flow.peek_at += got
+        except BlockingIOError:
+            flow.readable = False
+            return 0
+        except OSError:
+            flow.host_failed(now)
+            return 0
+        if got == 0:
+            flow.readable = False
+            flow.to_the_end = True
+            flow.conn.host_eof(now)
+        return got
+
+    def _peek_behind(self, sock: socket.socket, offset: int, views: tuple[memoryview, ...]) -> int:
+        discard = memoryview(self._scratch)[:offset]
+        try:
+            got = sock.recvmsg_into((discard, *views), 0, MSG_PEEK)[0]
+        finally:
+            discard.release()
+        if got and got <= offset:
+            raise BlockingIOError
+        return got - offset if got else 0
+
+    def _fill(
+        self,
+        flow: TcpFlow,
+        claim: Claim,
+        emission: tcp.Emission,
+        views: tuple[memoryview, ...],
+        got: int,
+        lengths: tuple[int, int, int],
+    ) -> None:
+        offload = flow.guest.attachment.offload
+        if offload:
+            payload_sum = None
+        else:
+            payload_sum = ones_sum(IoVec(views).slice(0, got).segments)
+        ip, transport = flow.template.tcp(emission, got, payload_sum)
+        write_headers(claim.iov.segments, (flow.guest.ethernet, ip, transport), lengths)
+        size = sum(lengths) + got
+        if offload:
+            claim.commit(size, self._vnet(flow.conn.mss, got, sum(lengths)))
+        else:
+            claim.commit(size)
+
+    def _vnet(self, mss: int, length: int, header_len: int) -> bytes:
+        key = (mss if length > mss else 0, header_len)
+        vnet = self._vnets.get(key)
+        if vnet is None:
+            if len(self._vnets) >= VNETS_KEPT:
+                self._vnets.clear()
+            gso = GSO_TCPV4 if length > mss else GSO_NONE
+            vnet = VnetHeader(NEEDS_CSUM, gso, header_len, key[0], 34, 16).emit()
+            self._vnets[key] = vnet
+        return vnet
+
+    def _acknowledge(self, flow: TcpFlow, now: float) -> None:
+        emission = flow.conn.emit_ack(now)
+        headers = (flow.guest.ethernet, *flow.template.tcp(emission, 0, 0))
+        attachment = flow.guest.attachment
+        if not attachment.try_send(headers):
+            flow.events |= ACK_OWED
+            attachment.wait(flow)
+
+    def _emit(self, flow: TcpFlow, emission: tcp.Emission) -> None:
+        flow.guest.attachment.send((flow.guest.ethernet, *flow.template.tcp(emission, 0, 0)))
+
+    def _drop(self, flow: TcpFlow) -> None:
+        """Take what the guest owns from the front of the host's queue."""
+        sock, count = flow.sock, flow.owned
+        flow.owned = 0
+        if sock is None:
+            return
+        while count > 0:
+            try:
+                got = sock.recv_into(self._scratch, min(count, SCRATCH_LEN), flow.discard)
+            except OSError:
+                return  # the host reset it; the error is seen where the flow reads next
+            if not got:
+                return
+            count -= got
+            if flow.peek_at >= 0:
+                flow.peek_at = max(0, flow.peek_at - got)  # as the kernel does

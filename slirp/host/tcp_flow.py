@@ -1,0 +1,132 @@
+"""One TCP flow of the relay: the guest's side as numbers, the host's side as a socket.
+
+An idle flow costs its connection's numbers, a socket object and the slots below. It acts through
+its relay only; the loop and the port call it, since they hold one object per descriptor, deadline
+or waiter.
+
+Does not do: anything by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from slirp import tcp
+from slirp.template import PROTOCOL_TCP, Template4
+
+if TYPE_CHECKING:
+    from slirp.flow import Guest
+    from slirp.host.tcp import TcpRelay
+
+RECEIVE_AHEAD: Final = 512 << 10  # octets that the host may be ahead of a guest without offloads
+SO_PEEK_OFF: Final = 42
+MSG_TRUNC: Final = int(socket.MSG_TRUNC)
+
+
+class TcpFlow:
+    """One TCP connection between a guest and the host."""
+
+    __slots__ = (
+        "armed",
+        "chores_at",
+        "conn",
+        "connecting",
+        "discard",
+        "events",
+        "finishing",
+        "guest",
+        "kept",
+        "kept_cost",
+        "key",
+        "owned",
+        "peek_at",
+        "readable",
+        "relay",
+        "sock",
+        "spill",
+        "spilled",
+        "template",
+        "to_the_end",
+        "touched",
+        "visit",
+    )
+
+    def __init__(
+        self,
+        relay: TcpRelay,
+        key: bytes,
+        conn: tcp.Connection,
+        sock: socket.socket,
+        guest: Guest,
+    ) -> None:
+        self.relay = relay
+        self.key = key
+        self.conn = conn
+        self.sock: socket.socket | None = sock
+        self.guest = guest
+        self.template = Template4(key[4:8] + key[:4], key[10:12] + key[8:10], PROTOCOL_TCP)
+        self.discard = MSG_TRUNC if sock.family != socket.AF_UNIX else 0
+        self.owned = 0  # octets at the front of the host's queue that the guest has acknowledged
+        self.peek_at = -1  # where the socket's peek offset stands; -1: not set yet
+        self.chores_at: float | None = None  # when a delayed ACK or drop is due
+        self.connecting = False
+        self.armed = False  # writability was asked for and not reported yet
+        self.readable = False  # the host's queue may hold octets beyond peek_at
+        self.to_the_end = False  # a short read is not the last one: a FIN or an urgent mark follows
+        self.finishing = False  # the guest's FIN waits for the spill
+        self.touched = False
+        self.events = 0
+        self.spill: deque[memoryview] | None = None  # taken from the guest, not by the kernel
+        self.spilled = 0
+        self.kept: dict[int, bytes] | None = None  # ahead of rcv_nxt, by sequence number
+        self.kept_cost = 0  # octets that it is charged for
+        self.visit: float | None = None
+
+    def handle_timeout(self, now: float) -> float | None:
+        """The loop's visit."""
+        return self.relay.handle_timeout(self, now)
+
+    def handle_ready(self, events: int, now: float) -> None:
+        """The host socket is ready."""
+        self.relay.handle_ready(self, events, now)
+
+    def resume(self, now: float) -> None:
+        """The guest has room again."""
+        self.relay.touch(self, tcp.SENDABLE)
+
+    def host_failed(self, now: float) -> None:
+        """The host's side is broken: the guest is reset, and what waits for the host is dropped."""
+        self.spill = None
+        self.spilled = 0
+        self.conn.abort(now)
+        self.relay.touch(self, tcp.CONTROL)
+
+
+def peek_offset_works() -> bool:
+    """Does this kernel know SO_PEEK_OFF for TCP (Linux 6.9)?"""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
+        except OSError:
+            return False
+    return True
+
+
+def widen(sock: socket.socket) -> None:
+    """Let the host be RECEIVE_AHEAD octets ahead of a guest whose frames are small."""
+    # The octets in flight stay in the kernel's queue, which grows by what is taken within the
+    # round trip to the *host's* peer: over loopback never. A guest whose own round trip is
+    # milliseconds (emulated, frame by frame) needs it larger. To raise the low-water mark makes
+    # room for it and, other than SO_RCVBUF, leaves the kernel free to make more.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_AHEAD)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def new_iss() -> int:
+    """An initial sequence number nobody can guess (RFC 9293 §3.4.1, from the system's CSPRNG)."""
+    return int.from_bytes(os.urandom(4), "big")
