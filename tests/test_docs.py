@@ -50,5 +50,5 @@ def test_what_a_link_to_code_names_is_there(document: Path) -> None:
 
 def test_the_names_of_the_readme_s_path_are_checked() -> None:
     checked = [name for name, target in links(ROOT / "README.md") if target.endswith(".py")]
-    assert "`TcpRelay._peek`" in checked
+    assert "`Feeder._peek`" in checked
     assert "TcpRelay._peek" in names_in(ROOT / "slirp/host/tcp.py")
