@@ -51,4 +51,4 @@ def test_what_a_link_to_code_names_is_there(document: Path) -> None:
 def test_the_names_of_the_readme_s_path_are_checked() -> None:
     checked = [name for name, target in links(ROOT / "README.md") if target.endswith(".py")]
     assert "`Feeder._peek`" in checked
-    assert "TcpRelay._peek" in names_in(ROOT / "slirp/host/tcp.py")
+    assert "Feeder._peek" in names_in(ROOT / "slirp/host/tcp_feed.py")
