@@ -652,6 +652,18 @@ def test_a_guest_that_takes_all_addresses_gives_one_up() -> None:
             assert len(leases) <= 240
 
 
+def test_nothing_is_asked_for_a_stream_that_was_dropped() -> None:
+    with Lab(resolvers=("127.0.0.1",)) as lab:
+        stream = lab.guest.connect((DNS, 53))
+        question = b"\x04name\x04test\0\0\x01\0\x01"
+        query = struct.pack("!7H", 12 + len(question), 1, 256, 1, 0, 0, 0) + question
+        answer = struct.pack("!7H", 12 + len(question), 1, 0x8100, 1, 0, 0, 0) + question
+        stream.put(ACK | PSH, answer + query * 30)
+        lab.turn()
+        assert lab.network._dns.pending == 0
+        assert lab.network.stats()["dns"] == {}
+
+
 # The host's loopback
 
 NEARBY: Final = (

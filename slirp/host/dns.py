@@ -250,6 +250,8 @@ class DnsRelay:
             self.drop(client)
             return
         for message in messages:
+            if client.number not in self._clients:
+                return  # dropped over an earlier one
             client.used_at = now
             client.asked += 1
             if not self._ask(message, client.number, True, now):
