@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+import sys
 import threading
 from contextlib import ExitStack, suppress
 
@@ -90,7 +91,7 @@ def test_nothing_is_left(tso: bool, weather: Forecast) -> None:
         server = threading.Thread(target=accept_all, args=(listener,))
         server.start()
         port = listener.getsockname()[1]
-        guest.run("python3", "-c", GUEST_END, str(port), str(CONNECTIONS))
+        guest.run(sys.executable, "-c", GUEST_END, str(port), str(CONNECTIONS))
         listener.shutdown(socket.SHUT_RDWR)
         server.join(20)
         wait_for_the_end(guest)

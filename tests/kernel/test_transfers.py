@@ -14,6 +14,7 @@ import random
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,7 +214,7 @@ def test_datagrams_keep_their_borders_and_their_order(vnet: bool) -> None:
         thread = threading.Thread(target=echo)
         thread.start()
         port = server.getsockname()[1]
-        guest.run("python3", "-c", DATAGRAMS, str(port))
+        guest.run(sys.executable, "-c", DATAGRAMS, str(port))
         done.set()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
             last.sendto(b"", ("127.0.0.1", port))
@@ -400,7 +401,7 @@ def test_two_thousand_short_connections_leave_nothing() -> None:
         server = threading.Thread(target=echo)
         server.start()
         before = descriptors()
-        guest.run("python3", "-c", CLIENT, str(listener.getsockname()[1]), str(count))
+        guest.run(sys.executable, "-c", CLIENT, str(listener.getsockname()[1]), str(count))
         server.join(10)
         wait = threading.Event()
         for _ in range(100):
