@@ -111,17 +111,18 @@ def test_iperf3(mtu: int) -> None:
         ) as server:  # fmt: skip
             assert server.stdout is not None
             try:
-                while "listening" not in server.stdout.readline():
-                    pass
                 client = ("iperf3", "-c", GATEWAY, "-p", port, "-J")
                 for options in (
                     ("-n", "200M"),
                     ("-n", "200M", "-R", "-P", "4"),
                     ("-u", "-b", "50M", "-t", "1"),
                 ):
+                    while "listening" not in server.stdout.readline():
+                        pass
                     result = guest.run(*client, *options)
                     end = json.loads(result.stdout)["end"]
-                    received = end.get("sum_received") or end["sum"]
+                    received = end.get("sum_received") or end.get("sum")
+                    assert received, result.stdout
                     assert received["bytes"] > 1 << 20, options
             finally:
                 server.kill()
