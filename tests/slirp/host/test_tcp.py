@@ -15,11 +15,13 @@ import pytest
 
 from nic.port import VNET_NONE
 from slirp.host import tcp as relay
+from slirp.host import tcp_feed, tcp_flow
 from slirp.wire.virtio_net import GSO_TCPV4, NEEDS_CSUM, VnetHeader
 from tests.kit.clock import Clock
 from tests.kit.guest import (
     ACK,
     DNS,
+    FIN,
     GATEWAY,
     GUEST,
     PSH,
@@ -91,8 +93,8 @@ def test_octets_arrive_both_ways_however_memory_is_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if not peek:
-        monkeypatch.setattr(relay, "peek_offset_works", lambda: False)
-    elif not relay.peek_offset_works():
+        monkeypatch.setattr(tcp_feed, "peek_offset_works", lambda: False)
+    elif not tcp_flow.peek_offset_works():
         pytest.skip("this kernel has no SO_PEEK_OFF for TCP (Linux 6.9)")
     data = DATA[: 20000 if piece == 2 else len(DATA)]
     lab = make_lab(MemoryPort(piece=piece))
@@ -395,6 +397,50 @@ def test_reset_by_the_host(lab: Lab, listener: socket.socket) -> None:
         peer.close()
         lab.turn(lambda: stream.got_reset)
         assert flow_count(lab) == 0
+
+
+def test_an_orderly_end_is_no_reset_for_the_host(lab: Lab, listener: socket.socket) -> None:
+    """The guest acknowledges all and says its last word in one segment: the host sees an end."""
+    for size in (1, 500, 1023, 1024, 1460):
+        with connected(lab, listener) as (stream, peer):
+            stream.auto_ack = False
+            peer.sendall(b"x" * size)
+            peer.shutdown(socket.SHUT_WR)
+            lab.turn(lambda: stream.got_fin)
+            stream.put(ACK | PSH | FIN, b"last word")
+            lab.turn(lambda: flow_count(lab) == 0)
+            assert peer.recv(100) == b"last word"
+            assert peer.recv(100) == b""
+            assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+def test_a_host_that_resets_over_a_spill(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it did not take is of no use any more: nothing waits for it."""
+    monkeypatch.setattr(tcp_feed, "WINDOW_SHARE", 16)  # more than there is room for
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        slow.bind(("127.0.0.1", 0))
+        slow.listen()
+        slow.settimeout(5)
+        lab = make_lab()
+        before = open_fds()
+        with connected(lab, slow) as (stream, peer):
+            flow = next(iter(lab.network._dispatcher.tcp.flows.values()))
+            for _ in range(20000):
+                if flow.spill is not None:
+                    break
+                stream.put(ACK | PSH, b"z" * 1460)
+                lab.network.poll(0)
+                lab.guest.read()
+            assert flow.spill is not None
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            peer.close()
+            lab.turn(lambda: stream.got_reset)
+            lab.turn()
+            assert flow_count(lab) == 0
+            assert open_fds() <= before
 
 
 def test_a_host_that_closes_over_unread_octets(lab: Lab, listener: socket.socket) -> None:
