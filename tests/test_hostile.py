@@ -7,7 +7,9 @@ have it grow without bound, or get at what is another's.
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import resource
 import socket
 import struct
@@ -24,6 +26,7 @@ from nic import bess
 from nic.dgram import DgramPort
 from slirp.api import ApiSocket
 from slirp.cli.endpoint import open_endpoint
+from slirp.cli.main import main
 from slirp.host.attachment import RESUMES_PER_TURN
 from slirp.server import Server
 from slirp.stack import EchoArrived
@@ -704,3 +707,48 @@ def test_other_hosts_cannot_answer_in_the_networks_name(target: str) -> None:
     with Lab() as lab:
         assert lab.network._nat.inward(socket.inet_aton(target)) == socket.inet_aton(GATEWAY)
         assert lab.network._nat.inward(socket.inet_aton(GUEST)) == socket.inet_aton(GATEWAY)
+
+
+# Captures
+
+CAPTURE: Final = (Path(__file__).parent.parent / "captures" / "chained.pcapng").read_bytes()
+
+
+def layout_of(
+    octets: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str
+) -> tuple[int, str]:
+    """`slirp layout` of such a file: exit status and what is on standard output."""
+    path = tmp_path / "given.pcapng"
+    path.write_bytes(octets)
+    status = main(["layout", *options, str(path)])
+    out, err = capsys.readouterr()
+    assert len(err.splitlines()) == (status != 0)
+    return status, out
+
+
+@pytest.mark.parametrize("keep", [0, 7, 28, 200, 2000, 20_000, len(CAPTURE) - 1, len(CAPTURE)])
+def test_a_capture_that_breaks_off(
+    keep: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out = layout_of(CAPTURE[:keep], tmp_path, capsys, "--json")
+    assert (status == 0) == (keep == len(CAPTURE))
+    assert not out or json.loads(out)["ok"] == (status == 0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_capture_with_octets_changed(
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dice = random.Random(seed)
+    octets = bytearray(CAPTURE[:9000])
+    marks = (b"vector ", b"ethernet", b"\x06\0\0\0")
+    put = (b"\x1b[2J", b"\xff" * 4, bytes(4), b"+999", b"\xc2\x9b=0")
+    for _ in range(dice.choice((1, 2, 20))):
+        at = max(octets.find(dice.choice(marks), dice.randrange(9000)), 0) + dice.randrange(60)
+        octets[at : at + 4] = dice.choice(put)
+    status, out = layout_of(bytes(octets), tmp_path, capsys, "--json")
+    assert status == 1
+    assert not out or json.loads(out)["ok"] is False
+    status, out = layout_of(bytes(octets), tmp_path, capsys)
+    assert status == 1
+    assert not any((ord(char) < 32 and char != "\n") or 127 <= ord(char) < 160 for char in out)

@@ -116,26 +116,32 @@ def show_frame(console: Console, frame: FrameLayout) -> None:
 
 
 def show_json(found: Iterable[FrameLayout]) -> int:
-    """One object, printed as the frames come."""
+    """One object, printed as the frames come; whole where a file breaks off, too."""
     out = sys.stdout
-    wrong = None
+    wrong = broken = None
     frame_count = 0
-    out.write('{"layouts": [')
-    for frame in found:
-        out.write(",\n" if frame_count else "\n")
-        frame_count += 1
-        json.dump(frame_as_json(frame), out)
-        wrong = check(frame)
-        if wrong is not None:
-            break
+    try:
+        for frame in found:
+            out.write(",\n" if frame_count else '{"layouts": [\n')
+            frame_count += 1
+            json.dump(frame_as_json(frame), out)
+            wrong = check(frame)
+            if wrong is not None:
+                break
+    except MalformedPacket as error:
+        if not frame_count:
+            raise
+        broken = error
     summary = {
-        "ok": wrong is None,
+        "ok": wrong is None and broken is None,
         "frames": frame_count,
         "disagreement": wrong and wrong._asdict(),
     }
     out.write("\n],\n" + json.dumps(summary)[1:] + "\n")
+    out.flush()
+    if broken is not None:
+        raise broken
     if wrong is not None:
-        out.flush()
         raise Failure(str(wrong))
     return 0
 
