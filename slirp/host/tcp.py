@@ -51,7 +51,7 @@ RCV_WSCALE: Final = 8  # windows up to 16 MiB
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
-_QUIET: Final = tcp.ACK_LATER | tcp.SENDABLE
+_QUIET: Final = tcp.ACK_LATER | tcp.SENDABLE | tcp.FIN_RECEIVED
 
 
 class TcpRelay(Feeder):
