@@ -319,7 +319,9 @@ class Stream:
                 self.put(ACK)
             return
         self.peer_window = segment.window << self.scale
-        self.una = self.una + ((segment.ack - self.una) & 0xFFFFFFFF)
+        ahead = (segment.ack - self.una) & 0xFFFFFFFF
+        if ahead < 1 << 31:  # else an old one, overtaken
+            self.una += ahead
         if segment.seq != self.ack & 0xFFFFFFFF:
             return
         self.received += segment.data

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -109,6 +110,22 @@ class Play:
             and self.stream.una == self.stream.seq
         )
 
+    def part(self, guest_first: bool) -> None:
+        """Both close, one after the other; nothing of the connection is left."""
+        ends: list[Callable[[], None]] = [
+            self.stream.finish,
+            lambda: self.peer.shutdown(socket.SHUT_WR),
+        ]
+        for end in ends if guest_first else reversed(ends):
+            end()
+            self.turn()
+        for _ in range(20):
+            self.turn()
+            self.clock.advance(0.5)
+        assert self.stream.got_fin
+        assert self.lab.network.stats()["tcp"]["flows"] == 0
+        assert self.lab.network._loop.deadline() is None
+
     def close(self) -> None:
         self.peer.close()
         self.lab.close()
@@ -127,6 +144,7 @@ def test_both_streams_arrive_whole(actions: list[tuple[str, int]], piece: int) -
             assert play.at_host == PATTERN[: play.from_guest]
             assert play.stream.received == PATTERN[: play.from_host]
             assert play.whole()
+            play.part(guest_first=bool(len(actions) & 1))
             assert not play.lab.malformed()
         finally:
             play.close()
