@@ -1111,6 +1111,7 @@ def test_repeated_syn_does_not_disturb_a_connection_in_the_making(lab: Lab) -> N
         assert lab.network.stats()["tcp"]["opened"] == 1
 
 
+@pytest.mark.xdist_group("low ports")
 @pytest.mark.parametrize(
     ("port", "text"),
     [
