@@ -1111,12 +1111,14 @@ def test_repeated_syn_does_not_disturb_a_connection_in_the_making(lab: Lab) -> N
         assert lab.network.stats()["tcp"]["opened"] == 1
 
 
-@pytest.mark.xdist_group("low ports")
 @pytest.mark.parametrize(
     ("port", "text"),
     [
-        pytest.param(113, b"x" * 4000, id="CVE-2019-6778 endless ident"),
-        pytest.param(113, b"12,34:abc\r\n,\r\n1,\r\n", id="CVE-2019-9824 ident nonsense"),
+        pytest.param(
+            113,
+            b"x" * 4000 + b"12,34:abc\r\n,\r\n1,\r\n",
+            id="CVE-2019-6778 CVE-2019-9824 ident, endless and nonsense",
+        ),
         pytest.param(21, b"PORT 10,0,2,15,4,1\r\nEPRT |1|10.0.2.15|5|\r\n", id="CVE-2020-8608 FTP"),
         pytest.param(
             6667,
