@@ -412,7 +412,7 @@ def test_two_thousand_short_connections_leave_nothing() -> None:
         stats = guest.stats()["tcp"]
         assert stats["opened"] == count
         assert stats["flows"] == 0
-        assert descriptors() == before
+        assert descriptors() <= before  # fewer where an earlier test's were collected meanwhile
         assert guest.call(lambda network: network._loop.deadline()) is None
 
 
