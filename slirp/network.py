@@ -124,12 +124,8 @@ class Network:
         self._dhcp = DhcpServer(config, self._holder) if dhcp_enabled else None
         self._resolv = ResolvConf(resolv_conf)
         self._resolvers = _resolvers(resolvers)
-        try:
-            self._dns = DnsService(
-                _names(gateway_addr, dns_addr, host_loopback, names or {}), self._servers
-            )
-        except ValueError as error:
-            raise ConfigError(f"names: {error}") from None
+        local = _names(gateway_addr, dns_addr, host_loopback, names or {})
+        self._dns = _dns_service(local, self._servers)
         self._stack = Stack(
             nat=self._nat,
             mac=_station("mac", self.mac),
@@ -138,9 +134,18 @@ class Network:
             dns_enabled=dns_enabled,
         )
         self._stack.isolated = isolate
+        self._assemble(outbound_addr, clock)
+
+    def _assemble(self, outbound_addr: str | None, clock: Callable[[], float]) -> None:
+        """The loop, and what it drives, around the stack and its services."""
         self._loop = Loop(clock)
         self._dispatcher = Dispatcher(
-            self._loop, self._stack, self._nat, mtu=mtu, dns=self._dns, outbound_addr=outbound_addr
+            self._loop,
+            self._stack,
+            self._nat,
+            mtu=self.mtu,
+            dns=self._dns,
+            outbound_addr=outbound_addr,
         )
         self._loop.add_settler(self._dispatcher.settle_ports)
         self._forwards = Forwards(self._loop, self._dispatcher)
@@ -364,6 +369,15 @@ def _address(what: str, text: str) -> bytes:
         return addr_from_text(text)
     except ValueError as error:
         raise ConfigError(f"{what}: {error}") from None
+
+
+def _dns_service(
+    names: Mapping[str, Sequence[bytes]], servers: Callable[[float], Sequence[str]]
+) -> DnsService:
+    try:
+        return DnsService(names, servers)
+    except ValueError as error:
+        raise ConfigError(f"names: {error}") from None
 
 
 def _mac(what: str, text: str) -> bytes:

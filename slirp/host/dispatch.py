@@ -81,7 +81,6 @@ class Dispatcher:
         """One batch of frames from this port."""
         flows, routes, outgoing = self.tcp.flows, self.udp.routes, self.udp.outgoing
         unpack = _PLAIN.unpack_from
-        segment = self.tcp.segment
         count = 0
         for frame in attachment.port.frames():
             count += 1
@@ -94,7 +93,7 @@ class Dispatcher:
                     if protocol == PROTOCOL_TCP and key in flows:
                         flow = flows[key]
                         if flow.guest.attachment is attachment and self._plain(
-                            segment, flow, frame, head, total, seq, ack, bits, window, now
+                            flow, frame, head, total, seq, ack, bits, window, now
                         ):
                             frame.release()
                             continue
@@ -120,12 +119,24 @@ class Dispatcher:
         self.perform_all(self.stack.handle_timeout(now))
         return self.stack.poll_at()
 
-    def _plain(self, segment, flow, frame, head, total, seq, ack, bits, window, now) -> bool:  # type: ignore[no-untyped-def]
+    def _plain(
+        self,
+        flow: TcpFlow,
+        frame: Frame,
+        head: memoryview,
+        total: int,
+        seq: int,
+        ack: int,
+        bits: int,
+        window: int,
+        now: float,
+    ) -> bool:
         """A plain segment of a known flow; False: the long way decides (and counts)."""
         data = 34 + (bits >> 10 & 60)
         if data < PLAIN_LEN:
             return False
         end = 14 + total
+        payload: tuple[memoryview, ...]
         views = frame.iov.segments
         if len(views) == 1:
             if end > len(head) or data > end:
@@ -150,7 +161,8 @@ class Dispatcher:
         flags = bits & 0x3F
         if flags & SYN or not flags & (ACK | RST):
             return False
-        segment(flow, tcp.Segment(seq, ack, flags, window, options), payload, end - data, now)
+        segment = tcp.Segment(seq, ack, flags, window, options)
+        self.tcp.segment(flow, segment, payload, end - data, now)
         return True
 
     # Actions

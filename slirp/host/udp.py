@@ -51,6 +51,7 @@ from slirp.wire.checksum import ones_sum
 from slirp.wire.icmp import DEST_UNREACHABLE, FRAGMENTATION_NEEDED
 
 if TYPE_CHECKING:
+    from nic.port import Claim
     from slirp.host.dispatch import Dispatcher
     from slirp.stack import UdpArrived
 
@@ -415,11 +416,13 @@ LOCAL_CODES: Final = {
 }
 
 
-def fill(claim, guest, template, views, size) -> None:  # type: ignore[no-untyped-def]
+def fill(
+    claim: Claim, guest: Guest, template: Template4, views: tuple[memoryview, ...], size: int
+) -> None:
     """Headers around `size` octets of payload that are in the claim already; then commit."""
     offload = guest.attachment.offload
     payload_sum = None if offload else ones_sum(IoVec(views).slice(0, size).segments)
     ip, udp = template.udp(size, payload_sum)
     write_headers(claim.iov.segments, (guest.ethernet, ip, udp), HEADER_LENGTHS)
-    claim.commit(HEADERS_LEN + size, _VNET) if offload else claim.commit(HEADERS_LEN + size)
+    claim.commit(HEADERS_LEN + size, _VNET if offload else VNET_NONE)
     guest.attachment.frames_out += 1
