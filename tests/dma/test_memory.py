@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dma.iovec import PhysAddr, Range
 from dma.memory import PAGE_LEN, PHYS_LIMIT, GuestMemory
 from dma.transfer import Direction, DmaFault, Transfer
+from tests.kit.need import missing
 
 # Two regions that touch, a hole, and one above 4 GiB.
 REGIONS = [(0, 0x2000), (0x2000, 0x1000), (0x10000, 0x1000), (0xE_0000_0000, 0x1000)]
@@ -110,8 +111,9 @@ def test_layouts_that_cannot_be(regions: list[Range]) -> None:
         GuestMemory(regions)
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no memfd on this host")
 def test_another_mapping_of_the_memfd_is_the_same_memory() -> None:
+    if not hasattr(os, "memfd_create"):
+        missing("no memfd on this host")
     with GuestMemory(REGIONS) as memory:
         assert len(memory.fds) == len(REGIONS)
         with mmap.mmap(memory.fds[2], 0x1000) as other:
