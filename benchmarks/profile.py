@@ -29,8 +29,8 @@ from benchmarks.report import keep, number, show, table
 from benchmarks.side_by_side import compile_load, echo_server, iperf, udp_down, udp_up
 from benchmarks.stages import Stopwatch
 from benchmarks.wire import ACK, FIN, PSH, Rig
-from slirp import tcp
-from slirp.template import Template4
+from slirp.ip.template import Template4
+from slirp.tcp import connection as tcp
 
 BATCHES: Final = 40
 BATCH: Final = 100  # operations

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from typing import Final
 
 from benchmarks.report import keep, show, table
-from slirp.seq import MASK
-from slirp.tcp import Connection, Segment, State
+from slirp.tcp.connection import Connection, Segment, State
+from slirp.tcp.seq import MASK
 from slirp.wire.tcp import ACK, FIN, PSH, SYN, TcpOptions
 
 CALLS: Final = 5_000

@@ -5,7 +5,7 @@ It asks DHCP for an address, and then fetches a page over TCP (`fetch`) or serve
 or has served it, it calls `done`.
 
 Does not do: retransmission, checking what it receives, ARP, a second connection. The network's own
-end of TCP is slirp/tcp.py.
+end of TCP is slirp/tcp/connection.py.
 """
 
 from __future__ import annotations

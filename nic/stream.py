@@ -20,8 +20,8 @@ the host's sockets.
 A machine that goes away, or is cut off, is reported to `on_gone` from within `frames()`; without
 one, `frames()` raises `MachineGone`.
 
-Does not do: listen, accept or reconnect (slirp/server.py); offloads, for which this framing has no
-room: a guest's checksums are computed by both ends.
+Does not do: listen, accept or reconnect (slirp/machines.py); offloads, for which this framing has
+no room: a guest's checksums are computed by both ends.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ A device that goes away shows as an error of `readv`; the port says so by raisin
 of `frames()`. A namespace does not go away while its device is open: its descriptor keeps it, so
 whoever serves one watches its processes.
 
-Does not do: address configuration (see slirp.netns), multi-queue.
+Does not do: address configuration (see slirp.linux.netns), multi-queue.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The switch between guests passes on frames of any kind, as a switch does. Withou
 guest could take the gateway's place for the others, by ARP, by answering DNS under the server's
 address, or as a second DHCP server. A frame that does so is not passed on. Whom a frame claims to
 come from among the guests themselves is not looked at: for the stack's own view of who is where,
-slirp.arp decides.
+slirp.ip.neighbours decides.
 
 Does not do: IPv6 (router advertisements), VLAN tags, fragments behind the first.
 """

@@ -21,15 +21,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from slirp.address import addr_from_text, addr_to_text, mac_from_text, mac_to_text
-from slirp.dhcp import DhcpConfig, DhcpServer
-from slirp.dns import DnsService
 from slirp.errors import ConfigError
 from slirp.flow import Nat
 from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
 from slirp.host.forward import Forward, Forwards, HostAddress
 from slirp.host.loop import READABLE, Loop
-from slirp.resolv import ResolvConf
+from slirp.services.dhcp import DhcpConfig, DhcpServer
+from slirp.services.dns import DnsService
+from slirp.services.resolv import ResolvConf
 from slirp.stack import Stack
 
 if TYPE_CHECKING:
@@ -148,7 +148,10 @@ class Network:
             outbound_addr=outbound_addr,
         )
         self._loop.add_settler(self._dispatcher.settle_ports)
-        self._forwards = Forwards(self._loop, self._dispatcher)
+        relays = self._dispatcher
+        self._forwards = Forwards(
+            self._loop, self._stack, relays.tcp, relays.udp, relays.attachments
+        )
         self._stack.on_guest = self._forwards.guest_seen
         self._attached = 0
         self._stopping = False

@@ -18,17 +18,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from dma.iovec import IoVec
-from slirp import arp, icmp, ipv4
 from slirp.errors import MalformedPacket
 from slirp.flow import ANY4, BROADCAST4, Guest, Nat, Refusal
 from slirp.guard import is_forged
-from slirp.reassembly import Reassembler
+from slirp.ip import arp, fragments, icmp
+from slirp.ip.neighbours import Neighbours
+from slirp.ip.reassembly import Reassembler
+from slirp.ip.template import TTL
 from slirp.switch import LearningSwitch
-from slirp.template import TTL
 from slirp.wire import checksum, ethernet
 from slirp.wire import icmp as wire_icmp
 from slirp.wire import ipv4 as wire_ipv4
@@ -41,7 +42,7 @@ from slirp.wire.udp import UdpHeader
 
 if TYPE_CHECKING:
     from nic.port import Frame
-    from slirp.dhcp import DhcpServer
+    from slirp.services.dhcp import DhcpServer
 
 HEADERS_MAX: Final = 14 + 60 + 60  # octets that may be headers; the rest is payload for sure
 DHCP_SERVER_PORT: Final = 67
@@ -130,7 +131,7 @@ class Stack:
         self.refused: Counter[str] = Counter()
         self._own = {nat.gateway: mac, nat.dns: mac}
         self.broadcasts = (BROADCAST4, nat.broadcast)
-        self.guests = arp.Neighbours(mac, {*self._own, *self.broadcasts})
+        self.guests = Neighbours(mac, {*self._own, *self.broadcasts})
         self.on_guest: Callable[[Guest, float], None] = lambda guest, now: None
         # Does this guest endpoint answer that peer, who wrote to it through a forward?
         self.is_answer: Callable[[bytes, int, bytes, int], bool] = lambda *endpoints: False
@@ -187,7 +188,7 @@ class Stack:
         target = self.switch.lookup(header.dst)  # None for a group: no source is one
         return [] if target is attachment else [Switch(target, attachment, frame)]
 
-    def _handle_arp(self, packet: ArpPacket, attachment: Any, now: float) -> list[Action]:
+    def _handle_arp(self, packet: ArpPacket, attachment: Any, now: float) -> Sequence[Action]:
         self.learn(packet.sender_addr, packet.sender_mac, attachment, now)
         reply = arp.answer(packet, self._own)
         if reply is None:
@@ -217,7 +218,7 @@ class Stack:
 
     # IPv4
 
-    def _handle_ipv4(self, context: Context, head: memoryview, available: int) -> list[Action]:
+    def _handle_ipv4(self, context: Context, head: memoryview, available: int) -> Sequence[Action]:
         header = Ipv4Header.parse(head, available)
         context = context._replace(packet=context.packet.slice(0, header.total_len))
         payload = context.packet.slice(header.ihl, header.total_len)
@@ -255,9 +256,9 @@ class Stack:
         due = [at for r in self.reassemblers.values() if (at := r.poll_at()) is not None]
         return min(due, default=None)
 
-    def handle_timeout(self, now: float) -> list[Action]:
+    def handle_timeout(self, now: float) -> list[Send]:
         """Give up incomplete datagrams; their senders are told (RFC 792)."""
-        actions: list[Action] = []
+        actions: list[Send] = []
         for reassembler in self.reassemblers.values():
             for header, first in reassembler.handle_timeout(now):
                 guest = self.guests.get(header.src)
@@ -275,11 +276,11 @@ class Stack:
         if not checksum.valid(payload.segments, pseudo):
             raise MalformedPacket(layer, "checksum")
 
-    def unreachable(self, context: Context, header: Ipv4Header, code: int) -> list[Action]:
+    def unreachable(self, context: Context, header: Ipv4Header, code: int) -> list[Send]:
         """The ICMP error that says so, where one may be sent (RFC 1122 §3.2.2)."""
         return self._error(context, header, wire_icmp.DEST_UNREACHABLE, code)
 
-    def _error(self, context: Context, header: Ipv4Header, kind: int, code: int) -> list[Action]:
+    def _error(self, context: Context, header: Ipv4Header, kind: int, code: int) -> list[Send]:
         guest = self.guests.get(header.src)
         payload = context.packet.slice(header.ihl, header.total_len)
         if guest is None or not icmp.may_send_error(
@@ -289,7 +290,7 @@ class Stack:
         message = icmp.error(kind, code, 0, context.packet)
         return self.packets(guest, self.nat.gateway, PROTOCOL_ICMP, message)
 
-    def packets(self, guest: Guest, src: bytes, protocol: int, payload: IoVec) -> list[Action]:
+    def packets(self, guest: Guest, src: bytes, protocol: int, payload: IoVec) -> list[Send]:
         """Frames that carry `payload` to the guest, in fragments where the MTU asks for it."""
         return self._to(guest.attachment, guest.ethernet, src, guest.addr, protocol, payload)
 
@@ -301,14 +302,14 @@ class Stack:
         dst: bytes,
         protocol: int,
         payload: IoVec,
-    ) -> list[Action]:
+    ) -> list[Send]:
         whole = 20 + len(payload) <= self.mtu
         # RFC 6864 §4: only fragments need an identification
         ident = 0 if whole else int.from_bytes(os.urandom(2), "big")
         header = Ipv4Header(20, 0, 0, ident, whole, False, 0, TTL, protocol, 0, src, dst)
         return [
             Send(attachment, (link, ip), piece)
-            for ip, piece in ipv4.fragment(header, payload, self.mtu)
+            for ip, piece in fragments.fragment(header, payload, self.mtu)
         ]
 
     def icmp_error(
@@ -321,7 +322,7 @@ class Stack:
         protocol: int,
         dst: bytes,
         quoted: bytes,
-    ) -> list[Action]:
+    ) -> list[Send]:
         """An ICMP error for a packet of the guest's that is no longer at hand.
 
         Its header is made again from the flow; `quoted` is what followed it.
@@ -331,7 +332,7 @@ class Stack:
         message = icmp.error(kind, code, rest, IoVec.of(header.emit(), quoted))
         return self.packets(guest, offender, PROTOCOL_ICMP, message)
 
-    def _refuse(self, context: Context, header: Ipv4Header, refusal: Refusal) -> list[Action]:
+    def _refuse(self, context: Context, header: Ipv4Header, refusal: Refusal) -> list[Send]:
         self.refused[refusal.reason] += 1
         if refusal.code is None:
             return []
@@ -341,7 +342,7 @@ class Stack:
 
     def _handle_icmp(
         self, context: Context, header: Ipv4Header, payload: IoVec, guest: Guest | None
-    ) -> list[Action]:
+    ) -> Sequence[Action]:
         head, data = payload.pull(min(len(payload), wire_icmp.HEADER_LEN))
         message = IcmpHeader.parse(head)
         if not checksum.valid(payload.segments):
@@ -364,7 +365,7 @@ class Stack:
 
     def _handle_udp(
         self, context: Context, header: Ipv4Header, payload: IoVec, guest: Guest | None
-    ) -> list[Action]:
+    ) -> Sequence[Action]:
         size = len(payload)
         head, _ = payload.pull(min(size, 8))
         datagram = UdpHeader.parse(head, size)
@@ -398,7 +399,7 @@ class Stack:
         # What is for the gateway itself has arrived, whatever its TTL (RFC 1122 §3.2.1.7).
         return header.ttl <= 1 and header.dst not in self._own
 
-    def _handle_dhcp(self, context: Context, data: IoVec) -> list[Action]:
+    def _handle_dhcp(self, context: Context, data: IoVec) -> Sequence[Action]:
         if self.dhcp is None:
             self.refused["dhcp is off"] += 1
             return []
@@ -422,7 +423,7 @@ class Stack:
 
     def _handle_tcp(
         self, context: Context, header: Ipv4Header, payload: IoVec, guest: Guest | None
-    ) -> list[Action]:
+    ) -> Sequence[Action]:
         size = len(payload)
         head, _ = payload.pull(min(size, 60))
         segment = TcpHeader.parse(head, size)

@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from slirp.layout import STAGES, FrameLayout, Vector, check, frames
-from slirp.pcapng import INBOUND, LINKTYPE_USER0, Packet, read_packets
+from slirp.sight.layout import STAGES, FrameLayout, Vector, check, frames
+from slirp.sight.pcapng import INBOUND, LINKTYPE_USER0, Packet, read_packets
 from tests.kit.need import need_tool
 
 HERE: Final = Path(__file__).parent.parent / "captures"

@@ -24,13 +24,13 @@ import pytest
 from dma.iovec import IoVec
 from nic import bess
 from nic.dgram import DgramPort
-from slirp.api import ApiSocket
 from slirp.cli.endpoint import open_endpoint
 from slirp.cli.main import main
+from slirp.control.slirp4netns import ApiSocket
 from slirp.host.attachment import RESUMES_PER_TURN
-from slirp.server import Server
+from slirp.machines import Server
 from slirp.stack import EchoArrived
-from slirp.tcp_lifecycle import HANDSHAKE_FOR
+from slirp.tcp.lifecycle import HANDSHAKE_FOR
 from tests.kit.clock import Clock
 from tests.kit.guest import (
     ACK,

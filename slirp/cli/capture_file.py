@@ -5,7 +5,7 @@
     with open_writer(args) as writer:
         capture = Capture(writer)
 
-Does not do: decide what is captured; the command puts the taps in place (slirp/capture.py).
+Does not do: decide what is captured; the command puts the taps in place (slirp/sight/capture.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from slirp.cli.failure import USAGE, Failure
-from slirp.pcapng import PcapngWriter, SplitWriter
+from slirp.sight.pcapng import PcapngWriter, SplitWriter
 
 
 def add_options(parser: ArgumentParser) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from slirp.cli.demo_report import Outcome
     from slirp.cli.origin import Origin
     from slirp.guest.prom import Parameters
-    from slirp.pcapng import PcapngWriter, SplitWriter
+    from slirp.sight.pcapng import PcapngWriter, SplitWriter
 
 DESCRIPTION: Final = """\
 Boot the embedded SPARC guest and fetch a file from a host socket through TCP, IPv4, Ethernet, Lance
@@ -118,13 +118,13 @@ def _fetch(
     writer: PcapngWriter | SplitWriter | None,
 ) -> Outcome:
     """Boot the guest on a network of its own and let it fetch."""
-    from slirp.capture import Capture
     from slirp.cli.demo_report import Outcome
     from slirp.cli.sampling import FrameSample, Tee
     from slirp.cli.terminal import Terminal
     from slirp.guest.board import Board
     from slirp.guest.runner import fetch, run_on
     from slirp.network import Network
+    from slirp.sight.capture import Capture
 
     sample = FrameSample()
     capture = Capture(sample if writer is None else Tee(sample, writer))

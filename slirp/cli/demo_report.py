@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from slirp.cli import drawing
 from slirp.cli.origin import Origin
 from slirp.guest.prom import Result
-from slirp.layout import FrameLayout
+from slirp.sight.layout import FrameLayout
 
 WHY: Final = {
     "no-lease": "the guest got no address",

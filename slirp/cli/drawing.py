@@ -7,7 +7,7 @@ logarithm of the octets, or a header would vanish beside its payload.
 The table has a row for each column and each stage's address of its first octet, in that stage's own
 space. The stage `tcp`, which nobody can capture, is the datagram without its IPv4 header.
 
-Does not do: checking (slirp/layout.py does).
+Does not do: checking (slirp/sight/layout.py does).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from slirp.layout import FrameLayout, Segment, Vector
+from slirp.sight.layout import FrameLayout, Segment, Vector
 
 if TYPE_CHECKING:
     from rich.table import Table

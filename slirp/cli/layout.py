@@ -1,7 +1,7 @@
 """`slirp layout`: the vectors of captured frames, stage by stage, and whether they are true.
 
-Every frame of the capture is checked (see slirp/layout.py for what); the first few are shown. The
-first disagreement ends the command with status 1 and is named by packet number and stage.
+Every frame of the capture is checked (see slirp/sight/layout.py for what); the first few are shown.
+The first disagreement ends the command with status 1 and is named by packet number and stage.
 
 Does not do: dissect payload; Wireshark does.
 """
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 from slirp.cli import drawing
 from slirp.cli.failure import USAGE, Failure
 from slirp.errors import MalformedPacket
-from slirp.layout import FrameLayout, check, frames
-from slirp.pcapng import Packet, read_packets
+from slirp.sight.layout import FrameLayout, check, frames
+from slirp.sight.pcapng import Packet, read_packets
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -20,7 +20,7 @@ from slirp.cli import options
 from slirp.cli.endpoint import Endpoint, open_endpoint
 
 if TYPE_CHECKING:
-    from slirp.server import Server
+    from slirp.machines import Server
 
 DESCRIPTION: Final = """\
 Be the network of QEMU machines. Each machine gets an address by DHCP; the gateway's address
@@ -53,11 +53,11 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from slirp import linux
-    from slirp.server import Server
+    from slirp.linux import syscalls
+    from slirp.machines import Server
 
     with ExitStack() as stack:
-        signals = linux.SignalFd(ENDING)
+        signals = syscalls.SignalFd(ENDING)
         stack.callback(signals.close)
         wrap = options.capture_of(args, stack)
         network = options.open_network(args, stack)

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from nic.tap import IFF_VNET_HDR, TUNGETIFF, DeviceGone
-from slirp import linux, netns
 from slirp.cli import tap
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.forwards import ForwardSpec
@@ -36,6 +35,7 @@ from slirp.cli.options import (
     print_stats,
     raise_descriptor_limit,
 )
+from slirp.linux import netns, syscalls
 
 if TYPE_CHECKING:
     from nic.bess import BessPort
@@ -90,7 +90,7 @@ def serve(
     if options.ipv6 or options.outbound_addr6 is not None:
         complain(NO_IPV6)
     with ExitStack() as stack:
-        signals = linux.SignalFd(ENDING)
+        signals = syscalls.SignalFd(ENDING)
         stack.callback(signals.close)
         network = stack.enter_context(make_network(options))
         port = open_port(options, where, stack)
@@ -188,7 +188,7 @@ def make_network(options: Options) -> Network:
 
 
 def open_api_socket(path: str, network: Network, guest: str, stack: ExitStack) -> None:
-    from slirp.api import ApiSocket
+    from slirp.control.slirp4netns import ApiSocket
 
     try:
         stack.callback(ApiSocket(path, network, guest).close)
@@ -202,7 +202,7 @@ def restrict(
     """Give up what is not needed any more."""
     if not (options.sandbox or options.seccomp):
         return
-    from slirp import sandbox
+    from slirp.linux import sandbox
 
     load = sandbox.seccomp_loader() if options.seccomp else None
     if options.sandbox:
@@ -222,8 +222,8 @@ def restrict(
 
 def follow_resolvers(network: Network, stack: ExitStack) -> None:
     """Have a process outside the sandbox say which resolvers the host names."""
-    from slirp.resolv import parse_resolv_conf
-    from slirp.sandbox import ResolvKeeper
+    from slirp.linux.sandbox import ResolvKeeper
+    from slirp.services.resolv import parse_resolv_conf
 
     keeper = ResolvKeeper(RESOLV_CONF)
     stack.callback(keeper.close)
@@ -260,7 +260,7 @@ class Ending:
         self._pidfd = -1
         self._inode = 0
 
-    def on_signal(self, signals: linux.SignalFd) -> None:
+    def on_signal(self, signals: syscalls.SignalFd) -> None:
         def ended() -> None:
             for info in signals.read():
                 self._stop(128 + info.number)

@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import TYPE_CHECKING, Any, Final
 
-from slirp import linux
 from slirp.cli import capture_file
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.forwards import ForwardSpec, parse_forward
 from slirp.errors import ConfigError
+from slirp.linux import syscalls
 
 if TYPE_CHECKING:
     from nic.port import Port
@@ -102,7 +102,7 @@ def make_network(args: Namespace, **more: Any) -> Network:
 
 def raise_descriptor_limit() -> None:
     """A connection costs a descriptor; say so when there are few."""
-    limit = linux.raise_descriptor_limit()
+    limit = syscalls.raise_descriptor_limit()
     if limit < DESCRIPTORS_WANTED:
         sys.stderr.write(
             f"slirp: warning: only {limit} descriptors are allowed, and each connection takes one; "
@@ -150,7 +150,7 @@ def capture_of(args: Namespace, stack: ExitStack) -> Callable[[Port], Port]:
     writer = capture_file.open_writer(args)
     if writer is None:
         return lambda port: port
-    from slirp.capture import Capture
+    from slirp.sight.capture import Capture
 
     stack.enter_context(writer)
     return Capture(writer).port

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nic.tap import DeviceGone
-from slirp import linux, netns
 from slirp.cli import options, tap
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.forwards import parse_forward
+from slirp.linux import netns, syscalls
 
 if TYPE_CHECKING:
     from slirp.network import Network
@@ -79,7 +79,7 @@ def run(args: Namespace) -> int:
     where = tap.addresses(args.network)
     interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, args.mtu)
     with ExitStack() as stack:
-        signals = linux.SignalFd(FORWARDED)
+        signals = syscalls.SignalFd(FORWARDED)
         stack.callback(signals.close)
         try:
             command = netns.Command(
@@ -121,10 +121,10 @@ def _own_name(where: tap.Addresses) -> str:
     return f"{where.guest} {os.uname().nodename}\n"
 
 
-def _serve(network: Network, command: netns.Command, signals: linux.SignalFd) -> int:
+def _serve(network: Network, command: netns.Command, signals: syscalls.SignalFd) -> int:
     def pass_on() -> None:
         for number, code, sender in signals.read():
-            if code != linux.SI_KERNEL and sender != command.pid:
+            if code != syscalls.SI_KERNEL and sender != command.pid:
                 command.signal(number)
 
     network.watch(signals.fileno(), pass_on)

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from slirp.layout import STAGES, FrameLayout, Seen, Vector
-from slirp.pcapng import DIRECTION_UNKNOWN, INBOUND, Interface, PacketWriter
+from slirp.sight.layout import STAGES, FrameLayout, Seen, Vector
+from slirp.sight.pcapng import DIRECTION_UNKNOWN, INBOUND, Interface, PacketWriter
 
 MAX_WAITING: Final = 256  # frames; twice the chip's largest ring
 FULL: Final = 1024  # octets of payload that make a frame worth showing

@@ -29,7 +29,7 @@ from slirp.cli.failure import Failure
 from slirp.cli.netns_server import TARGET_TYPES, Options, serve
 from slirp.cli.options import outbound
 from slirp.errors import ConfigError
-from slirp.netns import netmask
+from slirp.linux.netns import netmask
 
 NAME: Final = "slirp4netns"
 COMPATIBLE: Final = "1.3.3"  # the slirp4netns whose command line this is
@@ -311,13 +311,13 @@ def _check_together(options: Options) -> None:
 
 
 def usage() -> str:
-    from slirp.sandbox import seccomp_available
+    from slirp.linux.sandbox import seccomp_available
 
     return USAGE.format(seccomp=SECCOMP_USAGE if seccomp_available() else "")
 
 
 def version() -> str:
-    from slirp.sandbox import seccomp_version
+    from slirp.linux.sandbox import seccomp_version
 
     return (
         f"{NAME} version {COMPATIBLE}\n"

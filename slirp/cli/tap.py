@@ -13,8 +13,8 @@ from ipaddress import IPv4Network
 from typing import Final, NamedTuple
 
 from nic.tap import TapPort, open_tap
-from slirp import netns
 from slirp.errors import ConfigError
+from slirp.linux import netns
 
 GUEST_HOST: Final = 100  # the guest's address, as an offset; slirp4netns's "recommended IP"
 TAP_NAME_MAX: Final = netns.IFNAMSIZ - 1  # octets

@@ -22,6 +22,17 @@ RESUMES_PER_TURN: Final = 16  # who waits for room, looked at in one turn: most 
 BACKLOG_MAX: Final = 256  # frames that wait for room; the next one is lost
 
 
+class Outgoing(Protocol):
+    """A frame for a guest, as the stack gives it: headers, a segment each, then payload."""
+
+    @property
+    def attachment(self) -> Attachment: ...
+    @property
+    def headers(self) -> tuple[bytes, ...]: ...
+    @property
+    def payload(self) -> IoVec: ...
+
+
 class Resumable(Protocol):
     """Something that was refused a claim and goes on when there is room."""
 
@@ -141,6 +152,12 @@ class Attachment:
     def has_more(self) -> bool:
         """Does somebody wait still, though nobody was refused?"""
         return bool(self._waiting) and not self._is_refusing
+
+
+def send_all(frames: Iterable[Outgoing]) -> None:
+    """Each frame to the port that it is for."""
+    for frame in frames:
+        frame.attachment.send(frame.headers, frame.payload.segments, len(frame.payload))
 
 
 def write_headers(

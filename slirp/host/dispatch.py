@@ -16,18 +16,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from nic.port import VNET_NONE
-from slirp import tcp
 from slirp.address import addr_to_text
 from slirp.errors import MalformedPacket
 from slirp.flow import Guest, Nat, Refusal
-from slirp.host.attachment import Attachment
+from slirp.host.attachment import Attachment, send_all
 from slirp.host.dns import DnsRelay
 from slirp.host.loop import Loop
 from slirp.host.ping import PingRelay
+from slirp.host.socket_errors import LOCAL_CODES
 from slirp.host.tcp import TcpRelay
 from slirp.host.tcp_flow import TcpFlow
-from slirp.host.udp import LOCAL_CODES, UdpRelay
-from slirp.offload import finish
+from slirp.host.udp import UdpRelay
+from slirp.ip.offload import finish
+from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP, Template4
 from slirp.stack import (
     DNS_PORT,
     Action,
@@ -39,14 +40,14 @@ from slirp.stack import (
     TcpArrived,
     UdpArrived,
 )
-from slirp.template import PROTOCOL_TCP, PROTOCOL_UDP, Template4
+from slirp.tcp import connection as tcp
 from slirp.wire.checksum import ones_sum
 from slirp.wire.icmp import DEST_UNREACHABLE, HOST_UNREACHABLE
 from slirp.wire.tcp import ACK, RST, SYN, parse_options
 
 if TYPE_CHECKING:
     from nic.port import Frame
-    from slirp.dns import DnsService
+    from slirp.services.dns import DnsService
 
 # Ethernet, IPv4 without options, TCP without options: the fields that decide, in one look.
 # ethertype, version/IHL, total length, fragment, protocol, addresses and ports, seq, ack, offset
@@ -70,9 +71,9 @@ class Dispatcher:
         self.visit: float | None = None
         self._bind = outbound_addr
         self.tcp = TcpRelay(loop, mss=mtu - 40, on_unreachable=self._tcp_unreachable)
-        self.udp = UdpRelay(loop, stack, nat, self, mtu=mtu, bind=outbound_addr)
-        self.ping = PingRelay(loop, stack, nat, self)
-        self.dns = DnsRelay(loop, stack, dns, self)
+        self.udp = UdpRelay(loop, stack, nat, mtu=mtu, bind=outbound_addr)
+        self.ping = PingRelay(loop, stack, nat)
+        self.dns = DnsRelay(loop, stack, dns)
         stack.is_answer = self.udp.is_answer
 
     # Frames
@@ -116,7 +117,7 @@ class Dispatcher:
 
     def handle_timeout(self, now: float) -> float | None:
         """The loop's visit: datagrams that never became whole."""
-        self.perform_all(self.stack.handle_timeout(now))
+        send_all(self.stack.handle_timeout(now))
         return self.stack.poll_at()
 
     def _plain(
@@ -263,7 +264,7 @@ class Dispatcher:
         """The host could not reach the destination: what a router would say about the SYN."""
         code = LOCAL_CODES.get(failure, HOST_UNREACHABLE)
         quoted = flow.key[8:12] + (flow.conn.rcv_nxt - 1 & 0xFFFFFFFF).to_bytes(4, "big")
-        self.perform_all(
+        send_all(
             self.stack.icmp_error(
                 flow.guest, self.nat.gateway, DEST_UNREACHABLE, code, 0, PROTOCOL_TCP,
                 flow.key[4:8], quoted,

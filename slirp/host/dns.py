@@ -1,9 +1,9 @@
 """The sockets of the DNS service: guests on one side, the host's resolvers on the other.
 
-What to answer and whom to ask is slirp.dns's; here its actions become datagrams and streams. Every
-attempt at a resolver has a socket of its own, connected, with a port that the kernel chose; it is
-closed when the service forgets the attempt. A guest that comes over TCP is an ordinary flow of the
-TCP relay whose host side is one end of a socket pair; the other end is read here.
+What to answer and whom to ask is slirp.services.dns's; here its actions become datagrams and
+streams. Every attempt at a resolver has a socket of its own, connected, with a port that the kernel
+chose; it is closed when the service forgets the attempt. A guest that comes over TCP is an ordinary
+flow of the TCP relay whose host side is one end of a socket pair; the other end is read here.
 
 Does not do: DNS over TLS, pipelining towards resolvers.
 """
@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from dma.iovec import IoVec
-from slirp.dns import Action, Answer, DnsService, Forget, SendToResolver
 from slirp.errors import MalformedPacket
 from slirp.flow import Guest
+from slirp.host.attachment import send_all
 from slirp.host.loop import HANGUP, READABLE, WRITABLE, Loop
+from slirp.services.dns import Action, Answer, DnsService, Forget, SendToResolver
 from slirp.stack import DNS_PORT, Stack, udp_header
 from slirp.wire.dns import MessageStream, frame_message
 from slirp.wire.ipv4 import PROTOCOL_UDP
-
-if TYPE_CHECKING:
-    from slirp.host.dispatch import Dispatcher
 
 CLIENTS_MAX: Final = 256  # guests' TCP connections at once; the next one is refused
 CLIENT_FOR: Final = 30.0  # seconds without a query on a TCP connection (RFC 7766 §6.2.3)
@@ -93,12 +91,9 @@ class Client:
 class DnsRelay:
     """Queries and answers of one network."""
 
-    def __init__(
-        self, loop: Loop, stack: Stack, service: DnsService, dispatcher: Dispatcher
-    ) -> None:
+    def __init__(self, loop: Loop, stack: Stack, service: DnsService) -> None:
         self._loop = loop
         self._stack = stack
-        self._dispatcher = dispatcher
         self.service = service
         self._attempts: dict[int, Attempt] = {}
         self._clients: dict[int, Client] = {}
@@ -208,9 +203,7 @@ class DnsRelay:
         payload = IoVec.of(action.payload)
         src = self._stack.nat.dns
         header = udp_header(src, addr, DNS_PORT, port, payload)
-        self._dispatcher.perform_all(
-            self._stack.packets(guest, src, PROTOCOL_UDP, IoVec.of(header) + payload)
-        )
+        send_all(self._stack.packets(guest, src, PROTOCOL_UDP, IoVec.of(header) + payload))
 
     def accept(self, now: float) -> socket.socket | None:
         """A guest connects: the host side of its flow, or None where there are too many."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from slirp.address import addr_from_text, addr_to_text
@@ -27,11 +28,14 @@ from slirp.host.attachment import payload_views
 from slirp.host.loop import READABLE, Loop
 from slirp.host.udp import fill
 from slirp.host.udp_runs import HEADER_LENGTHS, HEADERS_LEN
-from slirp.template import PROTOCOL_UDP, Template4
+from slirp.ip.template import PROTOCOL_UDP, Template4
 
 if TYPE_CHECKING:
     from slirp.flow import Guest, Nat
-    from slirp.host.dispatch import Dispatcher
+    from slirp.host.attachment import Attachment
+    from slirp.host.tcp import TcpRelay
+    from slirp.host.udp import UdpRelay
+    from slirp.stack import Stack
 
 BACKLOG: Final = 512  # connections that the kernel holds for a forward
 ACCEPTS_PER_TURN: Final = 64
@@ -116,12 +120,12 @@ class DatagramForward:
 
     def handle_ready(self, events: int, now: float) -> None:
         """Datagrams wait."""
-        dispatcher = self._forwards.dispatcher
-        guest = dispatcher.stack.guests.get(self.key[0])
+        stack, udp = self._forwards.stack, self._forwards.udp
+        guest = stack.guests.get(self.key[0])
         if guest is None:
             self._unreached(now)
             return
-        room = dispatcher.stack.mtu - 28
+        room = stack.mtu - 28
         for _ in range(ACCEPTS_PER_TURN):
             claim = guest.attachment.port.claim(HEADERS_LEN + room, HEADER_LENGTHS)
             if claim is None:
@@ -138,12 +142,10 @@ class DatagramForward:
             if size > room:
                 datagram = b"".join((*views, self._overflow))[:size]
                 claim.cancel()
-                dispatcher.udp.send_fragments(
-                    guest, sender.addr, sender.port, self.key[1], datagram
-                )
+                udp.send_fragments(guest, sender.addr, sender.port, self.key[1], datagram)
             else:
                 fill(claim, guest, sender.template, views, size)
-            dispatcher.udp.to_guest += 1
+            udp.to_guest += 1
 
     def resume(self, now: float) -> None:
         """The guest has room again."""
@@ -173,7 +175,7 @@ class DatagramForward:
     def _name(self, peer: tuple[str, int]) -> Sender:
         # Several peers may stand for one address (the gateway's): the later ones get other ports,
         # so that each gets its own answers.
-        addr, port = _remote(self._forwards.dispatcher.nat, peer), peer[1]
+        addr, port = _remote(self._forwards.stack.nat, peer), peer[1]
         while (addr, port) in self._peers:
             port = random_port()
         ports = port.to_bytes(2, "big") + self.key[1].to_bytes(2, "big")
@@ -225,9 +227,16 @@ class Waiting:
 class Forwards:
     """All forwards of one network."""
 
-    def __init__(self, loop: Loop, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, loop: Loop, stack: Stack, tcp: TcpRelay, udp: UdpRelay,
+        attachments: Iterable[Attachment],
+    ) -> None:  # fmt: skip
+        """`attachments`: the network's, as they are when somebody is asked for."""
         self.loop = loop
-        self.dispatcher = dispatcher
+        self.stack = stack
+        self.udp = udp
+        self._tcp = tcp
+        self._attachments = attachments
         self._open: dict[int, tuple[Forward, StreamForward | DatagramForward]] = {}
         self._waiting: dict[bytes, list[Waiting]] = {}
         self._count = 0
@@ -253,8 +262,8 @@ class Forwards:
                 opened = StreamForward(self, sock, guest_addr, guest[1], None)
             else:
                 opened = DatagramForward(self, sock, guest_addr, guest[1])
-                self.dispatcher.udp.repliers.setdefault(opened.key, []).append(opened)
-                self.dispatcher.udp.routes.clear()  # who sent before may now answer a peer
+                self.udp.repliers.setdefault(opened.key, []).append(opened)
+                self.udp.routes.clear()  # who sent before may now answer a peer
         self._count += 1
         forward = Forward(self._count, proto, bound, guest)
         self._open[forward.id] = (forward, opened)
@@ -268,7 +277,7 @@ class Forwards:
         opened = found[1]
         opened.close()
         if isinstance(opened, DatagramForward):
-            self.dispatcher.udp.repliers[opened.key].remove(opened)
+            self.udp.repliers[opened.key].remove(opened)
         return True
 
     def listing(self) -> list[Forward]:
@@ -277,7 +286,7 @@ class Forwards:
 
     def connect(self, sock: socket.socket, peer: Peer, addr: bytes, port: int, now: float) -> None:
         """A connection came in: open it towards the guest, when the guest is known."""
-        guest = self.dispatcher.stack.guests.get(addr)
+        guest = self.stack.guests.get(addr)
         if guest is not None:
             self._connect(sock, peer, guest, port, now)
             return
@@ -294,7 +303,7 @@ class Forwards:
     def _connect(
         self, sock: socket.socket, peer: Peer, guest: Guest, port: int, now: float
     ) -> None:
-        nat = self.dispatcher.nat
+        nat = self.stack.nat
         remote, remote_port = nat.gateway, 0
         if isinstance(peer, tuple):  # else a Unix socket's name, which is the peer's to choose
             remote, remote_port = _remote(nat, peer), peer[1]
@@ -305,7 +314,7 @@ class Forwards:
         for _ in range(PORT_TRIES):
             if remote_port:
                 key = guest.addr + remote + port.to_bytes(2, "big") + remote_port.to_bytes(2, "big")
-                if self.dispatcher.tcp.open(key, sock, guest, now):
+                if self._tcp.open(key, sock, guest, now):
                     return
             remote_port = random_port()
         sock.close()
@@ -332,8 +341,8 @@ class Forwards:
 
     def ask(self, addr: bytes) -> None:
         """Who has this address?"""
-        headers = self.dispatcher.stack.arp_request(addr)
-        for attachment in self.dispatcher.attachments:
+        headers = self.stack.arp_request(addr)
+        for attachment in self._attachments:
             attachment.send(headers)
 
     def close(self) -> None:

@@ -19,18 +19,18 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
-from slirp import icmp
 from slirp.address import addr_from_text, addr_to_text
 from slirp.flow import PROHIBITED, Guest, Nat
+from slirp.host.attachment import send_all
 from slirp.host.loop import HANGUP, READABLE, Loop
-from slirp.host.udp import IP_RECVERR, LOCAL_CODES, MSG_ERRQUEUE, icmp_from_error
+from slirp.host.socket_errors import IP_RECVERR, LOCAL_CODES, MSG_ERRQUEUE, icmp_from_error
+from slirp.ip import icmp
 from slirp.stack import EchoArrived, Stack
 from slirp.wire.icmp import DEST_UNREACHABLE, ECHO_REPLY, ECHO_REQUEST, IcmpHeader
 from slirp.wire.ipv4 import PROTOCOL_ICMP
 
 if TYPE_CHECKING:
     from slirp.host.attachment import Attachment
-    from slirp.host.dispatch import Dispatcher
 
 PING_FOR: Final = 60.0  # seconds without an echo
 PINGS_MAX: Final = 256  # sockets; at the bound the one unused for longest goes
@@ -77,11 +77,10 @@ class Ping:
 class PingRelay:
     """All echo sockets of one network."""
 
-    def __init__(self, loop: Loop, stack: Stack, nat: Nat, dispatcher: Dispatcher) -> None:
+    def __init__(self, loop: Loop, stack: Stack, nat: Nat) -> None:
         self._loop = loop
         self._stack = stack
         self._nat = nat
-        self._dispatcher = dispatcher
         self._pings: dict[tuple[bytes, int, bytes], Ping] = {}
         self.sent = 0
         self.answered = 0
@@ -114,7 +113,7 @@ class PingRelay:
             return
         self.prohibited += code == PROHIBITED
         quoted = _ECHO.pack(ECHO_REQUEST, 0, 0, echo.ident, echo.sequence) + payload
-        self._dispatcher.perform_all(
+        send_all(
             self._stack.icmp_error(
                 echo.guest, self._nat.gateway, DEST_UNREACHABLE, code, 0, PROTOCOL_ICMP, echo.dst,
                 quoted,
@@ -174,7 +173,7 @@ class PingRelay:
                 ECHO_REPLY, 0, ping.ident << 16 | header.sequence, IoVec.of(data[8:])
             )
             src = self._nat.inward(addr_from_text(peer[0]))
-            self._dispatcher.perform_all(self._stack.packets(ping.guest, src, PROTOCOL_ICMP, reply))
+            send_all(self._stack.packets(ping.guest, src, PROTOCOL_ICMP, reply))
 
     def errors(self, ping: Ping) -> None:
         """What the error queue tells, as ICMP for the guest."""
@@ -190,7 +189,7 @@ class PingRelay:
             peer = (addr_to_text(ping.key[2]), 0)
             for level, kind, error in ancillary:
                 if level == socket.IPPROTO_IP and kind == IP_RECVERR:
-                    self._dispatcher.perform_all(
+                    send_all(
                         icmp_from_error(self._stack, ping.guest, error, PROTOCOL_ICMP, peer, quoted)
                     )
 

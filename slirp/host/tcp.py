@@ -29,11 +29,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
-from slirp import tcp
 from slirp.host.loop import HANGUP, RDHUP, READABLE, URGENT, WRITABLE, Loop
 from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
 from slirp.host.tcp_flow import TcpFlow, new_iss, widen
-from slirp.tcp_ahead import Shelf
+from slirp.tcp import connection as tcp
+from slirp.tcp.ahead import Shelf
 
 if TYPE_CHECKING:
     from slirp.flow import Guest

@@ -13,18 +13,25 @@ import contextlib
 import os
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from slirp import tcp
-from slirp.template import PROTOCOL_TCP, Template4
+from slirp.ip.template import PROTOCOL_TCP, Template4
+from slirp.tcp import connection as tcp
 
 if TYPE_CHECKING:
     from slirp.flow import Guest
-    from slirp.host.tcp import TcpRelay
 
 RECEIVE_AHEAD: Final = 512 << 10  # octets that the host may be ahead of a guest without offloads
 SO_PEEK_OFF: Final = 42
 MSG_TRUNC: Final = int(socket.MSG_TRUNC)
+
+
+class Owner(Protocol):
+    """The relay that a flow belongs to."""
+
+    def handle_timeout(self, flow: TcpFlow, now: float) -> float | None: ...
+    def handle_ready(self, flow: TcpFlow, events: int, now: float) -> None: ...
+    def touch(self, flow: TcpFlow, events: int) -> None: ...
 
 
 class TcpFlow:
@@ -57,7 +64,7 @@ class TcpFlow:
 
     def __init__(
         self,
-        relay: TcpRelay,
+        relay: Owner,
         key: bytes,
         conn: tcp.Connection,
         sock: socket.socket,

@@ -27,14 +27,16 @@ import contextlib
 import errno
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE
 from slirp.address import addr_from_text, addr_to_text
 from slirp.flow import Guest, Nat
-from slirp.host.attachment import payload_views, write_headers
+from slirp.host.attachment import payload_views, send_all, write_headers
 from slirp.host.loop import HANGUP, READABLE, Loop
+from slirp.host.socket_errors import IP_RECVERR, MSG_ERRQUEUE, icmp_from_error
+from slirp.host.udp_mapping import MAPPING_FOR, Mapping, Replier
 from slirp.host.udp_runs import (
     HEADER_LENGTHS,
     HEADERS_LEN,
@@ -45,17 +47,14 @@ from slirp.host.udp_runs import (
     receive_runs,
     vnet_of,
 )
-from slirp.stack import Action, Stack, udp_header
-from slirp.template import PROTOCOL_UDP, Template4
+from slirp.ip.template import PROTOCOL_UDP, Template4
+from slirp.stack import Stack, udp_header
 from slirp.wire.checksum import ones_sum
-from slirp.wire.icmp import DEST_UNREACHABLE, FRAGMENTATION_NEEDED
 
 if TYPE_CHECKING:
     from nic.port import Claim
-    from slirp.host.dispatch import Dispatcher
     from slirp.stack import UdpArrived
 
-MAPPING_FOR: Final = 300.0  # seconds without traffic, RFC 4787 REQ-5 recommends five minutes
 MAPPINGS_MAX: Final = 8192
 EVICT_LOOKS: Final = 64  # mappings looked at for one that was not used since the last look
 ROUTES_MAX: Final = 8192  # beyond it all are forgotten, and found anew
@@ -67,77 +66,19 @@ ERRORS_PER_EVENT: Final = 16
 IP_TTL: Final = socket.IP_TTL
 IP_MTU_DISCOVER: Final = 10
 IP_PMTUDISC_DONT: Final = 0
-IP_RECVERR: Final = 11
-MSG_ERRQUEUE: Final = 0x2000
-EXTENDED_ERR: Final = struct.Struct("=IBBBxII")  # errno, origin, type, code, info, data
-SO_EE_ORIGIN_LOCAL: Final = 1
-SO_EE_ORIGIN_ICMP: Final = 2
 
 _VNET: Final = vnet_of(0)
-
-
-class Replier(Protocol):
-    """A forward's socket that knows the peer which a guest's datagram is for."""
-
-    def knows(self, peer: bytes, port: int) -> bool:
-        """Has this peer written to the forward?"""
-
-    def send_to(self, peer: bytes, port: int, payload: tuple[memoryview, ...], now: float) -> bool:
-        """Send to a peer that wrote to the forward; False: none of its peers."""
-
-
-class Mapping:
-    """One guest endpoint and its host socket."""
-
-    __slots__ = (
-        "from_addr", "guest", "port", "queued_at", "relay", "sock", "takes_runs", "template",
-        "to_addr", "to_key", "ttl", "used_at", "visit",
-    )  # fmt: skip
-
-    def __init__(self, relay: UdpRelay, guest: Guest, port: int, sock: socket.socket) -> None:
-        self.relay = relay
-        self.guest = guest
-        self.port = port
-        self.sock = sock
-        self.ttl = 0
-        self.takes_runs = True  # UDP_SEGMENT was not refused yet
-        self.to_key: tuple[bytes, int] | None = None  # the last destination …
-        self.to_addr: tuple[str, int] = ("", 0)  # … as a socket address
-        self.from_addr: tuple[str, int] | None = None  # the last sender …
-        self.template: Template4 | None = None  # … and the headers of what it sends
-        self.used_at = 0.0
-        self.queued_at = 0.0  # used_at when it took its place among those that may have to go
-        self.visit: float | None = None
-
-    def handle_timeout(self, now: float) -> float | None:
-        """The loop's visit: expired, or used since."""
-        if now - self.used_at >= MAPPING_FOR:
-            self.relay.remove(self)
-            return None
-        return self.used_at + MAPPING_FOR
-
-    def handle_ready(self, events: int, now: float) -> None:
-        """The host socket has a datagram or an error."""
-        self.relay.handle_ready(self, events, now)
-
-    def resume(self, now: float) -> None:
-        """The guest has room again."""
-        if self.sock.fileno() >= 0:
-            self.relay.watch(self)
-            self.relay.receive(self, now)
 
 
 class UdpRelay:
     """All UDP mappings of one network."""
 
     def __init__(
-        self, loop: Loop, stack: Stack, nat: Nat, dispatcher: Dispatcher, *, mtu: int,
-        bind: str | None = None,
-    ) -> None:  # fmt: skip
+        self, loop: Loop, stack: Stack, nat: Nat, *, mtu: int, bind: str | None = None
+    ) -> None:
         self._loop = loop
         self._stack = stack
         self._nat = nat
-        self._dispatcher = dispatcher
         self.room = mtu - 28
         self._bind = bind
         self.overflow = memoryview(bytearray(PAYLOAD_MAX + 1))
@@ -354,9 +295,7 @@ class UdpRelay:
         payload = IoVec.of(datagram)
         header = udp_header(src, guest.addr, src_port, dst_port, payload)
         self.copied += len(datagram)
-        self._dispatcher.perform_all(
-            self._stack.packets(guest, src, PROTOCOL_UDP, IoVec.of(header) + payload)
-        )
+        send_all(self._stack.packets(guest, src, PROTOCOL_UDP, IoVec.of(header) + payload))
 
     # Errors
 
@@ -369,7 +308,7 @@ class UdpRelay:
                 return
             for level, kind, error in ancillary:
                 if level == socket.IPPROTO_IP and kind == IP_RECVERR:
-                    self._dispatcher.perform_all(
+                    send_all(
                         icmp_from_error(
                             self._stack, mapping.guest, error, PROTOCOL_UDP, peer,
                             udp_bytes(mapping.port, peer[1], data),
@@ -385,35 +324,6 @@ class UdpRelay:
 def udp_bytes(src_port: int, dst_port: int, data: bytes) -> bytes:
     """The start of the guest's datagram again, as an ICMP error quotes it."""
     return struct.pack("!HHHH", src_port, dst_port, 8 + len(data), 0) + data
-
-
-def icmp_from_error(
-    stack: Stack, guest: Guest, error: bytes, protocol: int, peer: tuple[str, int], quoted: bytes
-) -> list[Action]:
-    """The ICMP error that the host's socket had, for the guest whose packet caused it."""
-    _, origin, kind, code, info, _ = EXTENDED_ERR.unpack_from(error)
-    offender = stack.nat.gateway
-    if origin == SO_EE_ORIGIN_ICMP:
-        if len(error) >= EXTENDED_ERR.size + 8:
-            addr = error[EXTENDED_ERR.size + 4 : EXTENDED_ERR.size + 8]
-            offender = stack.nat.inward(addr) if any(addr) else offender
-    elif origin == SO_EE_ORIGIN_LOCAL:
-        number = int.from_bytes(error[:4], "little")
-        kind, code = DEST_UNREACHABLE, LOCAL_CODES.get(number, 1)
-    else:
-        return []
-    rest = info & 0xFFFF if (kind, code) == (DEST_UNREACHABLE, FRAGMENTATION_NEEDED) else 0
-    dst = stack.nat.inward(addr_from_text(peer[0]))
-    return stack.icmp_error(guest, offender, kind, code, rest, protocol, dst, quoted)
-
-
-LOCAL_CODES: Final = {
-    errno.EMSGSIZE: FRAGMENTATION_NEEDED,
-    errno.ENETUNREACH: 0,
-    errno.EHOSTUNREACH: 1,
-    errno.EACCES: 13,
-    errno.EPERM: 13,
-}
 
 
 def fill(

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from dma.iovec import IoVec
 from slirp.host.attachment import payload_views, write_headers
@@ -28,7 +28,8 @@ from slirp.wire.virtio_net import GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, VnetHeader
 
 if TYPE_CHECKING:
     from nic.port import Frame
-    from slirp.host.udp import Mapping, UdpRelay
+    from slirp.host.udp_mapping import Mapping
+    from slirp.ip.template import Template4
 
 RUN_MAX: Final = 64  # datagrams, linux/udp.h UDP_MAX_SEGMENTS in its oldest form
 RUN_OCTETS: Final = 65507  # octets of payload, RFC 768 over IPv4
@@ -48,10 +49,34 @@ class Route(NamedTuple):
     address: tuple[str, int]
 
 
+class Relay(Protocol):
+    """What runs need of the relay that they belong to."""
+
+    overflow: memoryview
+    room: int  # octets of payload that one frame to the guest carries
+    to_guest: int
+    to_host: int
+    failed: int
+
+    def set_ttl(self, mapping: Mapping, ttl: int) -> None: ...
+    def send_to(
+        self,
+        mapping: Mapping,
+        payload: tuple[memoryview, ...],
+        gso_size: int,
+        address: tuple[str, int],
+    ) -> None: ...
+    def wait(self, mapping: Mapping) -> None: ...
+    def template_from(self, mapping: Mapping, peer: tuple[str, int]) -> Template4: ...
+    def pass_on(
+        self, mapping: Mapping, peer: tuple[str, int], datagram: bytes, now: float
+    ) -> None: ...
+
+
 class Outgoing:
     """The run that is being gathered from a batch of frames."""
 
-    def __init__(self, relay: UdpRelay) -> None:
+    def __init__(self, relay: Relay) -> None:
         self._relay = relay
         self._route: Route | None = None
         self._ttl = 0
@@ -127,14 +152,14 @@ def vnet_of(gso_size: int) -> bytes:
 _SINGLE: Final = vnet_of(0)
 
 
-def receive_runs(relay: UdpRelay, mapping: Mapping, now: float) -> None:
+def receive_runs(relay: Relay, mapping: Mapping, now: float) -> None:
     """Pass on what the socket has, a run per frame."""
     for _ in range(RUNS_PER_TURN):
         if not _receive_run(relay, mapping, now):
             return
 
 
-def _receive_run(relay: UdpRelay, mapping: Mapping, now: float) -> bool:
+def _receive_run(relay: Relay, mapping: Mapping, now: float) -> bool:
     """One run; whether there may be more."""
     port = mapping.guest.attachment.port
     claim = port.claim(HEADERS_LEN + RUN_OCTETS, HEADER_LENGTHS)

@@ -8,7 +8,7 @@ options.
 
 `parse` is strict where laxness has cost others a read past the end: a length that leaves the area,
 a code without a length and a missing END are malformed. What an option means, and whether its
-value is allowed, is the server's business (slirp/dhcp.py); only sizes are checked here, by
+value is allowed, is the server's business (slirp/services/dhcp.py); only sizes are checked here, by
 `octet`, `short`, `long` and `address`.
 
 Does not do: the relay's sub-options (82 is opaque), authentication (90), DHCPv6.

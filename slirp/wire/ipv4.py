@@ -10,7 +10,7 @@ where the packet ends: a frame that is longer has padding behind it. Options are
 that a header can be quoted as it came, and never acted upon: a source route leads nowhere.
 
 The rules for fragments that need more than one header (overlaps, holes) are
-`slirp.reassembly`'s; that no fragment reaches beyond 65,535 octets is checked there too.
+`slirp.ip.reassembly`'s; that no fragment reaches beyond 65,535 octets is checked there too.
 """
 
 from __future__ import annotations

@@ -24,10 +24,11 @@ import pytest
 
 from nic.init_block import PROM
 from nic.tap import open_tap
-from slirp import Network, netns
+from slirp import Network
 from slirp.guest.bridge import Bridge
 from slirp.guest.driver import LanceDriver
 from slirp.guest.machine import Board, sun4m_board
+from slirp.linux import netns
 from tests.kit.namespace import Holder, holder
 from tests.kit.need import need_tool, need_tun
 from tests.kit.web import WebServer

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nic.port import Port
-from slirp.capture import Capture
-from slirp.pcapng import PcapngWriter
+from slirp.sight.capture import Capture
+from slirp.sight.pcapng import PcapngWriter
 from tests.kernel.test_transfers import digest, octets
 from tests.kit.need import need_tool
 from tests.kit.served import GATEWAY, served

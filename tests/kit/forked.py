@@ -13,7 +13,7 @@ import subprocess
 import traceback
 from collections.abc import Callable
 
-from slirp import linux, netns
+from slirp.linux import netns, syscalls
 from tests.kit.need import need_netns, need_tool
 
 ELSEWHERE = "192.0.2.1"  # TEST-NET-1, RFC 5737
@@ -29,7 +29,7 @@ def in_namespace(body: Callable[[], None]) -> None:
         status = 1
         try:
             os.close(reader)
-            netns.unshare_as_anyone(linux.CLONE_NEWNET, map_root=True)
+            netns.unshare_as_anyone(syscalls.CLONE_NEWNET, map_root=True)
             netns.bring_loopback_up()
             subprocess.run([ip, "addr", "add", f"{ELSEWHERE}/32", "dev", "lo"], check=True)
             body()

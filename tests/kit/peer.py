@@ -22,8 +22,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from slirp.seq import MASK, distance
-from slirp.tcp import (
+from slirp.tcp.connection import (
     ACK_LATER,
     ACK_NOW,
     CLOSED,
@@ -36,6 +35,7 @@ from slirp.tcp import (
     Segment,
     State,
 )
+from slirp.tcp.seq import MASK, distance
 from slirp.wire.tcp import ACK, FIN, PSH, RST, SYN, TcpOptions, parse_options
 from tests.kit.clock import Clock
 

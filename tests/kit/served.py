@@ -6,7 +6,7 @@
 
 `call` runs in the network's thread, between two turns of its loop, so it may look at anything.
 
-Does not do: the namespace itself (tests.kit.namespace) and the device (slirp.netns, nic.tap).
+Does not do: the namespace itself (tests.kit.namespace) and the device (slirp.linux.netns, nic.tap).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 
 from nic.port import Port
 from nic.tap import TapPort, open_tap
-from slirp import Network, netns
+from slirp import Network
+from slirp.linux import netns
 from tests.kit.namespace import PATIENCE, Holder, holder
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from dma.iovec import IoVec
 from nic import tap
 from nic.port import VNET_LEN
 from nic.tap import DeviceGone, TapPort, open_tap
-from slirp import linux, netns
+from slirp.linux import netns, syscalls
 from tests.kit.forked import in_namespace
 from tests.kit.need import need_tun
 from tests.kit.served import DEVICE, GATEWAY, GUEST
@@ -197,7 +197,7 @@ def test_a_device_keeps_its_namespace() -> None:
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
-            linux.unshare(linux.CLONE_NEWNET)
+            syscalls.unshare(syscalls.CLONE_NEWNET)
             fd, _ = open_tap(DEVICE)
             netns.configure(netns.Interface(DEVICE, GUEST, 24, GATEWAY, 1500))
             socket.send_fds(theirs, [b"!"], [fd])
@@ -225,7 +225,7 @@ def test_names_and_rights() -> None:
         with pytest.raises(OSError, match="busy"):
             open_tap(name)
         os.close(fd)
-        linux.drop_capabilities()
+        syscalls.drop_capabilities()
         with pytest.raises(PermissionError):
             open_tap("other")
 

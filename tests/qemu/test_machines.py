@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from slirp.pcapng import read_packets
+from slirp.sight.pcapng import read_packets
 from tests.kit.need import need_tool
 from tests.kit.qemu import Machine, command_line, need_kernel
 from tests.kit.web import WebServer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE, Frame, PortDefaults
-from slirp.arp import PORT_MAX
-from slirp.dhcp import DhcpConfig, DhcpServer
 from slirp.errors import MalformedPacket
 from slirp.flow import Guest, Nat
+from slirp.ip.neighbours import PORT_MAX
+from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.stack import (
     Action,
     DnsArrived,
@@ -90,7 +91,7 @@ def handle(
 ATTACHMENT = Attachment()
 
 
-def only(actions: list[Action], kind: type) -> Any:
+def only(actions: Sequence[Action], kind: type) -> Any:
     """The one action, of this kind."""
     assert [type(action) for action in actions] == [kind]
     return actions[0]
@@ -208,7 +209,7 @@ def test_without_dhcp_nobody_answers() -> None:
 # --- errors, and where none may be sent -----------------------------------------------------------
 
 
-def error_code(actions: list[Action]) -> tuple[int, int]:
+def error_code(actions: Sequence[Action]) -> tuple[int, int]:
     packet = is_right(frame_of(only(actions, Send)))
     assert packet.src == addr(GATEWAY)
     return packet.payload[0], packet.payload[1]

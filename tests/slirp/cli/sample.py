@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from slirp.capture import ETHERNET, IP, LANCE
-from slirp.layout import Vector, parts_of, place
-from slirp.pcapng import (
+from slirp.sight.capture import ETHERNET, IP, LANCE
+from slirp.sight.layout import Vector, parts_of, place
+from slirp.sight.pcapng import (
     INBOUND,
     LINKTYPE_ETHERNET,
     Interface,

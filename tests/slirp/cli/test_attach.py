@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slirp.pcapng import read_packets
+from slirp.sight.pcapng import read_packets
 from tests.kit.namespace import PATIENCE, SLIRP, Holder, attached, holder, run
 from tests.kit.need import need_tool
 from tests.kit.web import WebServer

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Final
 import pytest
 
 from slirp.cli.main import main
-from slirp.layout import STAGES, check, frames
-from slirp.pcapng import read_packets
+from slirp.sight.layout import STAGES, check, frames
+from slirp.sight.pcapng import read_packets
 from tests.kit.need import need_tool
 from tests.slirp.guest.bench import need_unicorn
 

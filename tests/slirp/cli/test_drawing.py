@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slirp.cli import drawing
-from slirp.layout import STAGES, FrameLayout, Seen, Vector
+from slirp.sight.layout import STAGES, FrameLayout, Seen, Vector
 from tests.slirp.cli.sample import stages
 
 

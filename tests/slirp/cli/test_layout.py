@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slirp.cli.main import main
-from slirp.pcapng import LINKTYPE_ETHERNET, Interface, PcapngWriter
+from slirp.sight.pcapng import LINKTYPE_ETHERNET, Interface, PcapngWriter
 from tests.slirp.cli.sample import write_sample
 
 

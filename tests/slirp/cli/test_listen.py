@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from slirp.pcapng import read_packets
+from slirp.sight.pcapng import read_packets
 from tests.kit.guest import GATEWAY, GUEST, GUEST_MAC, OWN_MAC, arp
 
 SAYS_FOR = 30.0  # seconds

@@ -17,7 +17,7 @@ import pytest
 
 from slirp.cli import run as command
 from slirp.cli import tap
-from slirp.pcapng import read_packets
+from slirp.sight.pcapng import read_packets
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP, as_user, run
 from tests.kit.need import missing, need_root, need_tool, need_tun
 from tests.kit.web import WebServer

@@ -6,8 +6,8 @@ from typing import Final
 
 from slirp.cli import sampling
 from slirp.cli.sampling import FrameSample, Tee
-from slirp.layout import STAGES, Vector, check, parts_of, place
-from slirp.pcapng import INBOUND, LINKTYPE_ETHERNET, OUTBOUND, Interface
+from slirp.sight.layout import STAGES, Vector, check, parts_of, place
+from slirp.sight.pcapng import INBOUND, LINKTYPE_ETHERNET, OUTBOUND, Interface
 from tests.slirp.cli.sample import FRAME, IPV4, TCP
 
 CUT: Final = ((0x9FF0, 16), (0x3000, 4096))

@@ -265,7 +265,7 @@ def test_descriptor_of_a_device(held: Holder, web: WebServer) -> None:
     program = """
 import os, sys
 from nic.tap import open_tap
-from slirp import netns
+from slirp.linux import netns
 wanted = netns.Interface("tap0", "10.0.2.100", 24, "10.0.2.2")
 def make():
     fd, _ = open_tap(wanted.name, vnet=False)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from slirp import linux
 from slirp.host import ping as relay
+from slirp.linux import syscalls
 from tests.kit.clock import Clock
 from tests.kit.forked import ELSEWHERE, in_namespace
 from tests.kit.guest import Icmp, Lab, addr, icmp, is_right
@@ -21,7 +21,7 @@ def allow_ping_sockets() -> None:
 
 
 def be_allowed_nothing() -> None:
-    linux.drop_capabilities()
+    syscalls.drop_capabilities()
 
 
 def be_root() -> None:

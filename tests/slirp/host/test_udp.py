@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from slirp.host import udp as relay
+from slirp.host.udp_mapping import MAPPING_FOR
 from tests.kit.clock import Clock
 from tests.kit.echo import EchoServer
 from tests.kit.guest import GATEWAY, GUEST, Lab, addr, ether, icmp, ipv4, is_right, udp
@@ -78,13 +79,13 @@ def test_a_mapping_ends_unused(make_lab: MakeLab, echo: EchoServer) -> None:
     before = open_fds()
     lab.guest.give(udp(b"x", GATEWAY, echo.port))
     lab.turn(lambda: echo.pump() and bool(lab.guest.inbox))
-    clock.advance(relay.MAPPING_FOR - 1)
+    clock.advance(MAPPING_FOR - 1)
     lab.guest.give(udp(b"x", GATEWAY, echo.port))
     lab.turn()
-    clock.advance(relay.MAPPING_FOR - 1)
+    clock.advance(MAPPING_FOR - 1)
     lab.turn()
     assert stats(lab)["mappings"] == 1
-    clock.advance(relay.MAPPING_FOR)
+    clock.advance(MAPPING_FOR)
     lab.turn()
     assert stats(lab)["mappings"] == 0
     assert open_fds() <= before

@@ -1,0 +1,78 @@
+"""A UDP mapping: one guest endpoint, and the host socket that its datagrams leave from.
+
+It acts through its relay only; the loop and the port call it, since they hold one object per
+descriptor, deadline or waiter. A `Replier` is what a forward offers the relay: guests that answer
+the forward's peers answer through the forward's socket, whatever mapping they have.
+
+Does not do: anything by itself.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final, Protocol
+
+from slirp.flow import Guest
+from slirp.ip.template import Template4
+
+MAPPING_FOR: Final = 300.0  # seconds without traffic, RFC 4787 REQ-5 recommends five minutes
+
+
+class Owner(Protocol):
+    """The relay that a mapping belongs to."""
+
+    def remove(self, mapping: Mapping) -> None: ...
+    def handle_ready(self, mapping: Mapping, events: int, now: float) -> None: ...
+    def watch(self, mapping: Mapping) -> None: ...
+    def receive(self, mapping: Mapping, now: float) -> None: ...
+
+
+class Replier(Protocol):
+    """A forward's socket that knows the peer which a guest's datagram is for."""
+
+    def knows(self, peer: bytes, port: int) -> bool:
+        """Has this peer written to the forward?"""
+
+    def send_to(self, peer: bytes, port: int, payload: tuple[memoryview, ...], now: float) -> bool:
+        """Send to a peer that wrote to the forward; False: none of its peers."""
+
+
+class Mapping:
+    """One guest endpoint and its host socket."""
+
+    __slots__ = (
+        "from_addr", "guest", "port", "queued_at", "relay", "sock", "takes_runs", "template",
+        "to_addr", "to_key", "ttl", "used_at", "visit",
+    )  # fmt: skip
+
+    def __init__(self, relay: Owner, guest: Guest, port: int, sock: socket.socket) -> None:
+        self.relay = relay
+        self.guest = guest
+        self.port = port
+        self.sock = sock
+        self.ttl = 0
+        self.takes_runs = True  # UDP_SEGMENT was not refused yet
+        self.to_key: tuple[bytes, int] | None = None  # the last destination …
+        self.to_addr: tuple[str, int] = ("", 0)  # … as a socket address
+        self.from_addr: tuple[str, int] | None = None  # the last sender …
+        self.template: Template4 | None = None  # … and the headers of what it sends
+        self.used_at = 0.0
+        self.queued_at = 0.0  # used_at when it took its place among those that may have to go
+        self.visit: float | None = None
+
+    def handle_timeout(self, now: float) -> float | None:
+        """The loop's visit: expired, or used since."""
+        if now - self.used_at >= MAPPING_FOR:
+            self.relay.remove(self)
+            return None
+        return self.used_at + MAPPING_FOR
+
+    def handle_ready(self, events: int, now: float) -> None:
+        """The host socket has a datagram or an error."""
+        self.relay.handle_ready(self, events, now)
+
+    def resume(self, now: float) -> None:
+        """The guest has room again."""
+        if self.sock.fileno() >= 0:
+            self.relay.watch(self)
+            self.relay.receive(self, now)

@@ -1,0 +1,211 @@
+"""Giving up what a running network no longer needs: the file system, the rights, the system calls.
+
+`enter_sandbox` is for a process that has opened everything it will ever need. Afterwards it sees an
+empty file system, holds no capability and cannot gain one. As an ordinary user it gets there by a
+user namespace of its own, which is what makes a mount namespace possible. Two things must go on
+working in there and are seen to before: modules that are imported when first used (`preload`), and
+resolv.conf, which the host may replace at any time: a small process that stays outside reads it and
+sends what it says through a pipe (`ResolvKeeper`). That process can be told nothing.
+
+`seccomp_loader` gives a filter that refuses the calls that an intruder would want and a network
+does not (running programs, looking into other processes, mounts, modules, kexec …) with EPERM,
+through libseccomp: Debian's python3-seccomp or the pyseccomp package. Where neither is installed it
+says so and does nothing by halves.
+
+Does not do: an allow list (the interpreter's and the C library's own calls differ by version).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Final
+
+from slirp.errors import ConfigError
+from slirp.linux import netns, syscalls
+from slirp.wire import checksum
+
+# What is imported at first use somewhere in the network, and codecs that are found by name.
+LAZY_MODULES: Final = (
+    "numpy",
+    "json",
+    "encodings.idna",
+    "encodings.latin_1",
+    "ipaddress",
+    "traceback",
+    "linecache",
+)
+THREAD_SETTINGS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+LONG_SUM: Final = 1 << 17  # octets: enough for every way of summing to be taken
+PLACES: Final = ("/tmp", "/run", "/var", "/dev")  # directories, one of which is there to mount on
+LOOK_EVERY: Final = 1.0  # seconds between looks at the host's resolv.conf
+DESCRIPTORS_MAX: Final = 1 << 20
+RESOLV_MAX: Final = 4096  # octets of resolv.conf that are passed on; a pipe takes them at once
+
+REFUSED_CALLS: Final = (  # names with blanks between
+    # running programs, looking into other processes
+    "execve execveat ptrace process_vm_readv process_vm_writev process_madvise kcmp",
+    "pidfd_open pidfd_getfd pidfd_send_signal",
+    # another view of the files, other namespaces
+    "mount umount umount2 pivot_root chroot move_mount open_tree mount_setattr",
+    "fsopen fsmount fsconfig fspick setns unshare",
+    "name_to_handle_at open_by_handle_at quotactl swapon swapoff acct",
+    # the kernel itself
+    "init_module finit_module delete_module kexec_load kexec_file_load reboot",
+    "bpf perf_event_open userfaultfd lookup_dcookie syslog iopl ioperm",
+    "io_uring_setup io_uring_enter io_uring_register",
+    # keys, clocks, names
+    "keyctl add_key request_key settimeofday clock_settime adjtimex clock_adjtime",
+    "sethostname setdomainname vhangup personality",
+)
+
+
+def preload() -> None:
+    """Import now what would be imported later, from files that will not be there."""
+    for name in THREAD_SETTINGS:
+        os.environ[name] = "1"  # a thread would keep its own capabilities
+    for name in LAZY_MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    checksum.ones_sum([memoryview(bytes(LONG_SUM))])
+
+
+def _be_single_threaded() -> None:
+    threads = len(os.listdir("/proc/self/task"))
+    if threads != 1:
+        raise netns.NamespaceError(f"{threads} threads run; only one can give up its rights")
+
+
+def enter_sandbox() -> None:
+    """Leave the file system and every capability behind. Raises NamespaceError or OSError."""
+    preload()
+    _be_single_threaded()
+    netns.unshare_as_anyone(syscalls.CLONE_NEWNS)
+    syscalls.mount("", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+    place = next(path for path in PLACES if os.path.isdir(path))
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    syscalls.mount("slirp", place, "tmpfs", flags, "size=4k,nr_inodes=1,mode=555")
+    os.chdir(place)
+    syscalls.pivot_root(".", ".")  # the old root now lies over the new one
+    syscalls.umount(".", syscalls.MNT_DETACH)
+    os.chdir("/")
+    syscalls.mount(
+        "", "/", flags=syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | flags
+    )
+    syscalls.drop_capabilities()
+
+
+class ResolvKeeper:
+    """A process outside the sandbox that reports each change of resolv.conf through a pipe.
+
+    To be made before the sandbox is entered. `fileno()` is readable when there is news.
+    """
+
+    def __init__(self, path: str = "/etc/resolv.conf") -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                syscalls.die_with_parent(parent)
+                os.closerange(0, writer)  # whoever waits for one of these to close waits for us
+                os.closerange(writer + 1, DESCRIPTORS_MAX)
+                _keep(path, writer)
+            finally:
+                os._exit(0)
+        os.close(writer)
+        self._reader = reader
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def read(self) -> bytes:
+        """The file's text after a change; empty when the process has ended."""
+        return os.read(self._reader, RESOLV_MAX)
+
+    def close(self) -> None:
+        os.close(self._reader)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, 9)
+        os.waitpid(self.pid, 0)
+
+
+def _keep(path: str, writer: int) -> None:
+    said: bytes | None = None
+    while True:
+        try:
+            with open(path, "rb") as file:
+                text = file.read(RESOLV_MAX)
+        except OSError:
+            text = b""
+        if text != said:
+            os.write(writer, text or b"\n")
+            said = text
+        time.sleep(LOOK_EVERY)
+
+
+def _seccomp() -> ModuleType | Any:
+    for name in ("seccomp", "pyseccomp"):
+        try:
+            module = importlib.import_module(name)
+        except (ImportError, RuntimeError, OSError):  # the package, or its libseccomp, is missing
+            continue
+        if hasattr(module, "SyscallFilter"):
+            return module
+    raise ConfigError(
+        "--enable-seccomp needs libseccomp's Python binding: "
+        "apt-get install python3-seccomp, or pip install 'slirp[seccomp]'"
+    )
+
+
+def seccomp_available() -> bool:
+    try:
+        _seccomp()
+    except ConfigError:
+        return False
+    return True
+
+
+def seccomp_version() -> str | None:
+    """libseccomp's version, or None where there can be no filter."""
+    if not seccomp_available():
+        return None
+
+    class Version(ctypes.Structure):
+        _fields_ = (("major", ctypes.c_uint), ("minor", ctypes.c_uint), ("micro", ctypes.c_uint))
+
+    try:
+        version = ctypes.CDLL("libseccomp.so.2").seccomp_version
+    except (OSError, AttributeError):
+        return None
+    version.restype = ctypes.POINTER(Version)
+    found = version().contents
+    return f"{found.major}.{found.minor}.{found.micro}"
+
+
+def seccomp_loader() -> Callable[[], tuple[str, ...]]:
+    """A function that puts the filter into force and returns the calls it refuses.
+
+    In two steps, so that the library is found while there is a file system. Raises ConfigError.
+    """
+    seccomp = _seccomp()
+
+    def load() -> tuple[str, ...]:
+        rules = seccomp.SyscallFilter(seccomp.ALLOW)
+        refused = []
+        for name in " ".join(REFUSED_CALLS).split():
+            try:
+                rules.add_rule(seccomp.ERRNO(1), name)
+            except (OSError, RuntimeError, ValueError):  # not a call of this architecture
+                continue
+            refused.append(name)
+        syscalls.set_no_new_privs()
+        rules.load()
+        return tuple(refused)
+
+    return load

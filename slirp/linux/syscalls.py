@@ -1,0 +1,176 @@
+"""The Linux calls that Python 3.11's `os` lacks, by ctypes; each raises OSError as `os` would.
+
+Namespaces (`unshare`, `setns`), mounts (`mount`, `umount`, `pivot_root`), what a process may still
+do (`drop_capabilities`, `set_no_new_privs`, `raise_descriptor_limit`), its tie to its parent
+(`die_with_parent`) and signals as a descriptor (`SignalFd`, which tells a terminal's Ctrl-C from
+somebody's kill).
+
+Does not do: decide anything. slirp.linux.netns and slirp.linux.sandbox say what these are for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+CLONE_NEWNS: Final = 0x00020000  # linux/sched.h
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWNET: Final = 0x40000000
+
+MS_RDONLY: Final = 0x1  # linux/mount.h
+MS_NOSUID: Final = 0x2
+MS_NODEV: Final = 0x4
+MS_NOEXEC: Final = 0x8
+MS_REMOUNT: Final = 0x20
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
+MNT_DETACH: Final = 0x2
+
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+PR_SET_DUMPABLE: Final = 4
+PR_CAPBSET_DROP: Final = 24
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+
+CAPABILITY_VERSION_3: Final = 0x20080522  # linux/capability.h
+CAPABILITIES_MAX: Final = 64  # bits in version 3's two words
+NS_GET_USERNS: Final = 0xB701  # linux/nsfs.h: the user namespace that owns a namespace
+
+SFD_NONBLOCK: Final = os.O_NONBLOCK
+SFD_CLOEXEC: Final = os.O_CLOEXEC
+SIGSET_LEN: Final = 128  # octets of sigset_t in glibc and musl
+SIGNALFD_SIGINFO: Final = struct.Struct("IiiI112x")  # signo, errno, code, pid of 128 octets
+SI_KERNEL: Final = 0x80  # ssi_code: sent by the kernel, such as a terminal's Ctrl-C
+
+_SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def unshare(flags: int) -> None:
+    _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+    names: list[Any] = [os.fsencode(name) if name else None for name in (source, target, kind)]
+    options = data.encode() if data else None
+    _checked(_libc.mount(*names, ctypes.c_ulong(flags), options), target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    _checked(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    number = _SYS_PIVOT_ROOT.get(os.uname().machine)
+    if number is None:
+        raise OSError(0, f"pivot_root's number is not known on {os.uname().machine}")
+    paths = os.fsencode(new_root), os.fsencode(put_old)
+    _checked(_libc.syscall(ctypes.c_long(number), *paths), "pivot_root")
+
+
+def _prctl(option: int, *arguments: int) -> None:
+    words = [ctypes.c_ulong(word) for word in (*arguments, 0, 0, 0, 0)[:4]]
+    _checked(_libc.prctl(ctypes.c_int(option), *words), "prctl")
+
+
+def die_with_parent(parent: int, signum: int = signal.SIGKILL) -> None:
+    """Have the kernel send `signum` to this process when its parent (by id) ends.
+
+    To be called after the last change of credentials, since that forgets it.
+    """
+    _prctl(PR_SET_PDEATHSIG, signum)
+    if os.getppid() != parent:  # it ended before the call
+        os.kill(os.getpid(), signum)
+
+
+def set_no_new_privs() -> None:
+    """Neither this process nor what it may execute gains rights by set-user-ID files."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Whether others of the same user may look into this process (/proc/PID, ptrace)."""
+    _prctl(PR_SET_DUMPABLE, int(dumpable))
+
+
+def drop_capabilities() -> None:
+    """Give up every capability in every set, for good."""
+    for capability in range(CAPABILITIES_MAX):
+        try:
+            _prctl(PR_CAPBSET_DROP, capability)
+        except OSError:  # EINVAL: past the kernel's last one; EPERM: there was nothing to drop
+            break
+    _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
+    _checked(_libc.capset(header, bytes(24)), "capset")
+    set_no_new_privs()
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many descriptors as it may have; how many that is."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+class SignalInfo(NamedTuple):
+    number: int
+    code: int
+    pid: int  # of the sender, 0 for the kernel
+
+
+class SignalFd:
+    """Signals to read from a descriptor instead of handlers that interrupt."""
+
+    def __init__(self, signals: Iterable[int]) -> None:
+        numbers = set(signals)
+        bits = sum(1 << (number - 1) for number in numbers)
+        mask = bits.to_bytes(8, "little" if _little_endian() else "big").ljust(SIGSET_LEN, b"\0")
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        flags = ctypes.c_int(SFD_NONBLOCK | SFD_CLOEXEC)
+        self._fd = _checked(_libc.signalfd(ctypes.c_int(-1), mask, flags), "signalfd")
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self) -> Iterator[SignalInfo]:
+        """The signals that have come since the last call."""
+        try:
+            data = os.read(self._fd, 16 * SIGNALFD_SIGINFO.size)
+        except BlockingIOError:
+            return
+        for number, _, code, pid in SIGNALFD_SIGINFO.iter_unpack(data):
+            yield SignalInfo(number, code, pid)
+
+    def restore_mask(self) -> None:
+        """For a forked child: as it was before, so that what it executes is not deaf."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+
+    def close(self) -> None:
+        os.close(self._fd)
+        self.restore_mask()
+
+
+def _little_endian() -> bool:
+    return struct.pack("=H", 1) == b"\1\0"
