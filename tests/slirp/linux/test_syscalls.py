@@ -13,7 +13,7 @@ import pytest
 from slirp.linux import syscalls
 from tests.kit.need import need_netns
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def run_python(program: str, *wrapper: str) -> str:
