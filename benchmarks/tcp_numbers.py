@@ -43,15 +43,15 @@ def established(timestamps: bool, seed: int = 0) -> Connection:
     connection.poll(1.5 + seed)
     guest_sends(connection, ACK, 0, 2.0 + seed)
     assert connection.state is State.ESTABLISHED
-    connection.set_room(16 << 20)
+    connection.receive.set_room(16 << 20)
     return connection
 
 
 def guest_sends(c: Connection, flags: int, length: int, now: float, ahead: int = 0) -> None:
     """The next segment of the guest, acknowledging everything."""
-    options = TcpOptions(ts=(c._ts_recent, 0)) if c.options_len else None
-    seq = (c.rcv_nxt + ahead) & MASK
-    c.handle_segment(Segment(seq, c.snd_max, flags, 60_000, options), length, now)
+    options = TcpOptions(ts=(c.timestamps.recent, 0)) if c.timestamps.length else None
+    seq = (c.receive.nxt + ahead) & MASK
+    c.handle_segment(Segment(seq, c.send.max, flags, 60_000, options), length, now)
 
 
 def per_call(setup: Callable[[], Callable[[], None]], base: Callable[[], None]) -> float:
@@ -68,18 +68,18 @@ def cpu_time(run: Callable[[], None]) -> float:
 def data_in(timestamps: bool) -> float:
     """handle_segment: octets in order."""
     c = established(timestamps)
-    options = TcpOptions(ts=(c._ts_recent, 0)) if timestamps else None
-    ack, handle = c.snd_max, c.handle_segment
+    options = TcpOptions(ts=(c.timestamps.recent, 0)) if timestamps else None
+    ack, handle = c.send.max, c.handle_segment
 
     def run() -> None:
         for _ in range(CALLS):
-            handle(Segment(c.rcv_nxt, ack, PSH | ACK, 60_000, options), MSS, 2.0)
-            c.rcv_adv = (c.rcv_nxt + (1 << 20)) & MASK
+            handle(Segment(c.receive.nxt, ack, PSH | ACK, 60_000, options), MSS, 2.0)
+            c.receive.adv = (c.receive.nxt + (1 << 20)) & MASK
 
     def base() -> None:
         for _ in range(CALLS):
-            Segment(c.rcv_nxt, ack, PSH | ACK, 60_000, options)
-            c.rcv_adv = (c.rcv_nxt + (1 << 20)) & MASK
+            Segment(c.receive.nxt, ack, PSH | ACK, 60_000, options)
+            c.receive.adv = (c.receive.nxt + (1 << 20)) & MASK
 
     return per_call(lambda: run, base)
 
@@ -87,22 +87,22 @@ def data_in(timestamps: bool) -> float:
 def ack_in(timestamps: bool) -> float:
     """handle_segment: an ACK of what is in flight."""
     c = established(timestamps)
-    options = TcpOptions(ts=(c._ts_recent, 0)) if timestamps else None
-    handle, seq = c.handle_segment, c.rcv_nxt
+    options = TcpOptions(ts=(c.timestamps.recent, 0)) if timestamps else None
+    handle, seq = c.handle_segment, c.receive.nxt
 
     def setup() -> Callable[[], None]:
-        while (c.snd_max - c.snd_una) & MASK < CALLS * 100:
-            c.emit_data((c.snd_max - c.snd_una) & MASK, 100, False, 2.0)
+        while (c.send.max - c.send.una) & MASK < CALLS * 100:
+            c.emit_data((c.send.max - c.send.una) & MASK, 100, False, 2.0)
 
         def run() -> None:
-            ack = c.snd_una
+            ack = c.send.una
             for _ in range(CALLS):
                 ack = (ack + 100) & MASK
                 handle(Segment(seq, ack, ACK, 60_000, options), 0, 2.0)
 
         return run
 
-    c.snd_wscale = 12
+    c.send.wscale = 12
 
     def base() -> None:
         ack = 0
@@ -131,7 +131,7 @@ def data_out(timestamps: bool) -> float:
 
     def send() -> None:
         c.emit_data(0, 100, True, 2.0)
-        c.snd_una = c.snd_max
+        c.send.una = c.send.max
 
     return plain(send)
 
@@ -139,17 +139,19 @@ def data_out(timestamps: bool) -> float:
 def recovery(timestamps: bool) -> float:
     """handle_segment: an ACK with SACK blocks, during recovery."""
     c = established(timestamps)
-    c.snd_wscale = 12
+    c.send.wscale = 12
     for _ in range(100):
-        c.emit_data((c.snd_max - c.snd_una) & MASK, MSS, False, 2.0)
-    una = c.snd_una
-    ts = (c._ts_recent, 0) if timestamps else None
+        c.emit_data((c.send.max - c.send.una) & MASK, MSS, False, 2.0)
+    una = c.send.una
+    ts = (c.timestamps.recent, 0) if timestamps else None
     blocks = tuple(
         ((una + a * MSS) & MASK, (una + (a + 2) * MSS) & MASK) for a in range(1, 100, 10)
     )
     for block in blocks:
-        c.handle_segment(Segment(c.rcv_nxt, una, ACK, 60, TcpOptions(sack=(block,), ts=ts)), 0, 2.0)
-    seg = Segment(c.rcv_nxt, una, ACK, 60, TcpOptions(sack=blocks[-3:], ts=ts))
+        c.handle_segment(
+            Segment(c.receive.nxt, una, ACK, 60, TcpOptions(sack=(block,), ts=ts)), 0, 2.0
+        )
+    seg = Segment(c.receive.nxt, una, ACK, 60, TcpOptions(sack=blocks[-3:], ts=ts))
     return plain(lambda: c.handle_segment(seg, 0, 2.0))
 
 
@@ -187,7 +189,7 @@ ROWS: Final = (
     ("plan", 0.5, lambda on: plain_on(on, lambda c: c.plan(65_160, 2.0))),
     ("emit_data", 1.0, data_out),
     ("emit_ack", 0.7, lambda on: plain_on(on, lambda c: c.emit_ack(2.0))),
-    ("set_room", None, lambda on: plain_on(on, lambda c: c.set_room(1 << 20))),
+    ("set_room", None, lambda on: plain_on(on, lambda c: c.receive.set_room(1 << 20))),
     ("poll, nothing due", None, lambda on: plain_on(on, lambda c: c.poll(2.0))),
     ("poll_at", None, lambda on: plain_on(on, lambda c: c.poll_at())),
     ("handle_segment: SACK during recovery", None, recovery),

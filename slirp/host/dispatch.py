@@ -263,7 +263,7 @@ class Dispatcher:
     def _tcp_unreachable(self, flow: TcpFlow, failure: int) -> None:
         """The host could not reach the destination: what a router would say about the SYN."""
         code = LOCAL_CODES.get(failure, HOST_UNREACHABLE)
-        quoted = flow.key[8:12] + (flow.conn.rcv_nxt - 1 & 0xFFFFFFFF).to_bytes(4, "big")
+        quoted = flow.key[8:12] + (flow.conn.receive.nxt - 1 & 0xFFFFFFFF).to_bytes(4, "big")
         send_all(
             self.stack.icmp_error(
                 flow.guest, self.nat.gateway, DEST_UNREACHABLE, code, 0, PROTOCOL_TCP,

@@ -136,7 +136,7 @@ class TcpRelay(Feeder):
     def _add(self, flow: TcpFlow) -> None:
         assert flow.sock is not None
         self.flows[flow.key] = flow
-        flow.conn.shelf = self._shelf
+        flow.conn.receive.shelf = self._shelf
         self.opened += 1
         if not flow.guest.attachment.offload:
             widen(flow.sock)
@@ -237,7 +237,7 @@ class TcpRelay(Feeder):
     def _deliver_kept(self, flow: TcpFlow, seq: int, now: float) -> None:
         # rcv_nxt has passed over octets that were kept: they follow what was just delivered.
         kept = flow.kept or {}
-        end = flow.conn.rcv_nxt
+        end = flow.conn.receive.nxt
         seq &= 0xFFFFFFFF
         while seq != end:
             for start, data in kept.items():
@@ -284,15 +284,15 @@ class TcpRelay(Feeder):
         emitted = False
         # A few octets are likely to be answered by the host at once: their ACK goes with the
         # answer (RFC 9293 §3.8.6.3; two segments are acknowledged at once).
-        quiet = not events & ~_QUIET and conn.unacknowledged() < 2 * conn.mss
+        quiet = not events & ~_QUIET and conn.receive.unacknowledged() < 2 * conn.send.mss
         if flow.sock is not None:
-            if events & tcp.ACK_LATER and not (quiet and conn.window_left() > QUIET_WINDOW):
+            if events & tcp.ACK_LATER and not (quiet and conn.receive.window_left() > QUIET_WINDOW):
                 self._offer(flow)
             if events & tcp.ESTABLISHED:
                 flow.readable = True
             if flow.readable or events & tcp.REWIND:
                 emitted = self._pump(flow, now)
-        owed = events & tcp.ACK_LATER and conn.unacknowledged()
+        owed = events & tcp.ACK_LATER and conn.receive.unacknowledged()
         if not emitted and (owed or events & ACK_OWED):
             if not quiet:
                 self._acknowledge(flow, now)
@@ -366,7 +366,7 @@ class TcpRelay(Feeder):
     def _reopen(self, flow: TcpFlow) -> None:
         if flow.sock is not None and flow.conn.state is not tcp.State.CLOSED:
             self._offer(flow)
-            if flow.conn.update_due():
+            if flow.conn.receive.update_due():
                 self.touch(flow, tcp.ACK_LATER)
 
     def handle_timeout(self, flow: TcpFlow, now: float) -> float | None:
@@ -379,7 +379,7 @@ class TcpRelay(Feeder):
             flow.chores_at = None
             if flow.owned:
                 self._drop(flow)
-            if conn.unacknowledged():
+            if conn.receive.unacknowledged():
                 self._acknowledge(flow, now)
         at = conn.poll_at()
         if at is not None and at <= now:

@@ -75,7 +75,7 @@ class Feeder:
         else:
             free, full = UNIX_WINDOW, False
         room = free - flow.spilled
-        flow.conn.set_room(room if room > 0 else 0)
+        flow.conn.receive.set_room(room if room > 0 else 0)
         if full and not flow.armed:
             self._arm(flow)
 
@@ -91,7 +91,7 @@ class Feeder:
         """Send what the guest's window and the host's queue allow; was anything sent?"""
         conn, attachment = flow.conn, flow.guest.attachment
         limit = self._limit(flow, attachment)
-        lengths = (14, flow.template.ip_len, 20 + conn.options_len)
+        lengths = (14, flow.template.ip_len, 20 + conn.timestamps.length)
         header_len = sum(lengths)
         emitted = False
         for _ in range(FRAMES_PER_PUMP):
@@ -119,7 +119,7 @@ class Feeder:
         return emitted
 
     def _limit(self, flow: TcpFlow, attachment: Attachment) -> int:
-        mss = flow.conn.mss
+        mss = flow.conn.send.mss
         if not attachment.offload or attachment.port.max_frame <= 14 + self._mss + 40:
             return mss
         return GSO_MAX // mss * mss or mss
@@ -180,7 +180,7 @@ class Feeder:
         write_headers(claim.iov.segments, (flow.guest.ethernet, ip, transport), lengths)
         size = sum(lengths) + got
         if offload:
-            claim.commit(size, self._vnet(flow.conn.mss, got, sum(lengths)))
+            claim.commit(size, self._vnet(flow.conn.send.mss, got, sum(lengths)))
         else:
             claim.commit(size)
 

@@ -62,7 +62,7 @@ class Mirror:
 
     def receive(self, seg: Segment, payload: bytes, now: float) -> Outcome:
         """One segment from the guest; the batch goes on until end_batch()."""
-        before = self.connection.rcv_nxt
+        before = self.connection.receive.nxt
         outcome = self.connection.handle_segment(seg, len(payload), now)
         del self.stream[: outcome.acked]
         wanted = payload[outcome.skip : outcome.skip + outcome.take]
@@ -85,7 +85,7 @@ class Mirror:
     def _drain(self, at: int) -> None:
         while at in self.kept:
             data = self.kept.pop(at)
-            assert distance(self.connection.rcv_nxt, at) >= len(data), "kept, and not in order"
+            assert distance(self.connection.receive.nxt, at) >= len(data), "kept, and not in order"
             self.received += data
             at = (at + len(data)) & MASK
 
@@ -151,7 +151,7 @@ class Script:
     ) -> None:
         self.connection = connection
         self.clock = clock
-        self.iss = connection.snd_una
+        self.iss = connection.send.una
         self.irs = irs
         self.mirror = Mirror(connection, limit or 1 << 30)
         self.window = 65535
@@ -247,7 +247,7 @@ class Script:
         self.mirror.over = True
 
     def has_room(self, room: int) -> None:
-        self.connection.set_room(room)
+        self.connection.receive.set_room(room)
         self.mirror.pump(self.clock.now)
 
     def after(self, seconds: float) -> int:

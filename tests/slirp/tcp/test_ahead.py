@@ -50,7 +50,7 @@ def test_any_cuts_in_any_order_make_the_stream(pieces: list[tuple[int, int]], ir
         c.receives(ACK, seq=1 + start, ack=1, length=min(size, STREAM - start))
         assert c.mirror.received == guest_octets(1, len(c.mirror.received))
     assert len(c.mirror.received) == STREAM
-    assert c.connection._ahead is None
+    assert c.connection.receive.ahead is None
     assert c.mirror.kept == {}
 
 
@@ -64,4 +64,4 @@ def test_the_fin_is_last_whenever_it_comes(order: list[tuple[int, int]], alone: 
             c.receives(ACK | 1, seq=201, ack=1)
     assert c.mirror.received == guest_octets(1, 200)
     assert c.mirror.guest_closed
-    assert c.connection.rcv_nxt == (c.irs + 202) & MASK
+    assert c.connection.receive.nxt == (c.irs + 202) & MASK

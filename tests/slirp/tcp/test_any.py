@@ -42,14 +42,14 @@ class Walk:
     def __init__(self, connection: Connection) -> None:
         self.c = connection
         self.now = 50.0
-        self.edge = connection.rcv_adv
+        self.edge = connection.receive.adv
         self.emitted = 0  # host octets, each counted once
         self.acked = 0
-        self.irs = connection.irs
+        self.irs = connection.receive.irs
 
     def arrive(self, seg: Segment, length: int) -> None:
         c = self.c
-        before, flight = c.rcv_nxt, (c.snd_max - c.snd_una) & MASK
+        before, flight = c.receive.nxt, (c.send.max - c.send.una) & MASK
         outcome = c.handle_segment(seg, length, self.now)
         assert 0 <= outcome.acked <= flight
         self.acked += outcome.acked
@@ -60,28 +60,28 @@ class Walk:
             start = distance((seg.seq + outcome.skip) & MASK, before)
             if outcome.events & KEEP:
                 assert start > 0
-                assert c.rcv_nxt == before
+                assert c.receive.nxt == before
             else:
                 assert start == 0
-                assert distance(c.rcv_nxt, before) >= outcome.take
+                assert distance(c.receive.nxt, before) >= outcome.take
 
     def send(self, limit: int, have: int) -> None:
         c = self.c
-        flight = (c.snd_max - c.snd_una) & MASK
+        flight = (c.send.max - c.send.una) & MASK
         offset, length = c.plan(limit, self.now)
         assert 0 <= length <= limit
         if not length:
             return
-        assert offset + length <= c.snd_wnd
+        assert offset + length <= c.send.wnd
         assert offset <= flight
         if offset == flight:
             length = min(length, have)
             self.emitted += length
         if length:
             emission = c.emit_data(offset, length, True, self.now)
-            assert emission.seq == (c.snd_una + offset) & MASK
+            assert emission.seq == (c.send.una + offset) & MASK
             assert 0 <= emission.window <= 65535
-            assert len(emission.options) == c.options_len
+            assert len(emission.options) == c.timestamps.length
 
     def poll(self) -> None:
         emissions = self.c.poll(self.now)
@@ -105,29 +105,29 @@ class Walk:
 
     def check(self) -> None:
         c = self.c
-        for number in (c.snd_una, c.snd_nxt, c.snd_max, c.rcv_nxt, c.rcv_adv):
+        for number in (c.send.una, c.send.nxt, c.send.max, c.receive.nxt, c.receive.adv):
             assert 0 <= number <= MASK
-        flight = (c.snd_max - c.snd_una) & MASK
+        flight = (c.send.max - c.send.una) & MASK
         assert flight < HALF
-        assert (c.snd_nxt - c.snd_una) & MASK <= flight
-        assert 0 <= c.snd_wnd <= 65535 << 14
-        assert (c.rcv_adv - c.rcv_nxt) & MASK <= 65535 << c.rcv_wscale
-        if c.irs == self.irs:
-            assert distance(c.rcv_adv, self.edge) >= 0, "the right edge moved left"
-        self.edge, self.irs = c.rcv_adv, c.irs
-        self.check_loss(c._loss, flight)
-        self.check_ahead(c._ahead)
+        assert (c.send.nxt - c.send.una) & MASK <= flight
+        assert 0 <= c.send.wnd <= 65535 << 14
+        assert (c.receive.adv - c.receive.nxt) & MASK <= 65535 << c.receive.wscale
+        if c.receive.irs == self.irs:
+            assert distance(c.receive.adv, self.edge) >= 0, "the right edge moved left"
+        self.edge, self.irs = c.receive.adv, c.receive.irs
+        self.check_loss(c.send.loss, flight)
+        self.check_ahead(c.receive.ahead)
         at = c.poll_at()
         if c.state is State.CLOSED:
             assert at is None
         else:
             assert at is not None, "a state without a deadline"
-            assert at <= self.now + 7200.0 or c._heard_at + 7200.0 >= at
+            assert at <= self.now + 7200.0 or c.life.heard_at + 7200.0 >= at
 
     def check_loss(self, loss: Loss | None, flight: int) -> None:
         if loss is None:
             return
-        una = self.c.snd_una
+        una = self.c.send.una
         assert len(loss.ranges) <= SACKED_RANGES_MAX
         assert 0 <= loss.sacked <= flight
         last = 0
@@ -137,12 +137,12 @@ class Walk:
             last = hi + 1
         assert (loss.lost_end - una) & MASK <= flight
         assert loss.cwnd > 0
-        assert 0 <= loss.pipe(una, self.c.snd_max) <= flight
+        assert 0 <= loss.pipe(una, self.c.send.max) <= flight
 
     def check_ahead(self, ahead: Ahead | None) -> None:
         if ahead is None:
             return
-        nxt = self.c.rcv_nxt
+        nxt = self.c.receive.nxt
         spans = sorted(((a - nxt) & MASK, (b - nxt) & MASK) for a, b in ahead.ranges)
         assert len(spans) <= AHEAD_RANGES_MAX
         assert ahead.segments <= AHEAD_SEGMENTS_MAX
@@ -165,14 +165,14 @@ def segments(draw: st.DrawFn) -> Op:
     def run(walk: Walk) -> None:
         c = walk.c
         sack = tuple(
-            ((c.snd_una + at) & MASK, (c.snd_una + at + size) & MASK) for at, size in blocks
+            ((c.send.una + at) & MASK, (c.send.una + at + size) & MASK) for at, size in blocks
         )
-        ts = None if tsval is None else ((c._ts_recent + tsval) & MASK, 0)
+        ts = None if tsval is None else ((c.timestamps.recent + tsval) & MASK, 0)
         options = TcpOptions(*syn_options, True, sack, ts) if bits & SYN else None
         if options is None and (sack or ts):
             options = TcpOptions(sack=sack, ts=ts)
-        base = c.snd_max if ack_from_max else c.snd_una
-        seg = Segment((c.rcv_nxt + seq) & MASK, (base + ack) & MASK, bits, window, options)
+        base = c.send.max if ack_from_max else c.send.una
+        seg = Segment((c.receive.nxt + seq) & MASK, (base + ack) & MASK, bits, window, options)
         walk.arrive(seg, length)
 
     return Op(f"segment({seq}, {ack}, {bits}, {length}, w={window}, {tsval}, {blocks})", run)
@@ -196,8 +196,8 @@ operations = st.one_of(
     op("poll", Walk.poll),
     op("ack", Walk.acknowledge),
     st.builds(lambda s: Op(f"wait({s})", lambda w: w.wait(s)), waits),
-    st.builds(lambda r: Op(f"room({r})", lambda w: w.c.set_room(r)), rooms),
-    op("update_due", lambda w: assert_bool(w.c.update_due())),
+    st.builds(lambda r: Op(f"room({r})", lambda w: w.c.receive.set_room(r)), rooms),
+    op("update_due", lambda w: assert_bool(w.c.receive.update_due())),
     op("host_eof", lambda w: w.c.host_eof(w.now)),
     op("host_connected", lambda w: w.c.host_connected(w.now)),
 )
@@ -223,11 +223,11 @@ def establish(walk: Walk, irs: int, options: TcpOptions | None) -> None:
     c.host_connected(walk.now)
     walk.poll()
     flags = SYN | ACK if c.state is State.SYN_SENT else ACK
-    seq = irs if flags & SYN else c.rcv_nxt
-    walk.arrive(Segment(seq, c.snd_max, flags, 60000, options if flags & SYN else None), 0)
+    seq = irs if flags & SYN else c.receive.nxt
+    walk.arrive(Segment(seq, c.send.max, flags, 60000, options if flags & SYN else None), 0)
     assert c.state is State.ESTABLISHED
-    walk.edge = c.rcv_adv
-    walk.irs = c.irs
+    walk.edge = c.receive.adv
+    walk.irs = c.receive.irs
 
 
 starts = st.sampled_from([0, 1, HALF - 1, HALF, MASK - 70_000, MASK - 1, MASK])

@@ -95,7 +95,7 @@ def test_a_guest_that_acknowledges_everything_always() -> None:
     for ack in range(0, 1 << 32, 1 << 24):
         c.receives(ACK, seq=1, ack=ack)
     c.is_in(State.ESTABLISHED)
-    assert c.connection.snd_una == c.connection.snd_max
+    assert c.connection.send.una == c.connection.send.max
 
 
 def test_octets_one_by_one_with_gaps_cost_a_bounded_amount() -> None:
@@ -111,8 +111,8 @@ def test_sack_blocks_one_by_one_cost_a_bounded_amount() -> None:
     c.host_writes(60_000)
     for place in range(1000):
         c.receives(ACK, seq=1, ack=1, sack=((2 + 2 * place, 3 + 2 * place),))
-    assert c.connection._loss is not None
-    assert len(c.connection._loss.ranges) <= 32
+    assert c.connection.send.loss is not None
+    assert len(c.connection.send.loss.ranges) <= 32
 
 
 def test_acknowledging_octet_by_octet() -> None:
@@ -144,5 +144,5 @@ def test_a_window_that_flaps(window: int) -> None:
 def test_an_option_of_a_syn_means_nothing_later() -> None:
     c = established()
     c.receives(ACK, seq=1, ack=1, options=TcpOptions(mss=1, wscale=14, sack_permitted=True))
-    assert c.connection.mss == 1460
-    assert c.connection.snd_wscale == 0
+    assert c.connection.send.mss == 1460
+    assert c.connection.send.wscale == 0

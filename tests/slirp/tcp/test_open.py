@@ -122,8 +122,8 @@ def test_every_option_is_offered_back() -> None:
     assert c.options.sack_permitted
     assert c.options.ts is not None
     assert c.options.ts[1] == 500
-    assert c.connection.mss == 1448  # ours, less the timestamps of each segment
-    assert c.connection.options_len == 12
+    assert c.connection.send.mss == 1448  # ours, less the timestamps of each segment
+    assert c.connection.timestamps.length == 12
 
 
 def test_an_option_that_the_guest_does_not_name_is_off() -> None:
@@ -132,10 +132,10 @@ def test_an_option_that_the_guest_does_not_name_is_off() -> None:
     c.mirror.pump(c.clock.now)
     c.sends(SYN | ACK)
     assert c.options == TcpOptions(mss=1460)
-    assert c.connection.mss == 536  # RFC 9293 §3.7.1
-    assert c.connection.options_len == 0
+    assert c.connection.send.mss == 536  # RFC 9293 §3.7.1
+    assert c.connection.timestamps.length == 0
     c.receives(ACK, seq=1, ack=1, window=1000)
-    assert c.connection.snd_wnd == 1000
+    assert c.connection.send.wnd == 1000
     c.has_room(1 << 20)
     c.sends_nothing()
     c.receives(PSH | ACK, seq=1, ack=1, length=1)
@@ -144,24 +144,24 @@ def test_an_option_that_the_guest_does_not_name_is_off() -> None:
 
 @pytest.mark.parametrize(("offered", "mss"), [(0, 28), (1, 28), (27, 28), (29, 29), (65535, 1460)])
 def test_an_absurd_mss_is_clamped(offered: int, mss: int) -> None:
-    assert passive(guest_mss=offered).connection.mss == mss
+    assert passive(guest_mss=offered).connection.send.mss == mss
 
 
 @pytest.mark.parametrize("shift", [15, 16, 200, 255])
 def test_an_absurd_shift_is_clamped(shift: int) -> None:
     c = passive(wscale=shift)
-    assert c.connection.snd_wscale == 14  # RFC 7323 §2.3
+    assert c.connection.send.wscale == 14  # RFC 7323 §2.3
 
 
 def test_the_window_of_a_syn_is_not_scaled() -> None:
     c = passive(wscale=7)
-    assert c.connection.snd_wnd == 65535
+    assert c.connection.send.wnd == 65535
     c = active()
     c.receives(SYN | ACK, seq=0, ack=1, window=1000, options=TcpOptions(mss=1460, wscale=7))
-    assert c.connection.snd_wnd == 1000
+    assert c.connection.send.wnd == 1000
     c.sends(ACK, seq=1, ack=1)
     c.receives(ACK, seq=1, ack=1, window=1000)
-    assert c.connection.snd_wnd == 128_000
+    assert c.connection.send.wnd == 128_000
 
 
 def test_the_host_opens() -> None:
@@ -173,18 +173,18 @@ def test_the_host_opens() -> None:
     outcome = c.receives(SYN | ACK, seq=0, ack=1, options=TcpOptions(mss=1000))
     assert outcome.events & ESTABLISHED
     c.sends(ACK, seq=1, ack=1)
-    assert c.connection.mss == 1000
-    assert c.connection.irs == c.irs
+    assert c.connection.send.mss == 1000
+    assert c.connection.receive.irs == c.irs
     c.host_writes(10)
     c.sends(PSH | ACK, seq=1, ack=1, length=10)
 
 
 def test_room_for_a_guest_that_cannot_scale() -> None:
     c = active()
-    c.connection.set_room(1 << 20)
+    c.connection.receive.set_room(1 << 20)
     c.receives(SYN | ACK, seq=0, ack=1, options=TcpOptions(mss=1460))
     c.sends(ACK, window=65535)
-    assert c.connection.window_left() == 65535
+    assert c.connection.receive.window_left() == 65535
 
 
 def test_the_guest_refuses() -> None:

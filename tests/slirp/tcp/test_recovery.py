@@ -70,7 +70,7 @@ def test_a_small_window_is_filled_when_nothing_is_in_flight() -> None:
 
 def test_a_guest_whose_window_is_always_small() -> None:
     c = established(guest_mss=MSS, window=300)
-    c.connection._max_wnd = 300
+    c.connection.send.max_wnd = 300
     c.host_writes(1000)
     c.sends(ACK, seq=1, length=300)
     c.receives(ACK, seq=1, ack=151, window=300)
@@ -91,7 +91,7 @@ def test_timeout_sends_again_from_the_front_in_slow_start() -> None:
         c.sends(ACK, seq=seq, length=MSS)
     c.sends_nothing()
     c.receives(ACK, seq=1, ack=8001)
-    assert c.connection.snd_una == c.connection.snd_max
+    assert c.connection.send.una == c.connection.send.max
     assert not c.mirror.stream
 
 
@@ -130,16 +130,16 @@ def test_a_guest_that_delays_its_acks_is_not_sent_everything_twice() -> None:
 def test_a_guest_that_stood_still_is_not_sent_everything_twice() -> None:
     c = sending(8, ts=100, window=60_000)
     c.tsval = None
-    sent = c.connection._tsval(c.clock.now)
+    sent = c.connection.timestamps.clock(c.clock.now)
     c.after(0.7)
     for _ in range(2):
         c.sends(ACK, seq=1, length=MSS)
     c.receives(ACK, seq=1, ack=2001, options=TcpOptions(ts=(101, sent)))  # RFC 3522
     c.sends_nothing()
-    assert c.connection._loss is None
+    assert c.connection.send.loss is None
     c.host_writes(20 * MSS)
     assert len(c.mirror.out) == 20
-    assert c.mirror.out[0][0].seq == c.connection.snd_max - 20 * MSS
+    assert c.mirror.out[0][0].seq == c.connection.send.max - 20 * MSS
 
 
 @pytest.mark.parametrize("iss", [0, 0x1000, 0x2000, 0x3000, 0x4000])  # the clock's offset too
@@ -147,7 +147,7 @@ def test_a_timeout_that_was_one_is_not_undone(iss: int) -> None:
     c = sending(8, ts=100, iss=iss)
     c.after(0.2)
     c.sends(ACK, seq=1, length=MSS)
-    sent = c.connection._tsval(c.clock.now)
+    sent = c.connection.timestamps.clock(c.clock.now)
     c.clock.advance(0.001)
     c.receives(ACK, seq=1, ack=1001, options=TcpOptions(ts=(101, sent)))
     c.sends(ACK, seq=1001, length=MSS)
@@ -227,7 +227,7 @@ def test_plain_duplicates_of_a_guest_with_sack_report_nothing() -> None:
     for _ in range(10):
         c.receives(ACK, seq=1, ack=1)
     c.sends_nothing()
-    assert c.connection._loss is None
+    assert c.connection.send.loss is None
 
 
 def test_sack_counts_octets_not_acks() -> None:
@@ -285,7 +285,7 @@ def test_the_window_halves_and_grows_back() -> None:
     assert len(c.mirror.out) == 20  # half the flight
     una = 40_001
     flights = []
-    while c.connection._loss is not None:
+    while c.connection.send.loss is not None:
         flights.append(len(c.mirror.take_out()))
         una += flights[-1] * MSS
         c.receives(ACK, seq=1, ack=una, window=60_000)
@@ -306,7 +306,7 @@ def test_duplicate_acks_with_nothing_in_flight_are_nothing() -> None:
     for _ in range(1000):
         assert c.receives(ACK, seq=1, ack=1) == (0, 0, 0, 0)
     c.sends_nothing()
-    assert c.connection._loss is None
+    assert c.connection.send.loss is None
 
 
 def test_window_updates_are_no_duplicate_acks() -> None:
@@ -314,7 +314,7 @@ def test_window_updates_are_no_duplicate_acks() -> None:
     for window in range(20_000, 20_010):
         c.receives(ACK, seq=1, ack=1, window=window)
     c.sends_nothing()
-    assert c.connection._loss is None
+    assert c.connection.send.loss is None
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_nonsense_in_sack_is_left_out(blocks: tuple[tuple[int, int], ...]) -> No
     for _ in range(5):
         c.receives(ACK, seq=1, ack=1, sack=blocks)
     c.sends_nothing()
-    assert c.connection._loss is None
+    assert c.connection.send.loss is None
 
 
 def test_sack_that_was_not_negotiated_is_nothing() -> None:
@@ -350,7 +350,7 @@ def test_an_ack_of_what_was_never_sent_is_answered() -> None:
     c.sends(ACK, seq=2001, ack=1)
     outcome = c.receives(PSH | ACK, seq=1, ack=5000, length=10)
     assert outcome.take == 0  # dropped whole
-    assert c.connection.snd_una == (c.iss + 1) & MASK
+    assert c.connection.send.una == (c.iss + 1) & MASK
 
 
 def test_an_old_ack_changes_nothing() -> None:
@@ -358,7 +358,7 @@ def test_an_old_ack_changes_nothing() -> None:
     c.receives(ACK, seq=1, ack=2001)
     outcome = c.receives(PSH | ACK, seq=1, ack=1001, length=10)
     assert (outcome.acked, outcome.take) == (0, 10)
-    assert c.connection.snd_una == (c.iss + 2001) & MASK
+    assert c.connection.send.una == (c.iss + 2001) & MASK
 
 
 def test_a_forged_old_ack_is_challenged() -> None:
@@ -441,7 +441,7 @@ def test_a_window_taken_back_though_the_octets_arrived() -> None:
     c.receives(ACK, seq=1, ack=1001, window=0)
     c.receives(ACK, seq=1, ack=4001, window=5000)
     c.sends_nothing()
-    assert c.connection.snd_nxt == c.connection.snd_max
+    assert c.connection.send.nxt == c.connection.send.max
     c.host_writes(1000)
     c.sends(PSH | ACK, seq=4001, length=MSS)
 
@@ -451,7 +451,7 @@ def test_a_window_that_closes_while_the_congestion_window_regrows() -> None:
     c.after(0.2)
     c.sends(ACK, seq=1, length=MSS)
     c.receives(ACK, seq=1, ack=10_001, window=0)
-    assert c.connection._loss is not None
+    assert c.connection.send.loss is not None
     c.host_writes(MSS)
     c.sends_nothing()
     c.after(0.4)
@@ -491,26 +491,26 @@ def test_the_timeout_follows_the_round_trip() -> None:
     at = c.connection.poll_at()
     assert at is not None
     assert 0.2 <= at - c.clock.now < 0.4
-    assert c.connection._srtt == pytest.approx(0.15, abs=0.05)
+    assert c.connection.send.timer.srtt == pytest.approx(0.15, abs=0.05)
 
 
 @pytest.mark.parametrize("iss", [0, 0x40000000, 0x90000000])
 def test_half_an_answer_is_no_measurement(iss: int) -> None:
     c = sending(1, iss=iss)
-    srtt = c.connection._srtt
+    srtt = c.connection.send.timer.srtt
     c.clock.advance(0.1)
     c.receives(ACK, seq=1, ack=501)
-    assert c.connection._srtt == srtt
+    assert c.connection.send.timer.srtt == srtt
     c.receives(ACK, seq=1, ack=1001)
-    assert c.connection._srtt == pytest.approx(0.1 / 8)
+    assert c.connection.send.timer.srtt == pytest.approx(0.1 / 8)
 
 
 def test_what_was_sent_twice_is_not_measured() -> None:
     c = sending(1)
-    srtt = c.connection._srtt
+    srtt = c.connection.send.timer.srtt
     c.after(0.3)
     c.receives(ACK, seq=1, ack=1001)  # Karn: an answer to which?
-    assert c.connection._srtt == srtt
+    assert c.connection.send.timer.srtt == srtt
 
 
 def test_timestamps_measure_what_was_sent_twice() -> None:
@@ -518,10 +518,10 @@ def test_timestamps_measure_what_was_sent_twice() -> None:
     c.host_writes(MSS)
     c.after(0.2)
     c.mirror.take_out()
-    sent = c.connection._tsval(c.clock.now)
+    sent = c.connection.timestamps.clock(c.clock.now)
     c.clock.advance(0.1)
     c.receives(ACK, seq=1, ack=1001, options=TcpOptions(ts=(8, sent)))
-    assert c.connection._srtt == pytest.approx(0.1 / 8, abs=0.001)
+    assert c.connection.send.timer.srtt == pytest.approx(0.1 / 8, abs=0.001)
 
 
 def test_a_timestamp_from_nowhere_does_not_stretch_the_timeout() -> None:
@@ -529,4 +529,4 @@ def test_a_timestamp_from_nowhere_does_not_stretch_the_timeout() -> None:
     c.host_writes(MSS)
     c.after(0.2)
     c.receives(ACK, seq=1, ack=1001, options=TcpOptions(ts=(8, 12345)))
-    assert c.connection._rto == 0.4
+    assert c.connection.send.timer.rto == 0.4

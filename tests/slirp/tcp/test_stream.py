@@ -25,12 +25,13 @@ def test_one_ack_at_the_end_of_a_batch() -> None:
 
 def test_what_waits_for_an_acknowledgement() -> None:
     c = established(room=10_000)
-    assert (c.connection.unacknowledged(), c.connection.window_left()) == (0, 10_000)
+    receive = c.connection.receive
+    assert (receive.unacknowledged(), receive.window_left()) == (0, 10_000)
     c.receives(ACK, seq=1, ack=1, length=1000, batch_ends=False)
     c.receives(FIN | ACK, seq=1001, ack=1, length=500, batch_ends=False)
-    assert (c.connection.unacknowledged(), c.connection.window_left()) == (1501, 8499)
+    assert (receive.unacknowledged(), receive.window_left()) == (1501, 8499)
     c.mirror.end_batch(c.clock.now)
-    assert c.connection.unacknowledged() == 0
+    assert receive.unacknowledged() == 0
 
 
 def test_octets_carry_the_acknowledgement() -> None:
@@ -126,7 +127,7 @@ def test_a_segment_over_a_kept_range_is_taken_up_to_it() -> None:
     outcome = c.receives(ACK, seq=1, ack=1, length=3000)
     assert (outcome.skip, outcome.take) == (0, 1000)
     assert c.mirror.received == guest_octets(1, 1500)
-    assert c.connection.rcv_nxt == (c.irs + 1501) & MASK  # the rest comes again
+    assert c.connection.receive.nxt == (c.irs + 1501) & MASK  # the rest comes again
 
 
 @pytest.mark.parametrize(("length", "fin"), [(0, False), (1, False), (0, True)])
@@ -218,8 +219,8 @@ def test_the_ranges_ahead_are_bounded() -> None:
         c.receives(ACK, seq=3 + 2 * place, ack=1, length=1)
     assert len(c.mirror.kept) == AHEAD_RANGES_MAX
     c.receives(ACK, seq=1, ack=1, length=200)
-    while c.connection._ahead is not None:
-        done = (c.connection.rcv_nxt - c.irs) & MASK
+    while c.connection.receive.ahead is not None:
+        done = (c.connection.receive.nxt - c.irs) & MASK
         c.receives(ACK, seq=done, ack=1, length=201 - done)
     assert c.mirror.received == guest_octets(1, 200)[: len(c.mirror.received)]
     assert len(c.mirror.received) >= 2 * AHEAD_RANGES_MAX
@@ -250,7 +251,7 @@ def test_sequence_numbers_wrap() -> None:
     assert c.receives(ACK, seq=1001, ack=1001).acked == 1000
     c.receives(ACK, seq=2001, ack=1001, length=100)
     c.receives(ACK, seq=1001, ack=1001, length=1000)
-    assert c.connection.rcv_nxt == 2101 - 501
+    assert c.connection.receive.nxt == 2101 - 501
     assert c.mirror.received == guest_octets(1, 2100)
 
 

@@ -63,7 +63,7 @@ def transfer(
     def each_turn(now: float) -> None:
         peer.read(300 if slow_reader else 1 << 20, now)
         if connection.state is not State.CLOSED:
-            connection.set_room(16_000)
+            connection.receive.set_room(16_000)
 
     link.run(3000.0, each_turn)
     assert bytes(peer.received) == downward
