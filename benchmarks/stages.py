@@ -52,8 +52,9 @@ class Stopwatch:
         """Put the clock around one chain's stages."""
         lance, network, guest = chain.port, chain.network, chain.guest
         relay = network._dispatcher.tcp
-        relay._peek = self.timed("host socket", relay._peek)
-        relay._drop = self.timed("host socket", relay._drop)
+        feeder = relay.feeder
+        feeder._peek = self.timed("host socket", feeder._peek)
+        feeder.drop = self.timed("host socket", feeder.drop)
         relay._deliver = self.timed("host socket", relay._deliver)
         network.poll = self.timed("TCP, IPv4, Ethernet", network.poll)
         chain.port = TimedPort(self, lance)

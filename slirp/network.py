@@ -256,7 +256,7 @@ class Network:
                 "flows": len(relays.tcp.flows),
                 "opened": relays.tcp.opened,
                 "refused": relays.tcp.refused,
-                "octets_to_guest": relays.tcp.to_guest,
+                "octets_to_guest": relays.tcp.feeder.to_guest,
                 "octets_to_host": relays.tcp.to_host,
                 "octets_copied": relays.tcp.copied,
             },

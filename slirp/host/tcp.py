@@ -54,13 +54,16 @@ _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 _QUIET: Final = tcp.ACK_LATER | tcp.SENDABLE | tcp.FIN_RECEIVED
 
 
-class TcpRelay(Feeder):
+class TcpRelay:
     """All TCP flows of one network."""
 
     def __init__(
         self, loop: Loop, *, mss: int, on_unreachable: Callable[[TcpFlow, int], None]
     ) -> None:
-        super().__init__(loop, mss)
+        self._loop = loop
+        self._mss = mss
+        self._touched: list[TcpFlow] = []
+        self.feeder = Feeder(loop, mss)
         self._on_unreachable = on_unreachable
         self.flows: dict[bytes, TcpFlow] = {}
         self._lingering: set[TcpFlow] = set()
@@ -171,7 +174,7 @@ class TcpRelay(Feeder):
         if acked:
             flow.owned += acked
             if flow.owned >= DROP_AT:
-                self._drop(flow)
+                self.feeder.drop(flow)
             elif flow.chores_at is None:
                 flow.chores_at = now + CHORES_DELAY
                 self._loop.visit_at(flow, flow.chores_at)
@@ -183,7 +186,7 @@ class TcpRelay(Feeder):
                 if flow.kept is not None:
                     self._deliver_kept(flow, segment.seq + skip + take, now)
         if events & tcp.ACK_NOW:
-            self._acknowledge(flow, now)
+            self.feeder.acknowledge(flow, now)
         flow.events |= events
         if not flow.touched:
             flow.touched = True
@@ -215,7 +218,7 @@ class TcpRelay(Feeder):
             self.copied += len(rest)
             if flow.spill is None:
                 flow.spill = deque()
-                self._arm(flow)
+                self.feeder.arm(flow)
             flow.spill.append(memoryview(rest))
             flow.spilled += len(rest)
 
@@ -259,6 +262,13 @@ class TcpRelay(Feeder):
 
     # Towards the guest
 
+    def touch(self, flow: TcpFlow, events: int) -> None:
+        """Settle this flow at the end of the turn, as if a segment had had these events."""
+        flow.events |= events
+        if not flow.touched:
+            flow.touched = True
+            self._touched.append(flow)
+
     def settle(self, now: float) -> None:
         """The end of a turn: what is done once per touched flow."""
         touched, self._touched = self._touched, []
@@ -287,20 +297,20 @@ class TcpRelay(Feeder):
         quiet = not events & ~_QUIET and conn.receive.unacknowledged() < 2 * conn.send.mss
         if flow.sock is not None:
             if events & tcp.ACK_LATER and not (quiet and conn.receive.window_left() > QUIET_WINDOW):
-                self._offer(flow)
+                self.feeder.offer(flow)
             if events & tcp.ESTABLISHED:
                 flow.readable = True
             if flow.readable or events & tcp.REWIND:
-                emitted = self._pump(flow, now)
+                emitted = self.feeder.pump(flow, now)
         owed = events & tcp.ACK_LATER and conn.receive.unacknowledged()
         if not emitted and (owed or events & ACK_OWED):
             if not quiet:
-                self._acknowledge(flow, now)
+                self.feeder.acknowledge(flow, now)
             elif flow.chores_at is None:
                 flow.chores_at = now + CHORES_DELAY
                 self._loop.visit_at(flow, flow.chores_at)
         for emission in conn.poll(now):
-            self._emit(flow, emission)
+            self.feeder.emit(flow, emission)
         if conn.state is tcp.State.CLOSED or events & tcp.CLOSED:
             self._close(flow, now)
         else:
@@ -365,7 +375,7 @@ class TcpRelay(Feeder):
 
     def _reopen(self, flow: TcpFlow) -> None:
         if flow.sock is not None and flow.conn.state is not tcp.State.CLOSED:
-            self._offer(flow)
+            self.feeder.offer(flow)
             if flow.conn.receive.update_due():
                 self.touch(flow, tcp.ACK_LATER)
 
@@ -378,9 +388,9 @@ class TcpRelay(Feeder):
         if flow.chores_at is not None and flow.chores_at <= now:
             flow.chores_at = None
             if flow.owned:
-                self._drop(flow)
+                self.feeder.drop(flow)
             if conn.receive.unacknowledged():
-                self._acknowledge(flow, now)
+                self.feeder.acknowledge(flow, now)
         at = conn.poll_at()
         if at is not None and at <= now:
             self.touch(flow, conn.handle_timeout(now))
@@ -426,7 +436,7 @@ class TcpRelay(Feeder):
         self._lingering.discard(flow)
         if sock is not None:
             if flow.owned:
-                self._drop(flow)  # closing over unread octets would reset the host
+                self.feeder.drop(flow)  # closing over unread octets would reset the host
             flow.sock = None
             self._loop.unregister(sock.fileno())
             sock.close()
@@ -443,4 +453,4 @@ class TcpRelay(Feeder):
         for flow in [*self.flows.values(), *self._lingering]:
             self.forget(flow)
             self._release(flow)
-        self._scratch.close()
+        self.feeder.close()

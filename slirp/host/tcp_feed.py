@@ -1,9 +1,9 @@
 """The way to the guest: from the host socket's queue into claims, and what is acknowledged.
 
-`_pump` asks the connection what to send (an offset from SND.UNA and a length), claims a frame,
+`pump` asks the connection what to send (an offset from SND.UNA and a length), claims a frame,
 receives with MSG_PEEK at that offset straight into the claim's views (`_peek`), writes the headers
 (`_fill`) and commits. What the guest has acknowledged is taken from the queue with MSG_TRUNC
-(`_drop`). `_offer` works out how much the guest may send, from the free space of the kernel's queue
+(`drop`). `offer` works out how much the guest may send, from the free space of the kernel's queue
 the other way.
 
 Sockets without MSG_TRUNC (Unix streams) are dropped from by reading into a scratch area. A kernel
@@ -46,25 +46,18 @@ MSG_PEEK: Final = int(socket.MSG_PEEK)
 
 
 class Feeder:
-    """The half of a TcpRelay that sends to guests."""
+    """What a TcpRelay sends to guests with."""
 
     def __init__(self, loop: Loop, mss: int) -> None:
         self._loop = loop
         self._mss = mss
-        self._touched: list[TcpFlow] = []
         self._scratch = mmap.mmap(-1, SCRATCH_LEN)
         self._peek_off = peek_offset_works()
         self._vnets: dict[tuple[int, int], bytes] = {}
         self.to_guest = 0
 
-    def touch(self, flow: TcpFlow, events: int) -> None:
-        """Settle this flow at the end of the turn, as if a segment had had these events."""
-        flow.events |= events
-        if not flow.touched:
-            flow.touched = True
-            self._touched.append(flow)
-
-    def _offer(self, flow: TcpFlow) -> None:
+    def offer(self, flow: TcpFlow) -> None:
+        """Work out how much the guest may send."""
         # The window follows the free space of the kernel's send queue, less what still waits here.
         assert flow.sock is not None
         if flow.discard:
@@ -77,9 +70,10 @@ class Feeder:
         room = free - flow.spilled
         flow.conn.receive.set_room(room if room > 0 else 0)
         if full and not flow.armed:
-            self._arm(flow)
+            self.arm(flow)
 
-    def _arm(self, flow: TcpFlow) -> None:
+    def arm(self, flow: TcpFlow) -> None:
+        """Have the loop tell when the host takes more."""
         # The kernel calls a socket writable while a third of its queue is free. Polling one that
         # is not makes it report when it is so again (SOCK_NOSPACE), which a window that closes
         # before the queue is full would otherwise never see.
@@ -87,7 +81,7 @@ class Feeder:
         flow.armed = True
         self._loop.modify(flow.sock.fileno(), EDGE_BOTH)
 
-    def _pump(self, flow: TcpFlow, now: float) -> bool:
+    def pump(self, flow: TcpFlow, now: float) -> bool:
         """Send what the guest's window and the host's queue allow; was anything sent?"""
         conn, attachment = flow.conn, flow.guest.attachment
         limit = self._limit(flow, attachment)
@@ -115,7 +109,7 @@ class Feeder:
             if got < length and not flow.to_the_end:
                 flow.readable = False  # the next octets come with an edge
                 return emitted
-        self.touch(flow, tcp.SENDABLE)
+        flow.relay.touch(flow, tcp.SENDABLE)
         return emitted
 
     def _limit(self, flow: TcpFlow, attachment: Attachment) -> int:
@@ -195,7 +189,8 @@ class Feeder:
             self._vnets[key] = vnet
         return vnet
 
-    def _acknowledge(self, flow: TcpFlow, now: float) -> None:
+    def acknowledge(self, flow: TcpFlow, now: float) -> None:
+        """An ACK, now or as soon as the port has room."""
         emission = flow.conn.emit_ack(now)
         headers = (flow.guest.ethernet, *flow.template.tcp(emission, 0, 0))
         attachment = flow.guest.attachment
@@ -203,10 +198,11 @@ class Feeder:
             flow.events |= ACK_OWED
             attachment.wait(flow)
 
-    def _emit(self, flow: TcpFlow, emission: tcp.Emission) -> None:
+    def emit(self, flow: TcpFlow, emission: tcp.Emission) -> None:
+        """A segment without payload."""
         flow.guest.attachment.send((flow.guest.ethernet, *flow.template.tcp(emission, 0, 0)))
 
-    def _drop(self, flow: TcpFlow) -> None:
+    def drop(self, flow: TcpFlow) -> None:
         """Take what the guest owns from the front of the host's queue."""
         sock, count = flow.sock, flow.owned
         flow.owned = 0
@@ -222,3 +218,7 @@ class Feeder:
             count -= got
             if flow.peek_at >= 0:
                 flow.peek_at = max(0, flow.peek_at - got)  # as the kernel does
+
+    def close(self) -> None:
+        """Give the scratch area back."""
+        self._scratch.close()
