@@ -169,9 +169,9 @@ def whole_connection(timestamps: bool) -> float:
         c = established(timestamps)
         guest_sends(c, PSH | ACK, 100, 2.0)
         c.emit_ack(2.0)
-        c.plan(65_160, 2.0)
+        c.send.plan(65_160, 2.0)
         c.emit_data(0, 500, True, 2.0)
-        c.plan(65_160, 2.0)
+        c.send.plan(65_160, 2.0)
         c.host_eof(2.0)
         c.poll(2.0)
         guest_sends(c, ACK, 0, 2.0)
@@ -186,7 +186,7 @@ def whole_connection(timestamps: bool) -> float:
 ROWS: Final = (
     ("handle_segment: octets in order", 1.5, data_in),
     ("handle_segment: ACK", 1.5, ack_in),
-    ("plan", 0.5, lambda on: plain_on(on, lambda c: c.plan(65_160, 2.0))),
+    ("plan", 0.5, lambda on: plain_on(on, lambda c: c.send.plan(65_160, 2.0))),
     ("emit_data", 1.0, data_out),
     ("emit_ack", 0.7, lambda on: plain_on(on, lambda c: c.emit_ack(2.0))),
     ("set_room", None, lambda on: plain_on(on, lambda c: c.receive.set_room(1 << 20))),

@@ -223,7 +223,11 @@ class Dispatcher:
         header = arrived.header
         segment = tcp.Segment(header.seq, header.ack, header.flags, header.window, arrived.options)
         flow = self.tcp.flows.get(arrived.key)
-        if flow is not None and flow.conn.state is tcp.State.CLOSED and tcp.is_opening(segment):
+        if (
+            flow is not None
+            and flow.conn.life.state is tcp.State.CLOSED
+            and tcp.is_opening(segment)
+        ):
             self.tcp.forget(flow)  # over since a segment before this one in the same batch
             flow = None
         if flow is not None:

@@ -311,10 +311,10 @@ class TcpRelay:
                 self._loop.visit_at(flow, flow.chores_at)
         for emission in conn.poll(now):
             self.feeder.emit(flow, emission)
-        if conn.state is tcp.State.CLOSED or events & tcp.CLOSED:
+        if conn.life.state is tcp.State.CLOSED or events & tcp.CLOSED:
             self._close(flow, now)
         else:
-            if conn.state is tcp.State.TIME_WAIT and flow.spill is None:
+            if conn.life.state is tcp.State.TIME_WAIT and flow.spill is None:
                 self._release(flow)
             self._loop.visit_at(flow, conn.poll_at())
 
@@ -374,7 +374,7 @@ class TcpRelay:
             self._release(flow)
 
     def _reopen(self, flow: TcpFlow) -> None:
-        if flow.sock is not None and flow.conn.state is not tcp.State.CLOSED:
+        if flow.sock is not None and flow.conn.life.state is not tcp.State.CLOSED:
             self.feeder.offer(flow)
             if flow.conn.receive.update_due():
                 self.touch(flow, tcp.ACK_LATER)

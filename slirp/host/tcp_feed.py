@@ -89,7 +89,7 @@ class Feeder:
         header_len = sum(lengths)
         emitted = False
         for _ in range(FRAMES_PER_PUMP):
-            offset, length = conn.plan(limit, now)
+            offset, length = conn.send.plan(limit, now)
             if not length:
                 return emitted
             claim = attachment.port.claim(header_len + length, lengths)

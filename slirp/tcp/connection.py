@@ -8,8 +8,9 @@ from the guest's own memory. So a `Connection` decides on sequence numbers and l
   its payload. The `Outcome` says which part of the payload is wanted, how many of the host's bytes
   are the guest's now, and what happened. Nearly every segment is the next one in order, so that
   case is decided first and in one function (header prediction).
-- `plan` and `emit_data` send the host's bytes, again where they were lost. Bytes ahead of their
-  turn are the relay's to keep, by the ranges of `slirp.tcp.ahead`.
+- `send.plan` and `emit_data` send the host's bytes, again where they were lost. Bytes ahead of
+  their turn are the relay's to keep, by the ranges of `slirp.tcp.ahead`; how many the host takes,
+  it states with `receive.set_room`.
 - `poll` gives the segments without payload that are due; `handle_timeout` and `poll_at` are the
   clock. The relay sends what is returned; nothing here sends.
 
@@ -21,7 +22,7 @@ rely on.
 
 `poll_at()` may move later without notice (each ACK pushes the timers); `handle_timeout` before the
 deadline does nothing, so a relay may keep the earlier instant. It moves earlier only through
-`plan`, `emit_data`, `poll`, `host_*` and events other than ACK_LATER and SENDABLE.
+`send.plan`, `emit_data`, `poll`, `host_*` and events other than ACK_LATER and SENDABLE.
 
 Where it is more lenient than the RFCs: a segment that lacks the negotiated timestamps is taken
 (RFC 7323 §3.2 would drop it), and the acknowledgement in an entirely old segment counts.
@@ -141,18 +142,20 @@ class Connection:
         "timestamps",
     )
 
-    def __init__(self, send: Send, receive: Receive, life: Lifecycle, own_mss: int) -> None:
+    def __init__(
+        self, send: Send, receive: Receive, life: Lifecycle, timestamps: Timestamps, own_mss: int
+    ) -> None:
         """Use passive() or active()."""
         self.send = send
         self.receive = receive
         self.life = life
-        self.timestamps = Timestamps(0)
+        self.timestamps = timestamps
         self._own_mss = own_mss  # bytes, as offered to the guest
         self._in_order = False  # the next segment may be judged by header prediction
         self._sack_on = False
         self._wscale_on = False
         self._refuse_seq = 0  # of the RST that is due
-        self._challenges = Challenges(life.heard_at)
+        self._challenges: Challenges | None = None  # until the first
 
     @classmethod
     def passive(
@@ -176,9 +179,9 @@ class Connection:
             Send(iss & MASK),
             Receive((syn.seq + 1) & MASK, mss, rcv_wscale, room),
             Lifecycle(State.CONNECTING, now, keepalive),
+            Timestamps((iss * 0x9E3779B1) & MASK if ts_offset is None else ts_offset),
             mss,
         )
-        connection.timestamps.offset = _offset(iss, ts_offset)
         connection._negotiate(syn, mss_default)
         return connection
 
@@ -200,9 +203,9 @@ class Connection:
             Send(iss & MASK),
             Receive(0, mss, rcv_wscale, room),
             Lifecycle(State.SYN_SENT, now, keepalive),
+            Timestamps(_offset(iss, ts_offset), on=True),
             mss,
         )
-        connection.timestamps = Timestamps(_offset(iss, ts_offset), on=True)
         connection.send.mss = mss_default  # the guest's default, until its SYN names another
         connection._sack_on = connection._wscale_on = True
         connection.send.due = SEND_SYN
@@ -364,14 +367,10 @@ class Connection:
 
     def _is_newer(self, syn: Segment) -> bool:
         """Whether a SYN in TIME-WAIT is of a new incarnation (RFC 9293 §3.6.1, RFC 6191)."""
-        ts = self._ts_of(syn)
+        ts = syn.options.ts if syn.options is not None and self.timestamps.length else None
         if ts is not None and distance(ts[0], self.timestamps.recent) > 0:
             return True
         return distance(syn.seq, self.receive.nxt) > 0
-
-    def _ts_of(self, seg: Segment) -> tuple[int, int] | None:
-        """TSval and TSecr, where timestamps were negotiated and the segment has them."""
-        return seg.options.ts if seg.options is not None and self.timestamps.length else None
 
     def _arrive_ordinary(self, seg: Segment, length: int, now: float) -> Outcome:
         """A segment with ACK and without SYN or RST, in SYN-RECEIVED or later."""
@@ -394,7 +393,7 @@ class Connection:
 
     def _passes_paws(self, seg: Segment, offset: int, now: float) -> bool:
         """RFC 7323 §5.3, R1 and R3."""
-        ts = self._ts_of(seg)
+        ts = seg.options.ts if seg.options is not None and self.timestamps.length else None
         if ts is None:
             return True
         recent = self.timestamps.recent
@@ -407,7 +406,7 @@ class Connection:
     def _take_ack(self, seg: Segment, length: int, offset: int, now: float) -> tuple[int, int]:
         """(bytes of host data acknowledged, events); -1 where the segment is to be dropped."""
         send = self.send
-        flight = send.flight
+        flight = (send.max - send.una) & MASK
         acked = (seg.ack - send.una) & MASK
         if acked > flight:
             if (send.una - seg.ack) & MASK <= max(send.max_wnd, WINDOW_MAX):
@@ -424,17 +423,20 @@ class Connection:
             events |= send.take_window(wnd, now)
         sack = seg.options.sack if seg.options is not None and self._sack_on else ()
         if acked:
-            acked, more = send.advance(seg.ack, sack, self._echo(seg, now), now)
+            echo = None if send.loss is None else self._echo(seg, now)
+            acked, more = send.advance(seg.ack, sack, echo, now)
             events |= more
-            if send.fin_acked():
+            if send.fin_sent and send.una == send.max:
                 events |= self._fin_acked(now)
         elif sack or (duplicate and not self._sack_on):
             events |= send.count_duplicate(sack, duplicate and offset == 0)
-        return acked, events | send.check_withdrawn(now) | self._check_fin(now)
+        if not wnd:
+            events |= send.check_withdrawn(now)
+        return acked, events | (self._check_fin(now) if send.eof else 0)
 
     def _echo(self, seg: Segment, now: float) -> tuple[int, float | None] | None:
-        """What the echoed timestamp says to loss recovery, which alone asks."""
-        ts = self._ts_of(seg) if self.send.loss is not None else None
+        """What the echoed timestamp says to loss recovery."""
+        ts = seg.options.ts if seg.options is not None and self.timestamps.length else None
         return None if ts is None else (ts[1], self.timestamps.round_trip(ts[1], now))
 
     def _fin_acked(self, now: float) -> int:
@@ -473,6 +475,8 @@ class Connection:
 
     def _challenge(self, now: float) -> Outcome:
         """An ACK for a segment that may be forged or old; a bounded number of them."""
+        if self._challenges is None:
+            self._challenges = Challenges(now)
         return Outcome(0, 0, 0, ACK_NOW) if self._challenges.allow(now) else NOTHING
 
     def _refuse(self, seq: int) -> Outcome:
@@ -524,10 +528,6 @@ class Connection:
 
     # Segments to the guest
 
-    def plan(self, limit: int, now: float) -> tuple[int, int]:
-        """Host bytes to send next: (offset from SND.UNA, length up to `limit`); length 0: none."""
-        return self.send.plan(limit, now)
-
     def emit_data(self, offset: int, length: int, push: bool, now: float) -> Emission:
         """Those bytes go out now."""
         send, receive = self.send, self.receive
@@ -547,7 +547,8 @@ class Connection:
         edge = receive.told = receive.adv
         flags = _PSH_ACK if push else ACK
         window = ((edge - ack) & MASK) >> receive.wscale
-        return _new(Emission, (seq, ack, flags, window, self.timestamps.option(now)))
+        options = self.timestamps.option(now) if self.timestamps.length else b""
+        return _new(Emission, (seq, ack, flags, window, options))
 
     def emit_ack(self, now: float) -> Emission:
         """An ACK with no payload, and with SACK blocks where bytes are ahead."""
@@ -678,10 +679,9 @@ class Connection:
 
     def _settle(self) -> None:
         state = self.life.state
-        self.send.settle(sending=state in SENDING)
-        self._in_order = self.receive.ahead is None and (
-            state is State.ESTABLISHED or state is State.FIN_WAIT_2
-        )
+        opened = state is State.ESTABLISHED
+        self.send.settle(opened or state is State.CLOSE_WAIT)
+        self._in_order = self.receive.ahead is None and (opened or state is State.FIN_WAIT_2)
 
 
 def _offset(iss: int, given: int | None) -> int:

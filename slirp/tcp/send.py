@@ -81,7 +81,7 @@ class Send:
         """Sequence numbers sent and not acknowledged."""
         return (self.max - self.una) & MASK
 
-    def settle(self, *, sending: bool) -> None:
+    def settle(self, sending: bool) -> None:
         """Recompute what the fast paths rely on; `sending`: the state lets new bytes go."""
         timer = self.timer
         self.steady = self.loss is None and not timer.persisting and not timer.retries
@@ -251,29 +251,25 @@ class Send:
     ) -> tuple[int, int]:
         """SND.UNA moves on to `ack`: (bytes of the host's among those acknowledged, events).
 
-        `echo`: the TSecr that came with it and the round trip that it tells, where there is one.
+        `echo`, while something is lost: the TSecr that came with it, and the round trip it tells.
         """
         octets = (ack - self.una) & MASK
         self.una = ack
-        self._take_round_trip(ack, echo, now)
-        self.timer.retries = 0
+        timer = self.timer
+        timer.retries = 0
+        if timer.timed_at is not None:  # RFC 6298 §3
+            timer.take_ack(ack, now)
+        elif echo is not None and echo[1] is not None:
+            timer.measure(echo[1])
         events = SENDABLE
         if self.loss is not None:
             events |= self._advance_recovery(self.loss, octets, sack, echo)
         if ack == self.max:
-            self.timer.stop()
+            timer.stop()
             octets -= self.fin_sent
-        elif not self.timer.persisting:
-            self.timer.arm(now)
+        elif not timer.persisting:
+            timer.arm(now)
         return octets, events
-
-    def _take_round_trip(self, ack: int, echo: tuple[int, float | None] | None, now: float) -> None:
-        """One measurement, where this ACK allows it (RFC 6298 §3)."""
-        timer = self.timer
-        if timer.timed_at is not None:
-            timer.take_ack(ack, now)
-        elif self.loss is not None and echo is not None and echo[1] is not None:
-            timer.measure(echo[1])
 
     def _advance_recovery(
         self,

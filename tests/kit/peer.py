@@ -109,7 +109,7 @@ class Mirror:
         for _ in range(PUMPS_MAX):
             if self.over:
                 break
-            offset, length = c.plan(self.limit, now)
+            offset, length = c.send.plan(self.limit, now)
             assert 0 <= length <= self.limit
             if not length:
                 break

@@ -68,7 +68,7 @@ class Walk:
     def send(self, limit: int, have: int) -> None:
         c = self.c
         flight = (c.send.max - c.send.una) & MASK
-        offset, length = c.plan(limit, self.now)
+        offset, length = c.send.plan(limit, self.now)
         assert 0 <= length <= limit
         if not length:
             return

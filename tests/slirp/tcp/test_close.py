@@ -76,9 +76,9 @@ def test_nothing_new_follows_the_end() -> None:
     c = established()
     c.host_writes(10)
     c.connection.host_eof(c.clock.now)
-    assert c.connection.plan(1000, c.clock.now) == (10, 0)
+    assert c.connection.send.plan(1000, c.clock.now) == (10, 0)
     c.host_resets()
-    assert c.connection.plan(1000, c.clock.now)[1] == 0
+    assert c.connection.send.plan(1000, c.clock.now)[1] == 0
 
 
 def test_both_close_at_once() -> None:

@@ -47,7 +47,7 @@ def test_super_segments_end_at_whole_segments() -> None:
 def test_a_relay_with_little_room_gets_little() -> None:
     c = established(guest_mss=MSS)
     for limit in (1, 999, 1000, 1001, 1999, 2000):
-        assert c.connection.plan(limit, c.clock.now) == (0, limit // MSS * MSS or limit)
+        assert c.connection.send.plan(limit, c.clock.now) == (0, limit // MSS * MSS or limit)
 
 
 def test_a_sliver_of_window_is_not_filled() -> None:

@@ -20,7 +20,7 @@ def sending(wnd: int = 10_000, mss: int = 1000) -> Send:
     s.due = SEND_SYN
     s.send_syn(0.0)
     s.established((ISS + 1) & MASK, wnd, 0.01)
-    s.settle(sending=True)
+    s.settle(True)
     return s
 
 
@@ -78,7 +78,7 @@ def test_three_duplicates_are_a_loss() -> None:
         send(s, 1_000)
     events = [s.count_duplicate((), True) for _ in range(3)]
     assert [bool(e & REWIND) for e in events] == [False, False, True]
-    s.settle(sending=True)
+    s.settle(True)
     assert s.nxt == at(0)
     assert send(s, 5_000) == (0, 1_000)
     assert s.nxt == s.max
@@ -89,7 +89,7 @@ def test_sack_tells_what_is_lost() -> None:
     for _ in range(6):
         send(s, 1_000)
     s.count_duplicate(((at(1_000), at(4_000)),), False)
-    s.settle(sending=True)
+    s.settle(True)
     assert send(s, 10_000) == (0, 1_000)
     s.advance(at(6_000), (), None, 1.2)
     assert s.flight == 0
@@ -99,7 +99,7 @@ def test_a_timeout_sends_all_again() -> None:
     s = sending()
     send(s, 4_000)
     assert s.timeout(2.0) == REWIND
-    s.settle(sending=True)
+    s.settle(True)
     assert (s.nxt, s.plan(65_000, 2.0)) == (at(0), (0, 1_000))  # slow start
 
 
@@ -136,7 +136,7 @@ def test_a_window_that_is_taken_back_is_no_congestion() -> None:
     assert s.check_withdrawn(1.1) == REWIND
     assert s.seq_in_window() == at(0)
     s.take_window(10_000, 1.2)
-    s.settle(sending=True)
+    s.settle(True)
     assert s.plan(65_000, 1.2) == (0, 5_000)
 
 
@@ -160,5 +160,5 @@ def test_nothing_is_sent_outside_the_window(steps: list[tuple[int, int]]) -> Non
         acked = min(acked, s.flight)
         if acked:
             assert s.advance((s.una + acked) & MASK, (), None, now)[0] == acked
-        s.settle(sending=True)
+        s.settle(True)
         assert s.flight == 0 or s.timer.at is not None
