@@ -26,7 +26,7 @@ from slirp.flow import Nat
 from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
 from slirp.host.forward import Forward, Forwards, HostAddress
-from slirp.host.loop import READABLE, Loop
+from slirp.host.loop import READABLE, WRITABLE, Loop, Timed
 from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.services.dns import DnsService
 from slirp.services.resolv import ResolvConf
@@ -153,6 +153,7 @@ class Network:
             self._loop, self._stack, relays.tcp, relays.udp, relays.attachments
         )
         self._stack.on_guest = self._forwards.guest_seen
+        self._counters: dict[str, Mapping[str, int]] = {}  # of those who are around the network
         self._attached = 0
         self._stopping = False
         self._closed = False
@@ -216,9 +217,19 @@ class Network:
         """One turn of the loop, waiting at most `timeout` seconds; the events handled."""
         return self._loop.turn(timeout)
 
-    def watch(self, fd: int, ready: Callable[[], None]) -> None:
-        """Call `ready` from the loop whenever `fd` is readable."""
-        self._loop.register(fd, READABLE, lambda events, now: ready())
+    @property
+    def now(self) -> float:
+        """The instant of the loop's turn, on the network's clock."""
+        return self._loop.now
+
+    def watch(self, fd: int, ready: Callable[[], None], *, writing: bool = False) -> None:
+        """Call `ready` from the loop whenever `fd` is readable; with `writing`, writable."""
+        events = WRITABLE if writing else READABLE
+        self._loop.register(fd, events, lambda events, now: ready())
+
+    def visit_at(self, timed: Timed, at: float) -> None:
+        """Call `timed.handle_timeout(now)` from the loop at `at`, or before."""
+        self._loop.visit_at(timed, at)
 
     def rest(self, fd: int) -> None:
         """Leave a watched `fd` alone for a tenth of a second: it cannot be served now."""
@@ -274,7 +285,12 @@ class Network:
             },
             "dns": dict(self._dns.stats),
             "dhcp": dict(self._dhcp.stats) if self._dhcp else {},
+            **{name: dict(counters) for name, counters in self._counters.items()},
         }
+
+    def add_counters(self, name: str, counters: Mapping[str, int]) -> None:
+        """Show these in `stats()` too, as they are then."""
+        self._counters[name] = counters
 
     def flows(self) -> list[dict[str, Any]]:
         """TCP flows and UDP mappings."""

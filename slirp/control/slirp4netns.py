@@ -6,11 +6,12 @@
     {"execute": "list_hostfwd"}                                → {"return": {"entries": […]}, …}
     {"execute": "remove_hostfwd", "arguments": {"id": 1}}      → {"return": {}}
 
-`answer` is the protocol and does no I/O; `ApiSocket` is the listening socket in the network's loop.
-What callers can see is as slirp4netns does it, words included, with these differences: its
-`list_hostfwd` answers `{"entries": […]}` where its manual says `{"return": {"entries": […]}}`, so
-ours answers with both; arguments that are missing are refused where slirp4netns 1.2 crashes; a port
-above 65535 is refused; other requests and the guest's traffic go on while a client is slow.
+`answer` is the protocol and does no I/O; `ApiSocket` is the listening socket, whose connections and
+what they may cost are slirp.control.clients'. What callers can see is as slirp4netns does it, words
+included, with these differences: its `list_hostfwd` answers `{"entries": […]}` where its manual
+says `{"return": {"entries": […]}}`, so ours answers with both; arguments that are missing are
+refused where slirp4netns 1.2 crashes; a port above 65535 is refused; other requests and the guest's
+traffic go on while a client is slow.
 
 Does not do: several requests per connection; anything that slirp4netns's socket does not have.
 """
@@ -20,14 +21,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
+from slirp.control.clients import Clients, Loop, listen
 from slirp.errors import ConfigError
 
 REQUEST_MAX: Final = 4096  # octets; a request of this length or more is refused
-READ_MAX: Final = 65536  # octets taken at once, so that a long request's rest is not left unread
-CLIENTS_MAX: Final = 16  # connections at once; the oldest makes room for the next
 PORT_MAX: Final = 65535
 ANY_HOST: Final = "0.0.0.0"
 
@@ -55,12 +55,10 @@ class Forwards(Protocol):
     def forwards(self) -> Iterable[Forward]: ...
 
 
-class Network(Forwards, Protocol):
+class Network(Forwards, Loop, Protocol):
     """A network, and its loop."""
 
-    def watch(self, fd: int, ready: Callable[[], None]) -> None: ...
-    def rest(self, fd: int) -> None: ...
-    def unwatch(self, fd: int) -> None: ...
+    def add_counters(self, name: str, counters: Mapping[str, int]) -> None: ...
 
 
 class BadRequest(Exception):
@@ -163,62 +161,23 @@ class ApiSocket:
 
     def __init__(self, path: str, network: Network, default_guest: str) -> None:
         self.path = path
-        self._network = network
-        self._default_guest = default_guest
-        self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
-        self._listener = _listen(path)
+
+        def respond(request: bytes, ended: bool) -> bytes | None:
+            if not ended and len(request) < REQUEST_MAX and not _is_whole(request):
+                return None  # the client has more to say
+            return answer(request, network, default_guest)
+
+        listener = listen(path)
         self._file = os.stat(path)
-        network.watch(self._listener.fileno(), self._handle_connect)
-
-    def _handle_connect(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionError):  # gone again
-            return
-        except OSError:  # no descriptor is left
-            self._network.rest(self._listener.fileno())
-            return
-        if len(self._clients) >= CLIENTS_MAX:
-            self._forget(next(iter(self._clients)))
-        client.setblocking(False)
-        fd = client.fileno()
-        self._clients[fd] = (client, bytearray())
-        self._network.watch(fd, lambda: self._handle_readable(fd))
-
-    def _handle_readable(self, fd: int) -> None:
-        client, request = self._clients[fd]
-        try:
-            data = client.recv(READ_MAX)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._forget(fd)
-            return
-        request += data
-        if data and len(request) < REQUEST_MAX and not _is_whole(bytes(request)):
-            return  # the client has more to say
-        reply = answer(bytes(request), self._network, self._default_guest)
-        try:
-            client.send(reply)
-            client.shutdown(socket.SHUT_RDWR)
-        except OSError:  # it does not listen any more
-            pass
-        self._forget(fd)
-
-    def _forget(self, fd: int) -> None:
-        client, _ = self._clients.pop(fd)
-        self._network.unwatch(fd)
-        client.close()
+        self._clients = Clients(listener, network, respond)
+        network.add_counters("control", self._clients.stats)
 
     def close(self) -> None:
-        for fd in list(self._clients):
-            self._forget(fd)
-        self._network.unwatch(self._listener.fileno())
-        self._listener.close()
+        self._clients.close()
         try:
             if os.path.samestat(os.stat(self.path), self._file):  # not another's by now
                 os.unlink(self.path)
-        except OSError:  # a sandbox hides it
+        except OSError:  # a sandbox hides it, or shows it read-only
             pass
 
 
@@ -227,19 +186,3 @@ def _is_whole(request: bytes) -> bool:
         return isinstance(parse(request), dict)
     except BadRequest:
         return False
-
-
-def _listen(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    before = os.umask(0o077)  # whoever may connect may open ports of the host
-    try:
-        if os.path.exists(path):
-            os.unlink(path)
-        listener.bind(path)
-        listener.listen(CLIENTS_MAX)
-    except OSError:
-        listener.close()
-        raise
-    finally:
-        os.umask(before)
-    return listener

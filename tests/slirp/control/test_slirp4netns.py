@@ -249,18 +249,6 @@ def test_endless_request_is_cut(served: Served) -> None:
         assert b"too large message" in client.recv(1000)
 
 
-def test_idle_clients_make_room(served: Served) -> None:
-    idle = [served.connect() for _ in range(api.CLIENTS_MAX)]
-    served.turns()
-    with served.connect() as client:
-        client.send(LIST)
-        served.turns()
-        assert client.recv(1000) == EMPTY
-    assert idle[0].recv(1) == b""
-    for client in idle:
-        client.close()
-
-
 def test_client_that_leaves_early(served: Served) -> None:
     client = served.connect()
     client.send(LIST)
