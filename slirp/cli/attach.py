@@ -43,7 +43,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--disable-host-loopback", action=flag, help="the gateway is not the host's 127.0.0.1")
     add("--netns-type", choices=NETNS_TYPES, help="what the target is; else it is told by its form")
     add("--userns-path", metavar="PATH", help="the user namespace to enter first")
-    add("--enable-sandbox", dest="sandbox", action=flag, help="an empty file system, no capability")
+    add("--enable-sandbox", dest="sandbox", action=flag, help="see /etc and /run only, drop rights")
     add("--enable-seccomp", dest="seccomp", action=flag, help="refuse dangerous system calls")
     add("--outbound-addr", metavar="ADDR|IF", help="where connections come from")
     add("--outbound-addr6", metavar="ADDR|IF", help="taken, with a warning: not yet")

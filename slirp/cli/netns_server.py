@@ -208,7 +208,7 @@ def restrict(
     if options.sandbox:
         if args.split:
             raise Failure("--split opens files as it goes, which a sandbox forbids", USAGE)
-        if not options.disable_dns:
+        if not options.disable_dns and not sandbox.is_shown(RESOLV_CONF):
             follow_resolvers(network, stack)
         try:
             sandbox.enter_sandbox()
@@ -221,7 +221,7 @@ def restrict(
 
 
 def follow_resolvers(network: Network, stack: ExitStack) -> None:
-    """Have a process outside the sandbox say which resolvers the host names."""
+    """Have a process outside say which resolvers are named by a file that the sandbox hides."""
     from slirp.linux.sandbox import ResolvKeeper
     from slirp.services.resolv import parse_resolv_conf
 

@@ -7,9 +7,7 @@ where they look before they use one. So `--enable-seccomp` is named only where l
 is installed. `--enable-ipv6` is named although all that it does is warn: Podman asks for it unless
 it is told not to, and refuses to start where it is missing.
 
-Differs from slirp4netns in: IPv6 (a warning instead); as root, `--enable-sandbox` keeps no
-capability at all, where slirp4netns keeps CAP_NET_BIND_SERVICE; the sandbox shows an empty file
-system instead of /etc and /run.
+Differs from slirp4netns in: IPv6 (a warning instead).
 """
 
 from __future__ import annotations
@@ -109,7 +107,7 @@ User-mode networking for unprivileged network namespaces.
 --disable-host-loopback  prohibit connecting to 127.0.0.1:* on the host namespace
 --netns-type=TYPE        specify network namespace type ([path|pid|tapfd], default=pid)
 --userns-path=PATH       specify user namespace path
---enable-sandbox         see an empty file system and have no capability
+--enable-sandbox         see /etc and /run only, and have no right but to low ports
 {seccomp}--outbound-addr=IPv4     specify the host's address or interface to connect from
 --outbound-addr6=IPv6    taken with a warning: IPv6 is not supported yet
 --disable-dns            let nothing answer at 10.0.2.3 (or its like in the CIDR)

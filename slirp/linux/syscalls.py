@@ -30,7 +30,17 @@ MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 1 << 18
 MS_SLAVE: Final = 1 << 19
+MS_SHARED: Final = 1 << 20
 MNT_DETACH: Final = 0x2
+
+AT_FDCWD: Final = -100  # linux/fcntl.h
+AT_RECURSIVE: Final = 0x8000
+MOUNT_ATTR_RDONLY: Final = 0x1  # linux/mount.h; as MS_RDONLY and so on, for mount_setattr(2)
+MOUNT_ATTR_NOSUID: Final = 0x2
+MOUNT_ATTR_NODEV: Final = 0x4
+MOUNT_ATTR_NOEXEC: Final = 0x8
+MOUNT_ATTR_QUIET: Final = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+MOUNT_ATTR: Final = struct.Struct("4Q")  # struct mount_attr: set, clear, propagation, userns
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 PR_SET_DUMPABLE: Final = 4
@@ -41,7 +51,10 @@ PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
 CAPABILITY_VERSION_3: Final = 0x20080522  # linux/capability.h
 CAPABILITIES_MAX: Final = 64  # bits in version 3's two words
+CAP_NET_BIND_SERVICE: Final = 10
 NS_GET_USERNS: Final = 0xB701  # linux/nsfs.h: the user namespace that owns a namespace
+
+_CAPABILITIES: Final = struct.Struct("6I")  # twice effective, permitted, inheritable: low, high
 
 SFD_NONBLOCK: Final = os.O_NONBLOCK
 SFD_CLOEXEC: Final = os.O_CLOEXEC
@@ -49,6 +62,7 @@ SIGSET_LEN: Final = 128  # octets of sigset_t in glibc and musl
 SIGNALFD_SIGINFO: Final = struct.Struct("IiiI112x")  # signo, errno, code, pid of 128 octets
 SI_KERNEL: Final = 0x80  # ssi_code: sent by the kernel, such as a terminal's Ctrl-C
 
+_SYS_MOUNT_SETATTR: Final = 442  # on every architecture
 _SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -77,6 +91,16 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
 
 def umount(target: str, flags: int = 0) -> None:
     _checked(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+
+
+def mount_setattr(path: str, attributes: int) -> None:
+    """Set MOUNT_ATTR_ bits on a mount and on all that are below it (Linux 5.12)."""
+    request = MOUNT_ATTR.pack(attributes, 0, 0, 0)
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(AT_FDCWD), os.fsencode(path),
+        ctypes.c_uint(AT_RECURSIVE), request, ctypes.c_size_t(len(request)),
+    )  # fmt: skip
+    _checked(result, path)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
@@ -112,16 +136,26 @@ def set_dumpable(dumpable: bool) -> None:
     _prctl(PR_SET_DUMPABLE, int(dumpable))
 
 
-def drop_capabilities() -> None:
-    """Give up every capability in every set, for good."""
+def drop_capabilities(keep: int = 0) -> None:
+    """Give up every capability in every set, for good; `keep`: bits of those that are left.
+
+    What is left can be used and not be passed on, and is no more than what was there.
+    """
+    header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
+    before = ctypes.create_string_buffer(_CAPABILITIES.size)
+    _checked(_libc.capget(header, before), "capget")
+    low, high = _CAPABILITIES.unpack(before)[1::3]
+    left = (high << 32 | low) & keep
     for capability in range(CAPABILITIES_MAX):
+        if left >> capability & 1:
+            continue
         try:
             _prctl(PR_CAPBSET_DROP, capability)
         except OSError:  # EINVAL: past the kernel's last one; EPERM: there was nothing to drop
             break
     _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
-    _checked(_libc.capset(header, bytes(24)), "capset")
+    low, high = left & 0xFFFFFFFF, left >> 32
+    _checked(_libc.capset(header, _CAPABILITIES.pack(low, low, 0, high, high, 0)), "capset")
     set_no_new_privs()
 
 

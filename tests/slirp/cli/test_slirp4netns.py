@@ -6,7 +6,6 @@ caller can see (the first line of a mistake, the exit status, the replies of the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -24,16 +23,16 @@ import pytest
 
 from slirp.cli import slirp4netns as command
 from slirp.cli.slirp4netns import Mistake, parse
+from tests.kit.control import add, ask
 from tests.kit.namespace import (
     PATIENCE,
     SLIRP4NETNS,
     Holder,
-    as_user,
     attached,
     holder,
     run,
 )
-from tests.kit.need import need_root, need_tool
+from tests.kit.need import need_tool
 from tests.kit.web import WebServer
 
 CONTENT = bytes(range(256)) * 4000
@@ -342,23 +341,6 @@ def test_device_that_goes_away_is_a_plain_message(held: Holder) -> None:
 # --- the control socket ---------------------------------------------------------------------------
 
 
-def ask(path: Path, request: bytes) -> bytes:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(PATIENCE)
-        client.connect(str(path))
-        client.sendall(request)
-        client.shutdown(socket.SHUT_WR)
-        reply = b""
-        with contextlib.suppress(ConnectionResetError):  # slirp4netns leaves the rest unread
-            while data := client.recv(65536):
-                reply += data
-        return reply
-
-
-def add(**arguments: object) -> bytes:
-    return json.dumps({"execute": "add_hostfwd", "arguments": arguments}).encode()
-
-
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
@@ -438,87 +420,7 @@ def test_forward_by_the_control_socket(held: Holder, tmp_path: Path) -> None:
             socket.create_connection(("127.0.0.1", port), PATIENCE)
 
 
-# --- giving up rights -----------------------------------------------------------------------------
-
-
-def status_of(process: subprocess.Popen[str]) -> dict[str, str]:
-    text = Path(f"/proc/{process.pid}/status").read_text()
-    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-
-
-def test_sandbox_and_seccomp_leave_a_working_network(
-    held: Holder, web: WebServer, tmp_path: Path
-) -> None:
-    """Everything that is imported or opened late, with no file and no right left."""
-    need_root()  # an ordinary user may not look at /proc/PID/root
-    for tool in ("dig", "ping"):
-        need_tool(tool)
-    path, port = tmp_path / "api.sock", free_port()
-    options = ("-c", "--enable-sandbox", "--enable-seccomp", "-a", str(path))
-    with attached(*SLIRP4NETNS, *options, str(held.pid), "tap0") as process:
-        assert os.listdir(f"/proc/{process.pid}/root") == []
-        status = status_of(process)
-        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-            assert int(status[name], 16) == 0
-        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
-        assert fetched(held, web) == web.digest
-        for transport in ("+notcp", "+tcp"):
-            query = ("dig", "@10.0.2.3", "+short", "+time=3", transport, "host.slirp.internal")
-            assert held.run_in(*query).stdout == "10.0.2.2\n"
-        assert "1 received" in held.run_in("ping", "-c1", "-W5", "-s", "4000", "10.0.2.2").stdout
-        held.run_in("dig", "@10.0.2.99", "+time=1", "+tries=1")  # nobody there
-        held.run_in("sh", "-c", "head -c 200000 /dev/zero | nc -u -w1 10.0.2.2 9")
-        request = add(proto="udp", host_addr="127.0.0.1", host_port=port, guest_port=80)
-        assert ask(path, request) == b'{"return":{"id":1}}'
-        process.terminate()
-        _, err = process.communicate(timeout=PATIENCE)
-    assert err.startswith("seccomp refuses execve ")
-    assert err.count("\n") == 1
-
-
-def test_sandbox_of_an_ordinary_user() -> None:
-    who = as_user()
-    inside = """
-import subprocess, sys
-from tests.kit.namespace import SLIRP4NETNS, attached, holder
-with holder() as held, attached(*SLIRP4NETNS, "-c", "--enable-sandbox", str(held.pid), "tap0") as p:
-    print(held.run_in("ping", "-c1", "-W5", "10.0.2.2").stdout)
-    print(open(f"/proc/{p.pid}/status").read())
-"""
-    need_tool("ping")
-    result = run(*who, sys.executable, "-c", inside)
-    assert "1 received" in result.stdout, result.stderr
-    assert "CapEff:\t0000000000000000" in result.stdout
-    assert "CapBnd:\t0000000000000000" in result.stdout
-
-
-def test_sandbox_follows_the_hosts_resolvers(held: Holder, tmp_path: Path) -> None:
-    """resolv.conf is replaced after the process has lost sight of it; in a mount namespace of the
-    test's own, so that the host's file stays as it is."""
-    need_root()
-    need_tool("dig")
-    resolv = tmp_path / "resolv.conf"
-    resolv.write_text("")
-    mounted = (
-        "unshare",
-        "--mount",
-        "sh",
-        "-c",
-        f'mount --bind {resolv} /etc/resolv.conf; exec "$@"',
-    )
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver,
-        attached(*mounted, "sh", *SLIRP4NETNS, "-c", "--enable-sandbox", str(held.pid), "tap0"),
-    ):
-        resolver.bind(("127.0.0.8", 53))
-        resolver.settimeout(PATIENCE)
-        resolv.write_text("nameserver 127.0.0.8\n")
-        ask_on = "while :; do dig @10.0.2.3 +time=1 +tries=1 example.test; done"
-        asking = [*held.entering(), "sh", "-c", ask_on]
-        with subprocess.Popen(asking, stdout=subprocess.DEVNULL) as process:
-            data, _ = resolver.recvfrom(512)
-            process.kill()
-    assert b"\x07example\x04test\0" in data
+# --- giving up rights: see test_netns_server.py ---------------------------------------------------
 
 
 def test_seccomp_without_its_library_is_refused(held: Holder) -> None:

@@ -16,6 +16,7 @@ from slirp.control.clients import Clients, listen
 from slirp.control.slirp4netns import ApiSocket
 from slirp.linux.syscalls import raise_descriptor_limit
 from slirp.network import Network
+from tests.kit.addresses import own_loopback
 from tests.kit.need import missing
 
 MORE_THAN_A_SOCKET_HOLDS = 8 << 20  # octets
@@ -193,7 +194,6 @@ def test_dangling_link_in_the_way_is_replaced(tmp_path: Path) -> None:
 
 # --- 1,500 forwards -------------------------------------------------------------------------------
 
-ADDRESS = "127.66.8.1"  # where no other test binds
 MANY = 1500  # podman run -p 20000-21499:… makes one forward per port, one connection each
 
 
@@ -240,7 +240,12 @@ def test_many_forwards_over_the_socket(tmp_path: Path, callers: int) -> None:
                 port = next(ports, None)
             if port is None:
                 return
-            arguments = {"proto": "tcp", "host_addr": ADDRESS, "host_port": port, "guest_port": 80}
+            arguments = {
+                "proto": "tcp",
+                "host_addr": own_loopback(1),
+                "host_port": port,
+                "guest_port": 80,
+            }
             replies.append(ask(path, execute="add_hostfwd", arguments=arguments))
 
     with running_api(tmp_path) as (path, network):
