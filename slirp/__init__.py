@@ -14,15 +14,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slirp.config import Config
     from slirp.errors import ConfigError, MalformedPacket
     from slirp.host.forward import Forward
     from slirp.network import Network
 
-__all__ = ["ConfigError", "Forward", "MalformedPacket", "Network", "__version__"]
+__all__ = ["Config", "ConfigError", "Forward", "MalformedPacket", "Network", "__version__"]
 
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Config": "slirp.config",
     "ConfigError": "slirp.errors",
     "MalformedPacket": "slirp.errors",
     "Forward": "slirp.host.forward",

@@ -8,7 +8,10 @@ length: no code that goes through these functions assumes IPv4.
 
 Malformed text is a ValueError: it comes from whoever configures, never from a packet.
 
-Does not do: names (that is DNS), networks and prefixes (the configuration's, by `ipaddress`).
+A `Prefix` is a network: an address and how many of its bits count. It is written here rather than
+taken from `ipaddress`, whose import costs a command more than all of this package's together.
+
+Does not do: names (that is DNS).
 """
 
 from __future__ import annotations
@@ -47,6 +50,73 @@ class Endpoint(NamedTuple):
     def from_sockaddr(cls, sockaddr: SockAddr) -> Endpoint:
         """From what `socket` methods give, IPv4 in IPv6's clothes included."""
         return cls(unmapped(addr_from_text(sockaddr[0].partition("%")[0])), sockaddr[1])
+
+
+class Prefix(NamedTuple):
+    """A network of either family."""
+
+    addr: bytes  # 4 or 16 octets, those beyond `length` zero
+    length: int  # bits
+
+    @classmethod
+    def from_text(cls, text: str) -> Prefix:
+        """From ADDR/BITS (or ADDR/NETMASK); ValueError where it is none."""
+        word, slash, bits = text.partition("/")
+        addr = addr_from_text(word)
+        length = _bits(text, bits, addr) if slash else 8 * len(addr)
+        prefix = cls(addr, length)
+        if int.from_bytes(addr) % prefix.size:
+            raise ValueError(f"{text}: has bits set beyond its {length}")
+        return prefix
+
+    @property
+    def size(self) -> int:
+        """Addresses in it."""
+        return 1 << 8 * len(self.addr) - self.length
+
+    @property
+    def mask(self) -> bytes:
+        """The netmask."""
+        octets = len(self.addr)
+        return ((1 << 8 * octets) - self.size).to_bytes(octets)
+
+    @property
+    def last(self) -> bytes:
+        """Its highest address: the broadcast address, in IPv4."""
+        return self.host(self.size - 1)
+
+    def host(self, offset: int) -> bytes:
+        """The address so far behind the first."""
+        return (int.from_bytes(self.addr) + offset).to_bytes(len(self.addr))
+
+    def covers(self, addr: bytes) -> bool:
+        """Is the address in it?"""
+        if len(addr) != len(self.addr):
+            return False
+        return 0 <= int.from_bytes(addr) - int.from_bytes(self.addr) < self.size
+
+    def has_host(self, addr: bytes) -> bool:
+        """May a host have the address: neither the network's own number nor its broadcast?"""
+        return self.covers(addr) and addr not in (self.addr, self.last)
+
+    def overlaps(self, other: Prefix) -> bool:
+        """Have the two an address in common?"""
+        return self.covers(other.addr) or other.covers(self.addr)
+
+    def __str__(self) -> str:
+        return f"{addr_to_text(self.addr)}/{self.length}"
+
+
+def _bits(text: str, word: str, addr: bytes) -> int:
+    """The length that stands behind the slash."""
+    size = 8 * len(addr)
+    if word.isascii() and word.isdecimal() and int(word) <= size:
+        return int(word)
+    if "." in word and len(addr) == 4:
+        host = 0xFFFFFFFF ^ int.from_bytes(addr_from_text(word))
+        if not host & (host + 1):
+            return 32 - host.bit_length()
+    raise ValueError(f"{text}: behind the slash stands a number of bits, 0 to {size}")
 
 
 def family(addr: bytes) -> socket.AddressFamily:

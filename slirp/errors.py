@@ -16,4 +16,11 @@ class MalformedPacket(Exception):
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot work; the text says which setting and what to do."""
+    """A configuration that cannot work; the text says which setting and what to do.
+
+    `field` is the name of a `slirp.Config` field that it begins with; empty where it is none.
+    """
+
+    def __init__(self, text: str, field: str = "") -> None:
+        super().__init__(text)
+        self.field = field

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from slirp.config import Config
 from slirp.wire.ethernet import ETHERTYPE_IPV4, EthernetHeader
 
 LOOPBACK4: Final = bytes((127, 0, 0, 1))
@@ -61,23 +62,14 @@ NO_SERVICE: Final = Refusal("no such service at the DNS address", PROHIBITED)
 class Nat:
     """IPv4 address decisions of one virtual network."""
 
-    def __init__(
-        self,
-        *,
-        prefix: bytes,
-        mask: bytes,
-        gateway: bytes,
-        dns: bytes,
-        host_loopback: bool,
-        restrict: bool,
-    ) -> None:
-        self._mask = int.from_bytes(mask, "big")
-        self._net = int.from_bytes(prefix, "big") & self._mask
-        self.gateway = gateway
-        self.dns = dns
-        self.broadcast = (self._net | ~self._mask & 0xFFFFFFFF).to_bytes(4, "big")
-        self._host_loopback = host_loopback
-        self._restrict = restrict
+    def __init__(self, config: Config) -> None:
+        self._mask = int.from_bytes(config.prefix.mask)
+        self._net = int.from_bytes(config.prefix.addr)
+        self.gateway = config.gateway_addr
+        self.dns = config.dns_addr
+        self.broadcast = config.prefix.last
+        self._host_loopback = config.host_loopback
+        self._restrict = config.restrict
 
     def is_local(self, addr: bytes) -> bool:
         """Inside the virtual network's prefix?"""

@@ -14,18 +14,18 @@ Does not do: anything to a packet.
 
 from __future__ import annotations
 
-import ipaddress
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack, overload
 
-from slirp.address import addr_from_text, addr_to_text, mac_from_text, mac_to_text
+from slirp.address import Prefix, addr_from_text, addr_to_text, mac_to_text
+from slirp.config import Config, Fields, Resolver
 from slirp.errors import ConfigError
-from slirp.flow import Nat
+from slirp.forward import HostAddress, parse_forward
 from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
-from slirp.host.forward import Forward, Forwards, HostAddress
+from slirp.host.forward import Forward, Forwards
 from slirp.host.loop import READABLE, WRITABLE, Loop, Timed
 from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.services.dns import DnsService
@@ -35,11 +35,7 @@ from slirp.stack import Stack
 if TYPE_CHECKING:
     from nic.port import Port
 
-MTU_MIN: Final = 68  # octets, RFC 791 §3.2
-MTU_MAX: Final = 65521  # octets: 65,535 with the Ethernet header
 HOLDER_FOR: Final = 60.0  # seconds that an address counts as used after its guest was seen
-GATEWAY_HOST: Final = 2  # offsets from the network's address, as users of slirp know them
-DNS_HOST: Final = 3
 HOST_NAMES: Final = ("gateway.slirp.internal", "host.slirp.internal", "_gateway")
 DNS_NAMES: Final = ("dns.slirp.internal",)
 
@@ -47,116 +43,67 @@ DNS_NAMES: Final = ("dns.slirp.internal",)
 class Network:
     """One virtual network. Close it, or use it in a `with` statement.
 
-    - `network`: its IPv4 prefix; `gateway`, `dns`, `first_lease`: addresses in it (.2, .3, .15).
-    - `mtu`: octets of an IP packet, told to guests by DHCP; `mac`: the gateway's.
-    - `host_loopback`: the gateway's address leads to the host's 127.0.0.1.
-    - `restrict`: guests reach only the network's own services, each other and who comes to them.
-    - `dns_enabled`: the DNS address answers; `resolvers`: ask these instead of `resolv_conf`'s.
-    - `names`: further DNS names, each with its addresses.
-    - `hostname`, `domain`, `search`, `static_leases` (MAC → address): for DHCP.
-    - `outbound_addr`: the host's address that connections come from.
-    - `isolate`: guests do not reach each other; `clock`: monotonic seconds.
-
-    Raises ConfigError for a configuration that cannot work.
+    It is what a slirp.Config says, which is given as it is or by its fields as keywords; a prefix
+    may stand alone in its place. `clock` gives monotonic seconds. Raises ConfigError for a
+    configuration that cannot work.
     """
 
     def __init__(
         self,
-        network: str = "10.0.2.0/24",
+        config: Config | str | None = None,
+        /,
         *,
-        gateway: str | None = None,
-        dns: str | None = None,
-        first_lease: str | None = None,
-        mtu: int = 1500,
-        mac: str | None = None,
-        host_loopback: bool = True,
-        restrict: bool = False,
-        dns_enabled: bool = True,
-        dhcp_enabled: bool = True,
-        resolv_conf: str = "/etc/resolv.conf",
-        resolvers: Sequence[str] | None = None,
-        hostname: str = "",
-        domain: str = "",
-        search: Iterable[str] = (),
-        static_leases: Mapping[str, str] | None = None,
-        names: Mapping[str, Sequence[str]] | None = None,
-        outbound_addr: str | None = None,
-        isolate: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        **fields: Unpack[Fields],
     ) -> None:
-        prefix = _prefix(network)
-        if outbound_addr is not None:
-            _ipv4("outbound_addr", outbound_addr)
-        if not MTU_MIN <= mtu <= MTU_MAX:
-            raise ConfigError(f"mtu {mtu}: must be {MTU_MIN} to {MTU_MAX}")
-        self.prefix = prefix
-        self.mtu = mtu
-        self.gateway = _host("gateway", gateway, prefix, GATEWAY_HOST)
-        self.dns = _host("dns", dns, prefix, DNS_HOST)
-        if self.gateway == self.dns:
-            raise ConfigError("gateway and dns: must be two addresses")
-        gateway_addr, dns_addr = addr_from_text(self.gateway), addr_from_text(self.dns)
-        self.mac = mac or mac_to_text(b"\x52\x55" + gateway_addr)
-        self._nat = Nat(
-            prefix=prefix.network_address.packed,
-            mask=prefix.netmask.packed,
-            gateway=gateway_addr,
-            dns=dns_addr,
-            host_loopback=host_loopback,
-            restrict=restrict,
+        if not isinstance(config, Config):
+            config = Config(config, **fields)
+        elif fields:
+            config = config.replace(**fields)
+        self.config = config
+        self._dhcp = (
+            DhcpServer(DhcpConfig.of(config), self._holder) if config.dhcp_enabled else None
         )
-        config = DhcpConfig(
-            network=prefix,
-            gateway=gateway_addr,
-            dns=(dns_addr,) if dns_enabled else (),
-            first_lease=_ipv4("first_lease", first_lease) if first_lease else None,
-            mtu=mtu,
-            hostname=hostname,
-            domain=domain,
-            search=tuple(search),
-            static_leases={
-                _mac("static_leases", key): _ipv4("static_leases", value)
-                for key, value in (static_leases or {}).items()
-            },
-            omit_router=restrict,
-            reserved=(dns_addr,),
-        )
-        self._dhcp = DhcpServer(config, self._holder) if dhcp_enabled else None
-        self._resolv = ResolvConf(resolv_conf)
-        self._resolvers = _resolvers(resolvers)
-        local = _names(gateway_addr, dns_addr, host_loopback, names or {})
-        self._dns = _dns_service(local, self._servers)
-        self._stack = Stack(
-            nat=self._nat,
-            mac=_station("mac", self.mac),
-            mtu=mtu,
-            dhcp=self._dhcp,
-            dns_enabled=dns_enabled,
-        )
-        self._stack.isolated = isolate
-        self._assemble(outbound_addr, clock)
-
-    def _assemble(self, outbound_addr: str | None, clock: Callable[[], float]) -> None:
-        """The loop, and what it drives, around the stack and its services."""
+        self._resolv = ResolvConf(config.resolv_conf)
+        self._resolvers = config.resolvers
+        self._dns = DnsService(_names(config), self._servers)
+        self._stack = Stack(config, self._dhcp)
         self._loop = Loop(clock)
-        self._dispatcher = Dispatcher(
-            self._loop,
-            self._stack,
-            self._nat,
-            mtu=self.mtu,
-            dns=self._dns,
-            outbound_addr=outbound_addr,
-        )
-        self._loop.add_settler(self._dispatcher.settle_ports)
-        relays = self._dispatcher
+        relays = self._dispatcher = Dispatcher(self._loop, self._stack, self._dns, config)
+        self._loop.add_settler(relays.settle_ports)
         self._forwards = Forwards(
             self._loop, self._stack, relays.tcp, relays.udp, relays.attachments
         )
         self._stack.on_guest = self._forwards.guest_seen
-        self._counters: dict[str, Mapping[str, int]] = {}  # of those who are around the network
+        self._counters: dict[str, Mapping[str, int]] = {}
         self._attached = 0
         self._stopping = False
         self._closed = False
+
+    @property
+    def mtu(self) -> int:
+        """Bytes of an IP packet."""
+        return self.config.mtu
+
+    @property
+    def prefix(self) -> Prefix:
+        """The network's."""
+        return self.config.prefix
+
+    @property
+    def mac(self) -> str:
+        """The gateway's."""
+        return mac_to_text(self.config.mac_addr)
+
+    @property
+    def gateway(self) -> str:
+        """The gateway's address."""
+        return addr_to_text(self.config.gateway_addr)
+
+    @property
+    def dns(self) -> str:
+        """The DNS server's address."""
+        return addr_to_text(self.config.dns_addr)
 
     # Guests
 
@@ -187,13 +134,42 @@ class Network:
             self._stack.forget_port(attachment)
             self._dispatcher.drop_port(attachment)
 
-    def forward(self, proto: str, *, host: HostAddress, guest: tuple[str, int]) -> Forward:
+    @overload
+    def forward(self, spec: str) -> list[Forward]: ...
+
+    @overload
+    def forward(self, spec: str, *, host: HostAddress, guest: tuple[str, int]) -> Forward: ...
+
+    def forward(
+        self, spec: str, *, host: HostAddress | None = None, guest: tuple[str, int] | None = None
+    ) -> Forward | list[Forward]:
         """Lead a host address (or the path of a Unix socket) to a guest; the address as bound.
 
-        Raises ConfigError, or OSError where the host's address is not to be had.
+        Either as people write it, such as "8080:80" (slirp/forward.py), which may stand for
+        several, or with `spec` "tcp" or "udp" and both ends by name. A guest's address that is
+        left out is that of the first lease. Raises ConfigError, or OSError where the host's
+        address is not to be had; what was opened before it stays open.
         """
-        _host("guest", guest[0], self.prefix, 0)
+        if host is None or guest is None:
+            first = addr_to_text(self.config.first_lease_addr)
+            return [
+                self._forward(proto, where, (addr or first, port))
+                for proto, where, addr, port in parse_forward(spec)
+            ]
+        return self._forward(spec, host, guest)
+
+    def _forward(self, proto: str, host: HostAddress, guest: tuple[str, int]) -> Forward:
+        self._check_guest(guest[0])
         return self._forwards.add(proto, host, guest)
+
+    def _check_guest(self, addr: str) -> None:
+        prefix = self.config.prefix
+        try:
+            found = prefix.has_host(addr_from_text(addr))
+        except ValueError as error:
+            raise ConfigError(f"guest: {error}") from None
+        if not found:
+            raise ConfigError(f"guest {addr}: must be a host address in {prefix}")
 
     def remove_forward(self, number: int) -> bool:
         """Close a forward; connections that are open stay. False: no such forward."""
@@ -203,9 +179,9 @@ class Network:
         """The forwards that are open."""
         return self._forwards.listing()
 
-    def use_resolvers(self, resolvers: Sequence[str] | None) -> None:
+    def use_resolvers(self, resolvers: Sequence[str | Resolver] | None) -> None:
         """Ask these from now on; None: the ones that resolv.conf names."""
-        self._resolvers = _resolvers(resolvers)
+        self._resolvers = self.config.replace(resolvers=resolvers).resolvers
 
     # The loop
 
@@ -344,8 +320,10 @@ class Network:
     ) -> None:
         self.close()
 
-    def _servers(self, now: float) -> Sequence[str]:
-        return self._resolv.servers(now) if self._resolvers is None else self._resolvers
+    def _servers(self, now: float) -> Sequence[Resolver]:
+        if self._resolvers is not None:
+            return self._resolvers
+        return [Resolver(address) for address in self._resolv.servers(now)]
 
     def _holder(self, addr: bytes) -> bytes | None:
         guest = self._stack.guests.get(addr)
@@ -354,81 +332,12 @@ class Network:
         return guest.mac
 
 
-def _prefix(network: str) -> ipaddress.IPv4Network:
-    try:
-        prefix = ipaddress.IPv4Network(network)
-    except ValueError as error:
-        raise ConfigError(f"network: {error}") from None
-    if prefix.prefixlen > 29:
-        raise ConfigError(f"network {network}: must leave room for hosts, /29 at the longest")
-    return prefix
-
-
-def _host(what: str, given: str | None, prefix: ipaddress.IPv4Network, offset: int) -> str:
-    if given is None:
-        return str(prefix.network_address + offset)
-    try:
-        addr = ipaddress.IPv4Address(given)
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from None
-    if addr not in prefix or addr in (prefix.network_address, prefix.broadcast_address):
-        raise ConfigError(f"{what} {given}: must be a host address in {prefix}")
-    return given
-
-
-def _ipv4(what: str, text: str) -> bytes:
-    try:
-        return ipaddress.IPv4Address(text).packed
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from None
-
-
-def _address(what: str, text: str) -> bytes:
-    try:
-        return addr_from_text(text)
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from None
-
-
-def _dns_service(
-    names: Mapping[str, Sequence[bytes]], servers: Callable[[float], Sequence[str]]
-) -> DnsService:
-    try:
-        return DnsService(names, servers)
-    except ValueError as error:
-        raise ConfigError(f"names: {error}") from None
-
-
-def _mac(what: str, text: str) -> bytes:
-    try:
-        return mac_from_text(text)
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from None
-
-
-def _station(what: str, text: str) -> bytes:
-    mac = _mac(what, text)
-    if mac[0] & 1:
-        raise ConfigError(f"{what} {text}: must not be a group address")
-    return mac
-
-
-def _resolvers(given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Addresses of either family; a name could not be asked for before there is a resolver."""
-    for text in given or ():
-        try:
-            ipaddress.ip_address(text)
-        except ValueError as error:
-            raise ConfigError(f"resolvers: {error}") from None
-    return None if given is None else tuple(given)
-
-
-def _names(
-    gateway: bytes, dns: bytes, host_loopback: bool, names: Mapping[str, Sequence[str]]
-) -> dict[str, list[bytes]]:
-    found = {name: [gateway] for name in HOST_NAMES if host_loopback or "host" not in name}
+def _names(config: Config) -> dict[str, list[bytes]]:
+    """The network's own names and those of the configuration."""
+    gateway, dns = config.gateway_addr, config.dns_addr
+    found = {n: [gateway] for n in HOST_NAMES if config.host_loopback or "host" not in n}
     found.update({name: [dns] for name in DNS_NAMES})
-    found.update({name: [_address(name, a) for a in addrs] for name, addrs in names.items()})
+    found.update({n: [addr_from_text(a) for a in addrs] for n, addrs in config.names.items()})
     return found
 
 

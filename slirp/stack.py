@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from dma.iovec import IoVec
+from slirp.config import Config
 from slirp.errors import MalformedPacket
 from slirp.flow import ANY4, BROADCAST4, Guest, Nat, Refusal
 from slirp.guard import is_forged
@@ -117,14 +118,13 @@ class Context(NamedTuple):
 class Stack:
     """The virtual network's own side of the wire."""
 
-    def __init__(
-        self, *, nat: Nat, mac: bytes, mtu: int, dhcp: DhcpServer | None, dns_enabled: bool = True
-    ) -> None:
+    def __init__(self, config: Config, dhcp: DhcpServer | None = None) -> None:
+        nat, mac = Nat(config), config.mac_addr
         self.nat = nat
         self.mac = mac
-        self.mtu = mtu
+        self.mtu = config.mtu
         self.dhcp = dhcp
-        self.dns_enabled = dns_enabled
+        self.dns_enabled = config.dns_enabled
         self.switch = LearningSwitch(mac)
         self.reassemblers: dict[Any, Reassembler] = {}
         self.malformed: Counter[tuple[str, str]] = Counter()
@@ -135,7 +135,7 @@ class Stack:
         self.on_guest: Callable[[Guest, float], None] = lambda guest, now: None
         # Does this guest endpoint answer that peer, who wrote to it through a forward?
         self.is_answer: Callable[[bytes, int, bytes, int], bool] = lambda *endpoints: False
-        self.isolated = False  # guests do not reach each other
+        self.isolated = config.isolate  # guests do not reach each other
         self.ports = 0  # attachments on this network
 
     # Ethernet

@@ -705,8 +705,8 @@ def test_no_way_leads_to_the_hosts_loopback(target: str, closed: dict[str, Any])
 def test_other_hosts_cannot_answer_in_the_networks_name(target: str) -> None:
     """A peer of the host's that has an address of the virtual network appears as the gateway."""
     with Lab() as lab:
-        assert lab.network._nat.inward(socket.inet_aton(target)) == socket.inet_aton(GATEWAY)
-        assert lab.network._nat.inward(socket.inet_aton(GUEST)) == socket.inet_aton(GATEWAY)
+        assert lab.network._stack.nat.inward(socket.inet_aton(target)) == socket.inet_aton(GATEWAY)
+        assert lab.network._stack.nat.inward(socket.inet_aton(GUEST)) == socket.inet_aton(GATEWAY)
 
 
 # Captures

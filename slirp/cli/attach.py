@@ -12,9 +12,8 @@ from typing import Final
 from slirp.address import mac_from_text
 from slirp.cli import tap
 from slirp.cli.failure import USAGE, Failure
-from slirp.cli.forwards import parse_forward
 from slirp.cli.netns_server import NETNS_TYPES, TARGET_TYPES, Options, serve
-from slirp.cli.options import add_output_options
+from slirp.cli.options import add_output_options, parse_forwards
 
 DESCRIPTION: Final = """\
 Give a network namespace that exists this network: a TAP device is made in it and served until the
@@ -66,7 +65,7 @@ def run(args: Namespace) -> int:
     values["netns_type"] = args.netns_type or ("pid" if args.target.isdecimal() else "path")
     if args.target_type == "bess":
         values["tap_name"] = args.target_type
-    values["forwards"] = [spec for text in args.forward for spec in parse_forward(text)]
+    values["forwards"] = parse_forwards(args.forward)
     return serve(Options(**values, follow=True), args, describe, complain)
 
 

@@ -35,7 +35,7 @@ sockets:
 """
 EPILOG: Final = """\
 example, in two terminals:
-  slirp listen --forward tcp:2222-22 unix:/tmp/net.sock
+  slirp listen --forward 2222:22 unix:/tmp/net.sock
   qemu-system-x86_64 -m 1G -cdrom debian.iso -device virtio-net-pci,netdev=n0 \\
       -netdev stream,id=n0,addr.type=unix,addr.path=/tmp/net.sock
 """

@@ -27,14 +27,15 @@ from typing import TYPE_CHECKING, Final
 from nic.tap import IFF_VNET_HDR, TUNGETIFF, DeviceGone
 from slirp.cli import tap
 from slirp.cli.failure import FAILED, USAGE, Failure
-from slirp.cli.forwards import ForwardSpec
 from slirp.cli.options import (
     add_forwards,
     capture_of,
+    make_network,
     outbound,
     print_stats,
-    raise_descriptor_limit,
 )
+from slirp.config import Config
+from slirp.forward import ForwardSpec
 from slirp.linux import netns, syscalls
 
 if TYPE_CHECKING:
@@ -86,13 +87,14 @@ def serve(
     complain: Say,
 ) -> int:
     """Set up and run; the exit status. `args` has capture, split and stats."""
-    where = tap.addresses(options.cidr)
+    config = make_config(options)
+    where = tap.addresses(config)
     if options.ipv6 or options.outbound_addr6 is not None:
         complain(NO_IPV6)
     with ExitStack() as stack:
         signals = syscalls.SignalFd(ENDING)
         stack.callback(signals.close)
-        network = stack.enter_context(make_network(options))
+        network = stack.enter_context(make_network(config))
         port = open_port(options, where, stack)
         network.attach(capture_of(args, stack)(port), options.tap_name)
         add_forwards(network, options.forwards, where.guest)
@@ -174,11 +176,8 @@ def _has_vnet(fd: int) -> bool:
     return bool(flags & IFF_VNET_HDR)
 
 
-def make_network(options: Options) -> Network:
-    from slirp.network import Network
-
-    raise_descriptor_limit()
-    return Network(
+def make_config(options: Options) -> Config:
+    return Config(
         options.cidr,
         mtu=options.mtu,
         host_loopback=not options.disable_host_loopback,

@@ -5,30 +5,29 @@ Does not do: options about how guests come to it; each command has its own.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import socket
 import struct
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import TYPE_CHECKING, Any, Final
 
+from slirp.address import addr_from_text, addr_to_text
 from slirp.cli import capture_file
 from slirp.cli.failure import USAGE, Failure
-from slirp.cli.forwards import ForwardSpec, parse_forward
+from slirp.config import MTU, MTU_MAX, MTU_MIN, NETWORK, Config
 from slirp.errors import ConfigError
+from slirp.forward import ForwardSpec, parse_forward
 from slirp.linux import syscalls
 
 if TYPE_CHECKING:
     from nic.port import Port
     from slirp.network import Network
 
-NETWORK: Final = "10.0.2.0/24"
-FIRST_LEASE: Final = 15  # offsets from the network's address
-FIRST_LEASE_OF_FEW: Final = 4  # behind gateway and DNS, in a network that has no .15
 NO_DNS: Final = ["none"]
 DESCRIPTORS_WANTED: Final = 10_240  # 10,000 connections, and some for the rest
 SIOCGIFADDR: Final = 0x8915  # linux/sockios.h
@@ -38,17 +37,23 @@ def add_network_options(parser: ArgumentParser) -> None:
     """What the network is, for every kind of guest."""
     add = parser.add_argument
     add("--network", default=NETWORK, metavar="CIDR", help="the virtual one (%(default)s)")
-    add("--mtu", type=int, default=1500, metavar="N", help="68 to 65521 octets (%(default)s)")
+    add(
+        "--mtu", type=int, default=MTU, metavar="N",
+        help=f"{MTU_MIN} to {MTU_MAX} bytes (%(default)s)",
+    )  # fmt: skip
     add(
         "--dns",
         action="append",
-        metavar="ADDR",
+        metavar="ADDR[:PORT]",
         help="resolver to ask instead of the host's; may be repeated; none: no DNS at all",
     )
     add("--no-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
     add("--restrict", action="store_true", help="nothing but the network's own services")
     add("--outbound-addr", metavar="ADDR", help="the host's address that connections come from")
-    add("--forward", action="append", default=[], metavar="SPEC", help="lead a host port inside")
+    add(
+        "--forward", action="append", default=[], metavar="SPEC",
+        help="lead a host port inside: 8080:80, 127.0.0.1:53:53/udp, /run/web.sock:80",
+    )  # fmt: skip
 
 
 def add_output_options(parser: ArgumentParser) -> None:
@@ -73,31 +78,41 @@ def add_options(parser: ArgumentParser) -> None:
 
 def open_network(args: Namespace, stack: ExitStack) -> Network:
     """The network that the options ask for, its forwards open; closed with `stack`."""
-    forwards = [spec for text in args.forward for spec in parse_forward(text)]
-    first = first_lease(args.network)
-    leases = dict(map(_lease, args.lease))
-    network = make_network(args, first_lease=first, static_leases=leases, isolate=args.isolate)
-    stack.enter_context(network)
-    add_forwards(network, forwards, first)
+    forwards = parse_forwards(args.forward)
+    config = make_config(args, static_leases=dict(map(_lease, args.lease)), isolate=args.isolate)
+    network = stack.enter_context(make_network(config))
+    add_forwards(network, forwards, addr_to_text(config.first_lease_addr))
     return network
 
 
-def make_network(args: Namespace, **more: Any) -> Network:
-    """What `add_network_options` asks for, and more of Network's own parameters."""
-    from slirp.network import Network
-
-    raise_descriptor_limit()
-    dns_enabled = args.dns != NO_DNS
-    return Network(
+def make_config(args: Namespace, **more: Any) -> Config:
+    """What `add_network_options` asks for, and further fields."""
+    return Config(
         args.network,
         mtu=args.mtu,
         host_loopback=not args.no_host_loopback,
         restrict=args.restrict,
-        dns_enabled=dns_enabled,
-        resolvers=_resolvers(args.dns) if dns_enabled else None,
+        dns_enabled=args.dns != NO_DNS,
+        resolvers=None if args.dns == NO_DNS else args.dns,
         outbound_addr=outbound(args.outbound_addr),
         **more,
     )
+
+
+def make_network(config: Config) -> Network:
+    """A network, and as many descriptors as the process may have for it."""
+    from slirp.network import Network
+
+    raise_descriptor_limit()
+    return Network(config)
+
+
+def parse_forwards(texts: Iterable[str]) -> list[ForwardSpec]:
+    """What --forward asks for, as often as it was given. Raises Failure."""
+    try:
+        return [spec for text in texts for spec in parse_forward(text)]
+    except ConfigError as error:
+        raise Failure(f"--{error}", USAGE) from None
 
 
 def raise_descriptor_limit() -> None:
@@ -110,39 +125,19 @@ def raise_descriptor_limit() -> None:
         )
 
 
-def _resolvers(addrs: Sequence[str] | None) -> Sequence[str] | None:
-    for addr in addrs or ():
-        try:
-            ip_address(addr)
-        except ValueError:
-            raise ConfigError(f"{addr}: a resolver is given by its address") from None
-    return addrs
-
-
 def outbound(text: str | None) -> str | None:
     """The host's address that connections come from: an address, or an interface that has one."""
     if text is None:
         return None
-    try:
-        return str(IPv4Address(text))
-    except ValueError:
-        pass
+    with contextlib.suppress(ValueError):
+        if len(addr_from_text(text)) == 4:
+            return text
     request = struct.pack("16s24x", text.encode()[:15])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             return socket.inet_ntoa(fcntl.ioctl(sock, SIOCGIFADDR, request)[20:24])
         except OSError:
             raise ConfigError(f"{text}: no IPv4 address, and no interface that has one") from None
-
-
-def first_lease(network: str) -> str:
-    """The address that the first machine gets, which is the one that forwards lead to."""
-    try:
-        prefix = IPv4Network(network)
-    except ValueError as error:
-        raise ConfigError(f"network: {error}") from None
-    few = prefix.num_addresses <= FIRST_LEASE + 1
-    return str(prefix.network_address + (FIRST_LEASE_OF_FEW if few else FIRST_LEASE))
 
 
 def capture_of(args: Namespace, stack: ExitStack) -> Callable[[Port], Port]:

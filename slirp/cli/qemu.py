@@ -37,7 +37,7 @@ address (10.0.2.2) is the host itself, unless --no-host-loopback is given.
 """
 EPILOG: Final = """\
 example:
-  slirp qemu --forward tcp:2222-22 -- qemu-system-x86_64 -m 1G -cdrom debian.iso
+  slirp qemu --forward 2222:22 -- qemu-system-x86_64 -m 1G -cdrom debian.iso
 """
 NETDEV: Final = "slirp0"
 DEVICE: Final = "virtio-net-pci"

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Final
 from nic.tap import DeviceGone
 from slirp.cli import options, tap
 from slirp.cli.failure import FAILED, USAGE, Failure
-from slirp.cli.forwards import parse_forward
 from slirp.linux import netns, syscalls
 
 if TYPE_CHECKING:
@@ -42,10 +41,10 @@ ordinary user this needs user namespaces; as root nothing.
 EPILOG: Final = """\
 examples:
   slirp run -- curl https://example.org/
-  slirp run --forward tcp:127.0.0.1:8080-80 -- python3 -m http.server 80
+  slirp run --forward 8080:80 -- python3 -m http.server 80
   slirp run --capture curl.pcapng --stats -- curl http://10.0.2.2:8000/
 
-forwards: [tcp|udp]:[HOST:]PORT-[GUEST:]PORT, FIRST-LAST-FIRST for ranges, unix:/PATH-PORT
+forwards: [HOST:]PORT[:[GUEST:]PORT][/udp], FIRST-LAST for ranges, /PATH:PORT for a Unix socket
 """
 DEVICE: Final = "tap0"
 FORWARDED: Final = (
@@ -75,8 +74,9 @@ def run(args: Namespace) -> int:
     argv = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not argv:
         raise Failure("no command to run; try: slirp run -- curl https://example.org/", USAGE)
-    forwards = [spec for text in args.forward for spec in parse_forward(text)]
-    where = tap.addresses(args.network)
+    forwards = options.parse_forwards(args.forward)
+    config = options.make_config(args)
+    where = tap.addresses(config)
     interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, args.mtu)
     with ExitStack() as stack:
         signals = syscalls.SignalFd(FORWARDED)
@@ -90,7 +90,7 @@ def run(args: Namespace) -> int:
                 before_exec=signals.restore_mask,
             )
             stack.callback(command.close)
-            network = stack.enter_context(options.make_network(args))
+            network = stack.enter_context(options.make_network(config))
             port = tap.tap_port(command.ready(), args.mtu, stack)
         except netns.NamespaceError as error:
             raise Failure(str(error)) from None

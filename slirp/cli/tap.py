@@ -9,10 +9,11 @@ Does not do: options; each command has its own.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from ipaddress import IPv4Network
 from typing import Final, NamedTuple
 
 from nic.tap import TapPort, open_tap
+from slirp.address import addr_to_text
+from slirp.config import Config
 from slirp.errors import ConfigError
 from slirp.linux import netns
 
@@ -29,17 +30,13 @@ class Addresses(NamedTuple):
     guest: str
 
 
-def addresses(network: str) -> Addresses:
+def addresses(config: Config) -> Addresses:
     """The usual ones: gateway .2, DNS .3, guest .100, or the last one of a smaller network."""
-    try:
-        prefix = IPv4Network(network)
-    except ValueError as error:
-        raise ConfigError(f"network: {error}") from None
-    if prefix.prefixlen > 29:
-        raise ConfigError(f"network {network}: must leave room for hosts, /29 at the longest")
-    base = prefix.network_address
-    guest = min(base + GUEST_HOST, prefix.broadcast_address - 1)
-    return Addresses(prefix.prefixlen, str(base + 2), str(base + 3), str(guest))
+    prefix, own = config.prefix, (config.gateway_addr, config.dns_addr)
+    guest = prefix.host(min(GUEST_HOST, prefix.size - 2))
+    if guest in own:
+        guest = config.first_lease_addr
+    return Addresses(prefix.length, *map(addr_to_text, (*own, guest)))
 
 
 def make_tap(interface: netns.Interface, configure: bool = True) -> int:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from nic.port import VNET_NONE
 from slirp.address import addr_to_text
+from slirp.config import Config
 from slirp.errors import MalformedPacket
-from slirp.flow import Guest, Nat, Refusal
+from slirp.flow import Guest, Refusal
 from slirp.host.attachment import Attachment, send_all
 from slirp.host.dns import DnsRelay
 from slirp.host.loop import Loop
@@ -60,19 +61,16 @@ FRAGMENTED: Final = 0x3FFF  # more-fragments flag or an offset
 class Dispatcher:
     """What ties ports, stack and relays together."""
 
-    def __init__(
-        self, loop: Loop, stack: Stack, nat: Nat, *, mtu: int, dns: DnsService,
-        outbound_addr: str | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, loop: Loop, stack: Stack, dns: DnsService, config: Config) -> None:
         self.loop = loop
         self.stack = stack
-        self.nat = nat
+        self.nat = stack.nat
         self.attachments: list[Attachment] = []
         self.visit: float | None = None
-        self._bind = outbound_addr
-        self.tcp = TcpRelay(loop, mss=mtu - 40, on_unreachable=self._tcp_unreachable)
-        self.udp = UdpRelay(loop, stack, nat, mtu=mtu, bind=outbound_addr)
-        self.ping = PingRelay(loop, stack, nat)
+        self._bind = config.outbound_addr
+        self.tcp = TcpRelay(loop, mss=config.mtu - 40, on_unreachable=self._tcp_unreachable)
+        self.udp = UdpRelay(loop, stack, mtu=config.mtu, bind=config.outbound_addr)
+        self.ping = PingRelay(loop, stack)
         self.dns = DnsRelay(loop, stack, dns)
         stack.is_answer = self.udp.is_answer
 

@@ -135,9 +135,7 @@ class DnsRelay:
     def _send(self, action: SendToResolver, now: float) -> list[Action]:
         kind = socket.SOCK_STREAM if action.over_tcp else socket.SOCK_DGRAM
         try:
-            found = socket.getaddrinfo(
-                action.resolver, DNS_PORT, type=kind, flags=socket.AI_NUMERICHOST
-            )
+            found = socket.getaddrinfo(*action.resolver, type=kind, flags=socket.AI_NUMERICHOST)
             sock = socket.socket(found[0][0], kind | socket.SOCK_NONBLOCK)
         except OSError:
             return self.service.handle_failure(action.token, now)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
 from slirp.address import addr_from_text, addr_to_text
-from slirp.flow import PROHIBITED, Guest, Nat
+from slirp.flow import PROHIBITED, Guest
 from slirp.host.attachment import send_all
 from slirp.host.loop import HANGUP, READABLE, Loop
 from slirp.host.socket_errors import IP_RECVERR, LOCAL_CODES, MSG_ERRQUEUE, icmp_from_error
@@ -77,10 +77,10 @@ class Ping:
 class PingRelay:
     """All echo sockets of one network."""
 
-    def __init__(self, loop: Loop, stack: Stack, nat: Nat) -> None:
+    def __init__(self, loop: Loop, stack: Stack) -> None:
         self._loop = loop
         self._stack = stack
-        self._nat = nat
+        self._nat = stack.nat
         self._pings: dict[tuple[bytes, int, bytes], Ping] = {}
         self.sent = 0
         self.answered = 0

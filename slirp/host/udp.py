@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Final
 from dma.iovec import IoVec
 from nic.port import VNET_NONE
 from slirp.address import addr_from_text, addr_to_text
-from slirp.flow import Guest, Nat
+from slirp.flow import Guest
 from slirp.host.attachment import payload_views, send_all, write_headers
 from slirp.host.loop import HANGUP, READABLE, Loop
 from slirp.host.socket_errors import IP_RECVERR, MSG_ERRQUEUE, icmp_from_error
@@ -73,12 +73,10 @@ _VNET: Final = vnet_of(0)
 class UdpRelay:
     """All UDP mappings of one network."""
 
-    def __init__(
-        self, loop: Loop, stack: Stack, nat: Nat, *, mtu: int, bind: str | None = None
-    ) -> None:
+    def __init__(self, loop: Loop, stack: Stack, *, mtu: int, bind: str | None = None) -> None:
         self._loop = loop
         self._stack = stack
-        self._nat = nat
+        self._nat = stack.nat
         self.room = mtu - 28
         self._bind = bind
         self.overflow = memoryview(bytearray(PAYLOAD_MAX + 1))

@@ -34,17 +34,15 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from math import inf
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
-from slirp.errors import ConfigError, MalformedPacket
+from slirp.address import Prefix
+from slirp.config import Config
+from slirp.errors import MalformedPacket
 from slirp.wire import dhcp as wire
 from slirp.wire.dhcp import LAYER, NO_ADDR, DhcpMessage
 from slirp.wire.dns import emit_names, labels_of
 
-if TYPE_CHECKING:
-    from ipaddress import IPv4Network
-
-FIRST_LEASE: Final = 15  # the first address of the pool, counted from the network's
 POOL_MAX: Final = 1024  # addresses; a DISCOVER beyond them is not answered
 OFFER_FOR: Final = 10.0  # seconds that an offer stands
 DECLINE_FOR: Final = 300.0  # seconds that an address found in use is left alone
@@ -67,13 +65,16 @@ BOUND: Final = "bound"
 DECLINED: Final = "declined"
 
 
-class Settings(NamedTuple):
-    """What the network's guests are told. Addresses are 4 octets, hardware addresses 6."""
+class DhcpConfig(NamedTuple):
+    """What the network's guests are told. Addresses are 4 octets, hardware addresses 6.
 
-    network: IPv4Network
+    Nothing is checked here: slirp.Config refuses what cannot work.
+    """
+
+    network: Prefix
     gateway: bytes  # the router, and the address that the server speaks from
     dns: tuple[bytes, ...] = ()
-    first_lease: bytes | None = None  # None: .15, or the first one in a network without it
+    first_lease: bytes | None = None  # where the pool begins; None: at the first host
     pool_size: int = POOL_MAX
     mtu: int = 0  # octets; 0: not told
     hostname: str = ""
@@ -86,39 +87,23 @@ class Settings(NamedTuple):
     omit_router: bool = False  # a restricted network: options 3, 6 and default routes are not told
     rapid_commit: bool = True
 
-
-class DhcpConfig(Settings):
-    """Settings that can work. Raises ConfigError for others."""
-
-    __slots__ = ()
-
-    def __new__(cls, *args: Any, **settings: Any) -> Self:
-        self = super().__new__(cls, *args, **settings)
-        self._check()
-        return self
-
-    def _check(self) -> None:
-        own = self.own_addrs()
-        if self.gateway not in _Addresses(self.network):
-            raise ConfigError("gateway: must be a host address of the network")
-        if self.first_lease is not None and self.first_lease not in _Addresses(self.network):
-            raise ConfigError("first_lease: must be a host address of the network")
-        if not 0 <= self.pool_size <= POOL_MAX:
-            raise ConfigError(f"pool_size: must be 0 to {POOL_MAX}")
-        if self.mtu and not MTU_MIN <= self.mtu <= 0xFFFF:
-            raise ConfigError(f"mtu: must be {MTU_MIN} to 65535")
-        if not LEASE_TIME_MIN <= self.lease_time <= FOREVER:
-            raise ConfigError(f"lease_time: must be {LEASE_TIME_MIN} seconds or more")
-        if len(set(self.static_leases.values())) != len(self.static_leases):
-            raise ConfigError("static_leases: an address is given twice")
-        for mac, addr in self.static_leases.items():
-            if len(mac) != 6 or addr not in _Addresses(self.network) or addr in own:
-                raise ConfigError("static_leases: must lead to free host addresses of the network")
-        try:
-            for name in (*self.search, *filter(None, (self.domain,))):
-                labels_of(name)
-        except ValueError as error:
-            raise ConfigError(f"search, domain: {error}") from error
+    @classmethod
+    def of(cls, config: Config) -> DhcpConfig:
+        """The part of a network's configuration that concerns its guests."""
+        dns = config.dns_addr
+        return cls(
+            network=config.prefix,
+            gateway=config.gateway_addr,
+            dns=(dns,) if config.dns_enabled else (),
+            first_lease=config.first_lease_addr,
+            mtu=config.mtu,
+            hostname=config.hostname,
+            domain=config.domain,
+            search=config.search,
+            static_leases=config.leases,
+            omit_router=config.restrict,
+            reserved=(dns,),
+        )
 
     def own_addrs(self) -> frozenset[bytes]:
         """Addresses that no guest may have."""
@@ -128,9 +113,7 @@ class DhcpConfig(Settings):
         """The addresses of the dynamic pool, in the order in which they are given out."""
         taken = self.own_addrs() | frozenset(self.static_leases.values())
         hosts = _Addresses(self.network)
-        first = int.from_bytes(self.first_lease or b"")
-        if not first:
-            first = hosts.base + (FIRST_LEASE if hosts.count - 1 > FIRST_LEASE else 1)
+        first = int.from_bytes(self.first_lease) if self.first_lease else hosts.base + 1
         found: list[bytes] = []
         for number in range(first, hosts.base + hosts.count - 1):
             if len(found) == self.pool_size:
@@ -144,9 +127,9 @@ class DhcpConfig(Settings):
 class _Addresses:
     """The host addresses of a network: neither its own number nor its broadcast address."""
 
-    def __init__(self, network: IPv4Network) -> None:
-        self.base = int.from_bytes(network.network_address.packed)
-        self.count = 1 << (32 - network.prefixlen)
+    def __init__(self, network: Prefix) -> None:
+        self.base = int.from_bytes(network.addr)
+        self.count = network.size
 
     def __contains__(self, addr: bytes) -> bool:
         return len(addr) == 4 and 0 < int.from_bytes(addr) - self.base < self.count - 1
@@ -552,9 +535,7 @@ def _fit(options: Iterator[tuple[int, bytes]], room: int) -> dict[int, bytes]:
 
 def _configured_options(config: DhcpConfig) -> Iterator[tuple[int, bytes]]:
     """What the configuration has to tell, in the order for a client without a list of its own."""
-    count = 1 << (32 - config.network.prefixlen)
-    base = int.from_bytes(config.network.network_address.packed)
-    yield wire.SUBNET_MASK, ((1 << 32) - count).to_bytes(4)
+    yield wire.SUBNET_MASK, config.network.mask
     if not config.omit_router:
         routes = _emit_routes(config)
         if routes:  # RFC 3442: comes before the router, which its reader then ignores
@@ -568,7 +549,7 @@ def _configured_options(config: DhcpConfig) -> Iterator[tuple[int, bytes]]:
         yield wire.DOMAIN_NAME, config.domain.encode()
     if config.mtu:
         yield wire.INTERFACE_MTU, config.mtu.to_bytes(2)
-    yield wire.BROADCAST_ADDRESS, (base + count - 1).to_bytes(4)
+    yield wire.BROADCAST_ADDRESS, config.network.last
     if config.search:
         yield wire.DOMAIN_SEARCH, emit_names(map(labels_of, config.search))
 

@@ -36,6 +36,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple, TypeAlias
 
+from slirp.config import Resolver
 from slirp.errors import MalformedPacket
 from slirp.wire import dns as wire
 from slirp.wire.dns import DnsHeader, DnsQuery, Edns, Labels, Record, emit_name, labels_of
@@ -52,8 +53,6 @@ SUSPECTS_MAX: Final = 16  # resolvers remembered as such; beyond them all are fo
 LOCAL_TTL: Final = 30  # seconds
 LOCAL_UDP_SIZE: Final = 1232  # octets, what our own EDNS answers offer
 UDP_SIZE_MAX: Final = 0xFFFF - 28  # octets that fit an IPv4 datagram, whatever EDNS says
-
-Resolver: TypeAlias = str  # an address in text, with scope where it needs one
 
 
 class SendToResolver(NamedTuple):

@@ -12,6 +12,7 @@ from slirp.address import (
     UNSPECIFIED_V4,
     UNSPECIFIED_V6,
     Endpoint,
+    Prefix,
     addr_from_text,
     addr_to_ipaddress,
     addr_to_text,
@@ -103,3 +104,36 @@ def test_macs(mac: bytes) -> None:
 def test_text_that_is_no_mac(text: str) -> None:
     with pytest.raises(ValueError, match="not a MAC"):
         mac_from_text(text)
+
+
+@pytest.mark.parametrize("text", ["10.0.2.0/24", "0.0.0.0/0", "192.0.2.1/32", "fd00::/64"])
+def test_a_prefix_is_what_ipaddress_says(text: str) -> None:
+    prefix, network = Prefix.from_text(text), ipaddress.ip_network(text)
+    assert str(prefix) == text
+    assert prefix.mask == network.netmask.packed
+    assert prefix.last == network.broadcast_address.packed
+    assert prefix.size == network.num_addresses
+    assert prefix.covers(prefix.last)
+
+
+def test_a_prefix_by_its_netmask() -> None:
+    assert Prefix.from_text("10.0.2.0/255.255.255.0") == Prefix.from_text("10.0.2.0/24")
+
+
+@pytest.mark.parametrize(
+    "text", ["10.0.2.1/24", "10.0.2.0/33", "10.0.2.0/", "10.0.2.0/-1", "10/8", "x", "fd00::1/64"]
+)
+def test_what_is_no_prefix(text: str) -> None:
+    with pytest.raises(ValueError, match=r"bits|not an IP"):
+        Prefix.from_text(text)
+
+
+def test_which_prefixes_have_an_address_in_common() -> None:
+    ten = Prefix.from_text("10.0.0.0/8")
+    assert ten.overlaps(Prefix.from_text("10.2.0.0/16"))
+    assert Prefix.from_text("0.0.0.0/0").overlaps(ten)
+    assert not ten.overlaps(Prefix.from_text("11.0.0.0/8"))
+    assert not ten.overlaps(Prefix.from_text("::/0"))
+    assert not ten.has_host(ten.addr)
+    assert not ten.has_host(ten.last)
+    assert ten.has_host(ten.host(1))

@@ -9,23 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slirp import flow
+from slirp.config import Config
 from slirp.flow import Guest, Nat, Refusal
 from slirp.wire.ethernet import EthernetHeader
 
+PREFIX = ipaddress.IPv4Network("10.0.2.0/24")
 GATEWAY = bytes((10, 0, 2, 2))
 DNS = bytes((10, 0, 2, 3))
-PREFIX = ipaddress.IPv4Network("10.0.2.0/24")
 
 
 def nat(*, host_loopback: bool = True, restrict: bool = False) -> Nat:
-    return Nat(
-        prefix=PREFIX.network_address.packed,
-        mask=PREFIX.netmask.packed,
-        gateway=GATEWAY,
-        dns=DNS,
-        host_loopback=host_loopback,
-        restrict=restrict,
-    )
+    return Nat(Config(host_loopback=host_loopback, restrict=restrict))
 
 
 def packed(text: str) -> bytes:

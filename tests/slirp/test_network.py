@@ -49,7 +49,7 @@ OTHER_MAC = b"\x02other"
 @pytest.mark.parametrize(
     "options",
     [
-        {"network": "10.0.2.0/30"},
+        {"network": "10.0.2.0/31"},
         {"network": "10.0.2.1/24"},
         {"network": "nonsense"},
         {"network": "fd00::/64"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE, Frame, PortDefaults
+from slirp.config import Config
 from slirp.errors import MalformedPacket
-from slirp.flow import Guest, Nat
+from slirp.flow import Guest
 from slirp.ip.neighbours import PORT_MAX
 from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.stack import (
@@ -59,17 +59,8 @@ class Attachment:
 
 
 def make_stack(*, dhcp: bool = True, **options: Any) -> Stack:
-    nat = Nat(
-        prefix=addr("10.0.2.0"),
-        mask=addr("255.255.255.0"),
-        gateway=addr(GATEWAY),
-        dns=addr(DNS),
-        host_loopback=options.pop("host_loopback", True),
-        restrict=options.pop("restrict", False),
-    )
-    config = DhcpConfig(network=ipaddress.IPv4Network("10.0.2.0/24"), gateway=addr(GATEWAY))
-    server = DhcpServer(config) if dhcp else None
-    stack = Stack(nat=nat, mac=OWN_MAC, mtu=options.pop("mtu", 1500), dhcp=server, **options)
+    config = Config(**options)
+    stack = Stack(config, DhcpServer(DhcpConfig.of(config)) if dhcp else None)
     stack.ports = 1
     return stack
 

@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from slirp.cli import run as command
 from slirp.cli import tap
+from slirp.config import Config
 from slirp.sight.pcapng import read_packets
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP, as_user, run
 from tests.kit.need import missing, need_root, need_tool, need_tun
@@ -141,7 +143,7 @@ def test_without_dns() -> None:
 def test_hosts_search_list_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "# a comment\nnameserver 192.0.2.53\nsearch corp.example\noptions ndots:2\n"
     monkeypatch.setattr(Path, "read_text", lambda *args, **options: text)
-    files = command.files_for(tap.addresses("10.0.2.0/24"), dns=True)
+    files = command.files_for(tap.addresses(Config()), dns=True)
     expected = "search corp.example\noptions ndots:2\nnameserver 10.0.2.3\n"
     assert files["/etc/resolv.conf"] == expected
 
@@ -392,3 +394,36 @@ def test_help_shows_a_line_to_paste() -> None:
     result = run(*SLIRP, "run", "--help")
     assert result.returncode == 0
     assert "  slirp run -- curl https://example.org/\n" in result.stdout
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+def test_the_smallest_network_has_a_gateway_a_guest_and_names() -> None:
+    show = "ip -4 -o addr show dev tap0; cat /etc/resolv.conf; getent ahostsv4 host.slirp.internal"
+    result = slirp_run("--network", "10.0.9.0/30", "--", "sh", "-c", show)
+    assert result.returncode == 0, result.stderr
+    assert "inet 10.0.9.1/30" in result.stdout
+    assert "nameserver 10.0.9.2" in result.stdout
+    assert "10.0.9.2        STREAM host.slirp.internal" in result.stdout
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "224.0.0.0/24", "127.0.0.0/8", "10.0.0.0/31"])
+def test_a_network_that_cannot_work_is_refused_in_one_line(network: str) -> None:
+    result = slirp_run("--network", network, "--", "true")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"slirp: network {network}: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_forwards_as_people_type_them(tmp_path: Path) -> None:
+    port, path = free_port(), tmp_path / "web.sock"
+    serve = "import socket; s = socket.create_server(('', 80)); print(flush=True)\nwhile 1:"
+    serve += " c = s.accept()[0]; c.sendall(b'here'); c.close()"
+    specs = ("--forward", f"{port}:80", "--forward", f"{path}:80")
+    with Running(*specs, "--", sys.executable, "-c", serve):
+        for family, address in ((socket.AF_INET, ("127.0.0.1", port)), (socket.AF_UNIX, str(path))):
+            with socket.socket(family) as client:
+                client.settimeout(10)
+                client.connect(address)
+                assert client.recv(10) == b"here"

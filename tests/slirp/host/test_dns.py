@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scapy.layers.dns import DNS, DNSQR
@@ -21,19 +19,16 @@ from tests.slirp.host.test_tcp import no_more_descriptors
 
 
 @pytest.fixture
-def resolvers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Resolver]]:
-    """Two resolvers, found at their addresses although not at port 53."""
+def resolvers() -> Iterator[list[Resolver]]:
+    """Two resolvers, each at a port that was free."""
     with ExitStack() as stack:
         made = [stack.enter_context(Resolver(at)) for at in ("127.0.0.51", "127.0.0.52")]
         made[1].addr = "198.51.100.8"
-        ports = {resolver.at: resolver.port for resolver in made}
-
-        def found(host: str, port: int, **options: Any) -> list[tuple[Any, ...]]:
-            where = (host, ports[host])
-            return [(socket.AF_INET, options["type"], 0, "", where)]
-
-        monkeypatch.setattr(socket, "getaddrinfo", found)
         yield made
+
+
+def where(*resolvers: Resolver) -> list[str]:
+    return [f"{resolver.at}:{resolver.port}" for resolver in resolvers]
 
 
 def query(name: str, ident: int = 77) -> bytes:
@@ -69,7 +64,7 @@ def framed(message: bytes) -> bytes:
 
 
 def test_a_query_goes_to_the_first_resolver(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
-    lab = make_lab(resolvers=("127.0.0.51", "127.0.0.52"))
+    lab = make_lab(resolvers=where(*resolvers))
     before = open_fds()
     ask(lab, "example.test")
     answer = answer_of(lab, *resolvers)
@@ -81,7 +76,7 @@ def test_a_query_goes_to_the_first_resolver(make_lab: MakeLab, resolvers: list[R
 
 
 def test_many_queries_at_once(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
-    lab = make_lab(resolvers=("127.0.0.51",))
+    lab = make_lab(resolvers=where(resolvers[0]))
     for ident in range(60):
         ask(lab, f"n{ident}.test", ident)
     lab.turn(lambda: resolvers[0].pump() and len(lab.guest.inbox) == 60)
@@ -95,7 +90,7 @@ def test_a_silent_resolver_is_followed_by_the_next(
     make_lab: MakeLab, resolvers: list[Resolver]
 ) -> None:
     clock = Clock()
-    lab = make_lab(clock=clock, resolvers=("127.0.0.51", "127.0.0.52"))
+    lab = make_lab(clock=clock, resolvers=where(*resolvers))
     resolvers[0].addr = None
     ask(lab, "example.test")
     lab.turn()
@@ -109,7 +104,7 @@ def test_a_silent_resolver_is_followed_by_the_next(
 def test_a_resolver_that_fails_is_followed_at_once(
     rcode: int, make_lab: MakeLab, resolvers: list[Resolver]
 ) -> None:
-    lab = make_lab(resolvers=("127.0.0.51", "127.0.0.52"))
+    lab = make_lab(resolvers=where(*resolvers))
     resolvers[0].rcode = rcode
     ask(lab, "example.test")
     assert answer_of(lab, *resolvers).an[0].rdata == "198.51.100.8"
@@ -119,7 +114,7 @@ def test_a_resolver_that_is_not_there_is_followed_at_once(
     make_lab: MakeLab, resolvers: list[Resolver]
 ) -> None:
     """The kernel's port unreachable is an answer too."""
-    lab = make_lab(resolvers=("127.0.0.51", "127.0.0.52"))
+    lab = make_lab(resolvers=where(*resolvers))
     resolvers[0].close()
     ask(lab, "example.test")
     assert answer_of(lab, resolvers[1]).an[0].rdata == "198.51.100.8"
@@ -127,7 +122,7 @@ def test_a_resolver_that_is_not_there_is_followed_at_once(
 
 def test_nobody_answers(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
     clock = Clock()
-    lab = make_lab(clock=clock, resolvers=("127.0.0.51", "127.0.0.52"))
+    lab = make_lab(clock=clock, resolvers=where(*resolvers))
     before = open_fds()
     for resolver in resolvers:
         resolver.addr = None
@@ -147,7 +142,7 @@ def test_nobody_answers(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
 def test_a_name_that_is_not_there_is_passed_on(
     make_lab: MakeLab, resolvers: list[Resolver]
 ) -> None:
-    lab = make_lab(resolvers=("127.0.0.51", "127.0.0.52"))
+    lab = make_lab(resolvers=where(*resolvers))
     resolvers[0].rcode = 3
     ask(lab, "nowhere.test")
     assert answer_of(lab, *resolvers).rcode == 3
@@ -157,7 +152,7 @@ def test_a_name_that_is_not_there_is_passed_on(
 def test_a_truncated_answer_makes_the_guest_come_over_tcp(
     make_lab: MakeLab, resolvers: list[Resolver]
 ) -> None:
-    lab = make_lab(resolvers=("127.0.0.51",))
+    lab = make_lab(resolvers=where(resolvers[0]))
     resolvers[0].truncates = True
     ask(lab, "long.test")
     assert answer_of(lab, *resolvers).tc
@@ -168,7 +163,7 @@ def test_a_truncated_answer_makes_the_guest_come_over_tcp(
 
 
 def test_several_queries_on_one_stream(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
-    lab = make_lab(resolvers=("127.0.0.51",))
+    lab = make_lab(resolvers=where(resolvers[0]))
     stream = lab.guest.connect((DNS_ADDR, 53))
     stream.put(ACK | PSH, b"".join(framed(query(f"n{n}.test", n)) for n in range(5)))
     answers = [stream_answer(lab, stream, *resolvers) for _ in range(5)]
@@ -178,7 +173,7 @@ def test_several_queries_on_one_stream(make_lab: MakeLab, resolvers: list[Resolv
 def test_a_guest_that_closes_after_asking_gets_its_answer(
     make_lab: MakeLab, resolvers: list[Resolver]
 ) -> None:
-    lab = make_lab(resolvers=("127.0.0.51",))
+    lab = make_lab(resolvers=where(resolvers[0]))
     before = open_fds()
     stream = lab.guest.connect((DNS_ADDR, 53))
     stream.put(ACK | PSH, framed(query("example.test")))
@@ -214,7 +209,7 @@ def test_an_answer_of_somebody_else_does_not_count(
     make_lab: MakeLab, resolvers: list[Resolver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong id or question is not believed; the right answer after it is."""
-    lab = make_lab(resolvers=("127.0.0.51",))
+    lab = make_lab(resolvers=where(resolvers[0]))
     right = resolvers[0].answer
     lies: list[bytes] = []
 
@@ -262,7 +257,7 @@ def test_resolv_conf_is_read_again_when_it_changes(
 def test_without_descriptors_the_answer_is_servfail(
     make_lab: MakeLab, resolvers: list[Resolver]
 ) -> None:
-    lab = make_lab(resolvers=("127.0.0.51",))
+    lab = make_lab(resolvers=where(resolvers[0]))
     with no_more_descriptors():
         ask(lab, "example.test")
         assert answer_of(lab).rcode == 2
@@ -282,7 +277,7 @@ def test_dns_can_be_off(make_lab: MakeLab) -> None:
 def test_a_resolver_that_closes_its_stream_is_followed_by_the_next(
     make_lab: MakeLab, resolvers: list[Resolver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = make_lab(resolvers=("127.0.0.51", "127.0.0.52"))
+    lab = make_lab(resolvers=where(*resolvers))
 
     def close(query_: bytes, truncated: bool) -> bytes | None:
         for peer in resolvers[0]._peers:
@@ -299,7 +294,7 @@ def test_a_resolver_that_closes_its_stream_is_followed_by_the_next(
 def test_a_guest_that_resets_its_stream_leaves_no_attempt(
     make_lab: MakeLab, resolvers: list[Resolver]
 ) -> None:
-    lab = make_lab(resolvers=("127.0.0.51",))
+    lab = make_lab(resolvers=where(resolvers[0]))
     before = open_fds()
     stream = lab.guest.connect((DNS_ADDR, 53))
     stream.put(ACK | PSH, framed(query("example.test")))
@@ -332,7 +327,7 @@ def test_a_guest_that_asks_and_does_not_read_is_dropped(
 def test_datagrams_for_a_guest_that_left_are_dropped(
     make_lab: MakeLab, resolvers: list[Resolver]
 ) -> None:
-    lab = make_lab(resolvers=("127.0.0.51",))
+    lab = make_lab(resolvers=where(resolvers[0]))
     before = open_fds()
     ask(lab, "example.test")
     lab.turn()

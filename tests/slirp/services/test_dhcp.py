@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
@@ -11,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
 
-from slirp.errors import ConfigError, MalformedPacket
+from slirp.address import Prefix
+from slirp.errors import MalformedPacket
 from slirp.services import dhcp as server
 from slirp.services.dhcp import DhcpConfig, DhcpReply, DhcpServer
 from slirp.wire import dhcp as wire
 from slirp.wire.dhcp import DhcpMessage
 
-NETWORK = IPv4Network("10.0.2.0/24")
+NETWORK = Prefix.from_text("10.0.2.0/24")
 MAC = b"\x52\x54\x00\x12\x34\x56"
 OTHER = b"\x52\x54\x00\x12\x34\x57"
 EVERYONE = b"\xff" * 4
@@ -31,7 +31,12 @@ GATEWAY, DNS = addr(2), addr(3)
 
 
 def config(**changes: Any) -> DhcpConfig:
-    settings: dict[str, Any] = {"network": NETWORK, "gateway": GATEWAY, "dns": (DNS,)}
+    settings: dict[str, Any] = {
+        "network": NETWORK,
+        "gateway": GATEWAY,
+        "dns": (DNS,),
+        "first_lease": addr(15),
+    }
     return DhcpConfig(**settings | changes)
 
 
@@ -505,16 +510,18 @@ def test_an_endless_client_identifier_is_malformed() -> None:
 
 def test_the_pool_leaves_out_what_is_the_networks_own() -> None:
     small = config(
-        network=IPv4Network("10.0.2.0/29"), reserved=(addr(4),), static_leases={OTHER: addr(5)}
+        network=Prefix.from_text("10.0.2.0/29"),
+        first_lease=None,
+        reserved=(addr(4),),
+        static_leases={OTHER: addr(5)},
     )
     assert small.pool() == (addr(1), addr(6))
     assert config().pool() == tuple(addr(last) for last in range(15, 255))
     assert config(first_lease=addr(100), pool_size=2).pool() == (addr(100), addr(101))
     assert config(first_lease=addr(254)).pool() == (addr(254),)
-    wide = IPv4Network("10.0.0.0/8")
+    wide = Prefix.from_text("10.0.0.0/8")
     assert len(config(network=wide).pool()) == server.POOL_MAX
-    host = IPv4Network("10.0.2.0/28")
-    assert config(network=host).pool()[0] == addr(1)
+    assert config(first_lease=None).pool()[0] == addr(1)
 
 
 def test_a_flood_of_clients_costs_no_memory_and_passes() -> None:
@@ -698,28 +705,3 @@ def test_whatever_is_asked_no_address_has_two_owners(
         assert len(target._bindings) <= 3
         for table in (target._by_client, target._by_mac):
             assert set(table.values()) <= set(target._bindings)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"gateway": b"\xc0\xa8\1\1"},
-        {"gateway": addr(0)},
-        {"gateway": b"\x0a"},
-        {"first_lease": addr(255)},
-        {"mtu": 67},
-        {"mtu": 65536},
-        {"pool_size": -1},
-        {"pool_size": 100_000},
-        {"lease_time": 1},
-        {"static_leases": {MAC: GATEWAY}},
-        {"static_leases": {MAC: addr(255)}},
-        {"static_leases": {b"\1": addr(80)}},
-        {"static_leases": {MAC: addr(80), OTHER: addr(80)}},
-        {"search": ("a..b",)},
-        {"domain": "x" * 64},
-    ],
-)
-def test_configurations_that_cannot_work(changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(changes))):
-        config(**changes)

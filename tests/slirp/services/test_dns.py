@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.dns import DNS, DNSQR, DNSRR, DNSRROPT
 
+from slirp.config import Resolver
 from slirp.errors import MalformedPacket
 from slirp.services import dns as service
 from slirp.services.dns import Action, Answer, DnsService, Forget, SendToResolver
@@ -31,7 +32,11 @@ def counting() -> Callable[[int], bytes]:
     return lambda size: next(numbers).to_bytes(size)
 
 
-def relay(*resolvers: str) -> DnsService:
+def at(address: str) -> Resolver:
+    return Resolver(address)
+
+
+def relay(*resolvers: Resolver) -> DnsService:
     return DnsService(NAMES, resolvers, counting())
 
 
@@ -76,7 +81,7 @@ def reply(
 
 
 def local(name: str, qtype: str | int = "A", **more: int) -> DNS:
-    return answered(ask(relay("192.0.2.53"), query(name, qtype, **more)))
+    return answered(ask(relay(at("192.0.2.53")), query(name, qtype, **more)))
 
 
 def test_the_gateways_name_has_an_address() -> None:
@@ -141,19 +146,19 @@ def test_many_addresses_are_cut_for_udp_and_whole_over_tcp() -> None:
     ],
 )
 def test_what_is_not_ours_to_answer_is_relayed(payload: bytes) -> None:
-    assert sent(ask(relay("192.0.2.53"), payload)).payload[2:] == payload[2:]
+    assert sent(ask(relay(at("192.0.2.53")), payload)).payload[2:] == payload[2:]
 
 
 # The relay
 
 
 def test_a_query_goes_out_and_comes_back_unchanged_but_for_its_id() -> None:
-    target = relay("192.0.2.53")
+    target = relay(at("192.0.2.53"))
     payload = query("eXample.org", "SRV", ident=0xBEEF, edns=1400)
     out = sent(ask(target, payload))
-    assert out == SendToResolver("192.0.2.53", b"\1\0" + payload[2:], out.token, False)
+    assert out == SendToResolver(at("192.0.2.53"), b"\1\0" + payload[2:], out.token, False)
     back = reply(out, count=3)
-    actions = target.handle_answer("192.0.2.53", memoryview(back), out.token, 0.1)
+    actions = target.handle_answer(at("192.0.2.53"), memoryview(back), out.token, 0.1)
     assert actions == [Answer(GUEST, b"\xbe\xef" + back[2:], False), Forget(out.token)]
     assert target.pending == 0
     assert target.poll_at() is None
@@ -161,20 +166,20 @@ def test_a_query_goes_out_and_comes_back_unchanged_but_for_its_id() -> None:
 
 
 def test_ids_are_random_by_default() -> None:
-    target = DnsService({}, ("192.0.2.53",))
+    target = DnsService({}, (at("192.0.2.53"),))
     idents = {sent(ask(target, query(ident=n))).payload[:2] for n in range(64)}
     assert len(idents) > 50
 
 
 def test_nxdomain_is_passed_on() -> None:
-    target = relay("192.0.2.53", "192.0.2.54")
+    target = relay(at("192.0.2.53"), at("192.0.2.54"))
     out = sent(ask(target, query()))
     actions = target.handle_answer(out.resolver, reply(out, rcode=3, count=0), out.token, 0.1)
     assert answered(actions).rcode == 3
 
 
 def test_an_answer_must_be_to_what_was_asked() -> None:
-    target = relay("192.0.2.53")
+    target = relay(at("192.0.2.53"))
     out = sent(ask(target, query()))
     right = reply(out)
     header = DnsHeader.parse(right)
@@ -193,29 +198,29 @@ def test_an_answer_must_be_to_what_was_asked() -> None:
         header._replace(qdcount=0, ancount=0, flags=wire.QR | wire.NXDOMAIN).emit(),
         right[:12] + b"\xc0\x0c\0\1\0\1",
     ):
-        assert target.handle_answer("192.0.2.53", wrong, out.token, 0.1) == []
-    assert target.handle_answer("192.0.2.54", right, out.token, 0.1) == []
-    assert target.handle_answer("192.0.2.53", right, out.token + 1, 0.1) == []
+        assert target.handle_answer(at("192.0.2.53"), wrong, out.token, 0.1) == []
+    assert target.handle_answer(at("192.0.2.54"), right, out.token, 0.1) == []
+    assert target.handle_answer(at("192.0.2.53"), right, out.token + 1, 0.1) == []
     assert target.stats["mismatched"] == 14
-    assert answered(target.handle_answer("192.0.2.53", right, out.token, 0.1)).ancount == 1
+    assert answered(target.handle_answer(at("192.0.2.53"), right, out.token, 0.1)).ancount == 1
 
 
 def test_the_case_of_the_question_may_change() -> None:
-    target = relay("192.0.2.53")
+    target = relay(at("192.0.2.53"))
     out = sent(ask(target, query("EXAMPLE.org")))
     back = reply(out, qd=DNSQR(qname="example.ORG"))
-    assert answered(target.handle_answer("192.0.2.53", back, out.token, 0.1)).ancount == 1
+    assert answered(target.handle_answer(at("192.0.2.53"), back, out.token, 0.1)).ancount == 1
 
 
 def test_a_resolver_that_could_not_read_the_question_may_leave_it_out() -> None:
-    target = relay("192.0.2.53")
+    target = relay(at("192.0.2.53"))
     out = sent(ask(target, query(edns=4096)))
     bare = out.payload[:2] + DnsHeader(0, wire.QR | wire.FORMERR, 0, 0, 0, 0).emit()[2:]
-    assert answered(target.handle_answer("192.0.2.53", bare, out.token, 0.1)).rcode == 1
+    assert answered(target.handle_answer(at("192.0.2.53"), bare, out.token, 0.1)).rcode == 1
 
 
 def test_a_repeated_query_starts_nothing_new() -> None:
-    target = relay("192.0.2.53")
+    target = relay(at("192.0.2.53"))
     ask(target, query())
     assert ask(target, query(), 1.0) == []
     assert target.stats["repeated"] == 1
@@ -227,7 +232,7 @@ def test_a_repeated_query_starts_nothing_new() -> None:
 
 @pytest.mark.parametrize(("edns", "limit"), [(None, 512), (0, 512), (100, 512), (1232, 1232)])
 def test_an_answer_that_a_client_cannot_take_is_cut(edns: int | None, limit: int) -> None:
-    target = relay("192.0.2.53")
+    target = relay(at("192.0.2.53"))
     out = sent(ask(target, query("a.example.org", edns=edns)))
     base = len(reply(out, count=0))
     fits = reply(out, count=0) + bytes(limit - base)
@@ -244,7 +249,7 @@ def test_an_answer_that_a_client_cannot_take_is_cut(edns: int | None, limit: int
 
 
 def test_the_largest_edns_size_is_what_a_datagram_holds() -> None:
-    target = relay("192.0.2.53")
+    target = relay(at("192.0.2.53"))
     out = sent(ask(target, query(edns=65535)))
     back = reply(out, count=0)
     actions = target.handle_answer(out.resolver, back.ljust(65507, b"\0"), out.token, 0.1)
@@ -256,7 +261,7 @@ def test_the_largest_edns_size_is_what_a_datagram_holds() -> None:
 
 
 def test_a_truncated_answer_makes_the_guest_come_over_tcp() -> None:
-    target = relay("192.0.2.53")
+    target = relay(at("192.0.2.53"))
     out = sent(ask(target, query()))
     back = reply(out, tc=1, count=0)
     assert answered(target.handle_answer(out.resolver, back, out.token, 0.1)).tc == 1
@@ -272,28 +277,32 @@ def test_a_truncated_answer_makes_the_guest_come_over_tcp() -> None:
 
 
 def test_silence_asks_the_next_resolver_while_the_first_may_still_answer() -> None:
-    target = relay("192.0.2.1", "192.0.2.2")
+    target = relay(at("192.0.2.1"), at("192.0.2.2"))
     first = sent(ask(target, query(), 10.0))
     assert target.poll_at() == 10.0 + LATER
     assert target.handle_timeout(9.9 + LATER) == []
     actions = target.handle_timeout(10.0 + LATER)
     second = sent(actions)
-    assert (first.resolver, second.resolver) == ("192.0.2.1", "192.0.2.2")
+    assert (first.resolver, second.resolver) == (at("192.0.2.1"), at("192.0.2.2"))
     assert first.payload[:2] != second.payload[:2]
     assert forgotten(actions) == set()
-    actions = target.handle_answer("192.0.2.1", reply(first), first.token, 12.0)
+    actions = target.handle_answer(at("192.0.2.1"), reply(first), first.token, 12.0)
     assert answered(actions).ancount == 1
     assert forgotten(actions) == {first.token, second.token}
-    assert target.handle_answer("192.0.2.2", reply(second), second.token, 13.0) == []
+    assert target.handle_answer(at("192.0.2.2"), reply(second), second.token, 13.0) == []
 
 
 def test_silence_of_all_ends_in_servfail() -> None:
-    target = relay("192.0.2.1", "192.0.2.2")
+    target = relay(at("192.0.2.1"), at("192.0.2.2"))
     actions = ask(target, query(ident=0xBEEF, edns=1232), 0.0)
     asked = [sent(actions)]
     while (deadline := target.poll_at()) is not None and deadline < service.QUERY_FOR:
         asked.append(sent(target.handle_timeout(deadline)))
-    assert [out.resolver for out in asked] == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
+    assert [out.resolver for out in asked] == [
+        at("192.0.2.1"),
+        at("192.0.2.2"),
+        at("192.0.2.1"),
+    ]
     actions = target.handle_timeout(service.QUERY_FOR)
     seen = answered(actions)
     assert (seen.id, seen.rcode, seen.qr, seen.aa, seen.ancount) == (0xBEEF, 2, 1, 0, 0)
@@ -307,40 +316,40 @@ def test_the_guest_hears_of_failure_before_it_asks_again() -> None:
 
 
 def test_a_lone_resolver_is_asked_again() -> None:
-    target = relay("192.0.2.1")
+    target = relay(at("192.0.2.1"))
     ask(target, query())
     for turn in range(1, service.SENDS_MAX):
-        assert sent(target.handle_timeout(turn * LATER)).resolver == "192.0.2.1"
+        assert sent(target.handle_timeout(turn * LATER)).resolver == at("192.0.2.1")
 
 
 @pytest.mark.parametrize("rcode", [wire.SERVFAIL, wire.REFUSED])
 def test_a_resolver_that_fails_sends_the_query_on_at_once(rcode: int) -> None:
-    target = relay("192.0.2.1", "192.0.2.2")
+    target = relay(at("192.0.2.1"), at("192.0.2.2"))
     first = sent(ask(target, query()))
-    actions = target.handle_answer("192.0.2.1", reply(first, rcode, count=0), first.token, 0.1)
+    actions = target.handle_answer(at("192.0.2.1"), reply(first, rcode, count=0), first.token, 0.1)
     second = sent(actions)
     assert forgotten(actions) == {first.token}
-    assert second.resolver == "192.0.2.2"
-    actions = target.handle_answer("192.0.2.2", reply(second), second.token, 0.2)
+    assert second.resolver == at("192.0.2.2")
+    actions = target.handle_answer(at("192.0.2.2"), reply(second), second.token, 0.2)
     assert answered(actions).ancount == 1
     # It keeps its place: the other one may not know the names of a private network.
-    assert sent(ask(target, query(ident=8), 1.0)).resolver == "192.0.2.1"
+    assert sent(ask(target, query(ident=8), 1.0)).resolver == at("192.0.2.1")
 
 
 def test_when_all_fail_the_guest_hears_what_the_last_one_said() -> None:
-    target = relay("192.0.2.1", "192.0.2.2")
+    target = relay(at("192.0.2.1"), at("192.0.2.2"))
     first = sent(ask(target, query()))
-    second = sent(target.handle_answer("192.0.2.1", reply(first, 2, count=0), first.token, 0.1))
-    actions = target.handle_answer("192.0.2.2", reply(second, 5, count=0), second.token, 0.2)
+    second = sent(target.handle_answer(at("192.0.2.1"), reply(first, 2, count=0), first.token, 0.1))
+    actions = target.handle_answer(at("192.0.2.2"), reply(second, 5, count=0), second.token, 0.2)
     assert answered(actions).rcode == wire.REFUSED
     assert target.pending == 0
 
 
 def test_unreachable_resolvers_end_in_servfail_at_once() -> None:
-    target = relay("192.0.2.1", "::1")
+    target = relay(at("192.0.2.1"), at("::1"))
     first = sent(ask(target, query()))
     second = sent(target.handle_failure(first.token, 0.0))
-    assert second.resolver == "::1"
+    assert second.resolver == at("::1")
     actions = target.handle_failure(second.token, 0.0)
     assert answered(actions).rcode == wire.SERVFAIL
     assert forgotten(actions) == {second.token}
@@ -348,24 +357,26 @@ def test_unreachable_resolvers_end_in_servfail_at_once() -> None:
 
 
 def test_a_failure_waits_for_the_attempt_that_is_still_out() -> None:
-    target = relay("192.0.2.1", "192.0.2.2")
+    target = relay(at("192.0.2.1"), at("192.0.2.2"))
     first = sent(ask(target, query()))
     second = sent(target.handle_timeout(LATER))
     third = sent(target.handle_failure(second.token, LATER + 0.1))
-    assert third.resolver == "192.0.2.1"
+    assert third.resolver == at("192.0.2.1")
     actions = target.handle_failure(third.token, LATER + 0.2)
     assert forgotten(actions) == {third.token}
     assert target.pending == 1
     assert target.handle_timeout(2 * LATER + 0.1) == []
-    assert answered(target.handle_answer("192.0.2.1", reply(first), first.token, 4.0)).ancount == 1
+    assert (
+        answered(target.handle_answer(at("192.0.2.1"), reply(first), first.token, 4.0)).ancount == 1
+    )
 
 
 def test_a_query_with_nobody_left_to_ask_waits_for_its_end() -> None:
-    target = relay("192.0.2.1")
+    target = relay(at("192.0.2.1"))
     first = sent(ask(target, query()))
     second = sent(target.handle_timeout(LATER))
     refused = reply(second, wire.REFUSED, count=0)  # so it will not be asked a third time
-    assert forgotten(target.handle_answer("192.0.2.1", refused, second.token, 2.0)) == {
+    assert forgotten(target.handle_answer(at("192.0.2.1"), refused, second.token, 2.0)) == {
         second.token
     }
     assert target.handle_timeout(2 * LATER) == []
@@ -382,43 +393,49 @@ def test_no_resolver_is_servfail_not_nxdomain() -> None:
 
 
 def test_a_silent_resolver_is_asked_last_for_a_while() -> None:
-    target = relay("192.0.2.1", "192.0.2.2")
+    target = relay(at("192.0.2.1"), at("192.0.2.2"))
     ask(target, query(), 0.0)
     second = sent(target.handle_timeout(LATER))
-    target.handle_answer("192.0.2.2", reply(second), second.token, LATER)
-    assert sent(ask(target, query(ident=8), 2.2)).resolver == "192.0.2.2"
-    assert sent(ask(target, query(ident=9), LATER + service.SUSPECT_FOR)).resolver == "192.0.2.1"
+    target.handle_answer(at("192.0.2.2"), reply(second), second.token, LATER)
+    assert sent(ask(target, query(ident=8), 2.2)).resolver == at("192.0.2.2")
+    assert sent(ask(target, query(ident=9), LATER + service.SUSPECT_FOR)).resolver == Resolver(
+        "192.0.2.1"
+    )
 
 
 def test_a_resolver_that_answers_after_all_is_trusted_again() -> None:
-    target = relay("192.0.2.1", "192.0.2.2")
+    target = relay(at("192.0.2.1"), at("192.0.2.2"))
     first = sent(ask(target, query(), 0.0))
     target.handle_timeout(LATER)
-    target.handle_answer("192.0.2.1", reply(first), first.token, 2.1)
-    assert sent(ask(target, query(ident=8), 2.2)).resolver == "192.0.2.1"
+    target.handle_answer(at("192.0.2.1"), reply(first), first.token, 2.1)
+    assert sent(ask(target, query(ident=8), 2.2)).resolver == at("192.0.2.1")
 
 
 def test_the_memory_of_silent_resolvers_is_bounded() -> None:
-    current: list[str] = []
+    current: list[Resolver] = []
     target = DnsService({}, lambda now: current)
     for number in range(3 * service.SUSPECTS_MAX):
-        current[:] = [f"192.0.2.{number}"]
+        current[:] = [at(f"192.0.2.{number}")]
         target.handle_failure(sent(ask(target, query())).token, 0.0)
     assert len(target._suspects) <= service.SUSPECTS_MAX
 
 
 def test_resolvers_are_followed_when_they_change() -> None:
-    by_time = {0.0: ("192.0.2.1",), 1.0: (), 2.0: ("::1", "::1", "fe80::1%eth0")}
+    by_time = {
+        0.0: (at("192.0.2.1"),),
+        1.0: (),
+        2.0: (at("::1"), at("::1"), at("fe80::1%eth0")),
+    }
     target = DnsService({}, lambda now: by_time[now])
-    assert sent(ask(target, query(ident=1), 0.0)).resolver == "192.0.2.1"
+    assert sent(ask(target, query(ident=1), 0.0)).resolver == at("192.0.2.1")
     assert answered(ask(target, query(ident=2), 1.0)).rcode == 2
     out = sent(ask(target, query(ident=3), 2.0))
-    assert out.resolver == "::1"
-    assert sent(target.handle_failure(out.token, 2.0)).resolver == "fe80::1%eth0"
+    assert out.resolver == at("::1")
+    assert sent(target.handle_failure(out.token, 2.0)).resolver == at("fe80::1%eth0")
 
 
 def test_over_tcp_a_resolver_without_tcp_is_asked_over_udp_in_the_end() -> None:
-    target = relay("192.0.2.1", "192.0.2.2")
+    target = relay(at("192.0.2.1"), at("192.0.2.2"))
     out = sent(ask(target, query(), over_tcp=True))
     path = []
     for _ in range(3):
@@ -426,19 +443,19 @@ def test_over_tcp_a_resolver_without_tcp_is_asked_over_udp_in_the_end() -> None:
         out = sent(target.handle_failure(out.token, 0.0))
     path.append((out.resolver, out.over_tcp))
     assert path == [
-        ("192.0.2.1", True),
-        ("192.0.2.2", True),
-        ("192.0.2.1", False),
-        ("192.0.2.2", False),
+        (at("192.0.2.1"), True),
+        (at("192.0.2.2"), True),
+        (at("192.0.2.1"), False),
+        (at("192.0.2.2"), False),
     ]
     cut = reply(out, tc=1, count=0)  # half an answer is none to who came over TCP
-    actions = target.handle_answer("192.0.2.2", cut, out.token, 0.0)
+    actions = target.handle_answer(at("192.0.2.2"), cut, out.token, 0.0)
     assert answered(actions).rcode == wire.SERVFAIL
-    assert set(target._suspects) == {"192.0.2.1"}  # which was silent over UDP
+    assert set(target._suspects) == {at("192.0.2.1")}  # which was silent over UDP
 
 
 def test_zone_transfers_are_refused() -> None:
-    seen = answered(ask(relay("192.0.2.1"), query(qtype="AXFR"), over_tcp=True))
+    seen = answered(ask(relay(at("192.0.2.1")), query(qtype="AXFR"), over_tcp=True))
     assert seen.rcode == wire.REFUSED
 
 
@@ -446,7 +463,7 @@ def test_zone_transfers_are_refused() -> None:
 
 
 def test_pending_queries_are_bounded() -> None:
-    target = relay("192.0.2.1")
+    target = relay(at("192.0.2.1"))
     for ident in range(service.PENDING_MAX):
         sent(ask(target, query(ident=ident)))
     assert answered(ask(target, query(ident=9999))).rcode == wire.SERVFAIL
@@ -459,7 +476,7 @@ def test_pending_queries_are_bounded() -> None:
 
 
 def test_a_client_that_is_gone_is_forgotten() -> None:
-    target = relay("192.0.2.1")
+    target = relay(at("192.0.2.1"))
     mine = {sent(ask(target, query(ident=n))).token for n in range(3)}
     other = sent(target.handle_query(query(), "another client", True, 0.0))
     assert forgotten(target.forget_client(GUEST)) == mine
@@ -469,8 +486,8 @@ def test_a_client_that_is_gone_is_forgotten() -> None:
 
 
 def test_malformed_queries_reach_nobody() -> None:
-    target = relay("192.0.2.1")
-    for payload in (b"", query()[:20], b"\0" * 12, reply(sent(ask(relay("a"), query())))):
+    target = relay(at("192.0.2.1"))
+    for payload in (b"", query()[:20], b"\0" * 12, reply(sent(ask(relay(at("a")), query())))):
         with pytest.raises(MalformedPacket):
             ask(target, payload)
     assert target.pending == 0
@@ -491,7 +508,7 @@ events = st.one_of(
 def test_every_query_is_answered_once_and_every_attempt_ends(
     happened: list[tuple[str, int, int]],
 ) -> None:
-    target = relay("192.0.2.1", "192.0.2.2", "192.0.2.3")
+    target = relay(at("192.0.2.1"), at("192.0.2.2"), at("192.0.2.3"))
     now, asked, heard, left = 0.0, 0, 0, 0
     out: dict[int, SendToResolver] = {}
     seen: list[SendToResolver] = []
@@ -535,7 +552,7 @@ def test_every_query_is_answered_once_and_every_attempt_ends(
 @settings(max_examples=100)
 @given(st.binary(max_size=64))
 def test_no_octets_of_either_side_raise_anything_else(octets: bytes) -> None:
-    target = relay("192.0.2.1")
+    target = relay(at("192.0.2.1"))
     with suppress(MalformedPacket):
         ask(target, octets)
     out = sent(ask(target, query(ident=77)))

@@ -1,0 +1,155 @@
+"""Forwards as people write them: `8080:80`, as containers have it, or `tcp:127.0.0.1:8080-80`.
+
+    [HOST:]PORTS[:[GUEST:]PORTS][/PROTO]   PROTO is tcp, where none is named, or udp
+    /PATH:[GUEST:]PORT                     a Unix stream socket on the host
+
+    8080:80                    the host's 127.0.0.1:8080 leads to the guest's port 80
+    8080                       the same port on both sides
+    127.0.0.1:8080:80/udp      datagrams
+    0.0.0.0:8080:80            from everywhere, not only from the host itself; * is the same
+    [::1]:8080:80              an IPv6 address of the host's stands in brackets
+    8000-8010:9000-9010        eleven ports, 8000 to 9000, 8001 to 9001 …
+    8080:10.0.2.15:80          a guest of that address
+    /run/web.sock:80
+
+The older notation has the protocol in front and a hyphen between the two sides:
+
+    PROTO:[HOST:]PORTS[-[GUEST:]PORTS]     tcp:8080-80, udp:5353, tcp:8000-8009-9000
+    unix:/PATH-[GUEST:]PORT
+
+A host address that is left out is 127.0.0.1, so that nothing is opened to others unasked.
+
+Does not do: names other than localhost, guests' IPv6 addresses, opening anything.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple, NoReturn, TypeAlias
+
+from slirp.address import addr_from_text, addr_to_text
+from slirp.errors import ConfigError
+
+HostAddress: TypeAlias = tuple[str, int] | str
+
+PORT_MAX: Final = 65535
+RANGE_MAX: Final = 4096  # ports of one range; each is a listening socket
+LOOPBACK: Final = "127.0.0.1"
+NAMES: Final = {"": LOOPBACK, "localhost": LOOPBACK, "*": "0.0.0.0"}
+
+_HOST: Final = r"(?:(?P<host>\[[^]]*\]|[^:/[\]]*):)??"
+_FORM: Final = re.compile(
+    _HOST
+    + r"(?P<ports>[0-9-]+)(?::(?:(?P<guest>[0-9.]+):)?(?P<inside>[0-9-]+))?(?:/(?P<proto>\w+))?"
+)
+_UNIX_FORM: Final = re.compile(r"(?:unix:)?(?P<path>/.+?):(?:(?P<guest>[0-9.]+):)?(?P<port>[0-9]+)")
+_OLD_HOST: Final = r"(?:([^:-]*[^:0-9-][^:-]*|):)?"  # a number there is a port of the new form
+_OLD_FORM: Final = re.compile(
+    r"(tcp|udp):" + _OLD_HOST + r"([0-9-]*[0-9])(?:-([0-9.]+):([0-9-]+))?"
+)
+_OLD_UNIX_FORM: Final = re.compile(r"unix:(/.+)-(?:([0-9.]+):)?([0-9]+)")
+ADVICE: Final = "write [HOST:]PORT[:GUESTPORT][/udp], as 8080:80, or /PATH:GUESTPORT"
+
+
+class ForwardSpec(NamedTuple):
+    """One forward to be opened. `guest_addr` None: the first machine's."""
+
+    proto: str
+    host: HostAddress
+    guest_addr: str | None
+    guest_port: int
+
+
+def parse_forward(text: str) -> list[ForwardSpec]:
+    """The forwards that one specification stands for. Raises ConfigError."""
+    unix = _OLD_UNIX_FORM.fullmatch(text) or _UNIX_FORM.fullmatch(text)
+    if unix is not None:
+        path, guest, port = unix.groups()
+        return [ForwardSpec("unix", path, _guest(text, guest), _port(text, port))]
+    old = _OLD_FORM.fullmatch(text)
+    if old is not None:
+        return _parse_old(text, old)
+    proto, colon, rest = text.partition(":")
+    named = proto in ("tcp", "udp") and bool(colon)
+    new = _FORM.fullmatch(rest if named else text)
+    if new is None or (named and new["proto"]):
+        _refuse(text, ADVICE)
+    proto = proto if named else (new["proto"] or "tcp")
+    if proto not in ("tcp", "udp"):
+        _refuse(text, "the protocol is tcp or udp")
+    _host(text, new["host"] or "")
+    host_ports = _range(text, new["ports"])
+    inside = new["inside"]
+    guest_ports = host_ports if inside is None else _matching(text, host_ports, inside)
+    return _pairs(text, proto, new["host"], host_ports, new["guest"], guest_ports)
+
+
+def _parse_old(text: str, match: re.Match[str]) -> list[ForwardSpec]:
+    proto, host, numbers, guest, inside = match.groups()
+    if inside is None:
+        words = numbers.split("-")
+        # One number: both sides; two: host and guest; three: a range and where it begins; four.
+        cut = {1: 1, 2: 1, 3: 2, 4: 2}.get(len(words))
+        if cut is None:
+            _refuse(text, "at most two ranges of ports")
+        numbers, inside = "-".join(words[:cut]), "-".join(words[cut:] or words)
+    host_ports = _range(text, numbers)
+    return _pairs(text, proto, host, host_ports, guest, _matching(text, host_ports, inside))
+
+
+def _pairs(
+    text: str, proto: str, host: str | None, ours: range, guest: str | None, theirs: range
+) -> list[ForwardSpec]:
+    addr, guest_addr = _host(text, host or ""), _guest(text, guest)
+    pairs = zip(ours, theirs, strict=True)
+    return [ForwardSpec(proto, (addr, port), guest_addr, inner) for port, inner in pairs]
+
+
+def _range(text: str, word: str) -> range:
+    ends = [_port(text, number) for number in word.split("-")]
+    if len(ends) > 2 or ends[-1] < ends[0]:
+        _refuse(text, "a range of ports is FIRST-LAST")
+    if ends[-1] - ends[0] >= RANGE_MAX:
+        _refuse(text, f"a range has at most {RANGE_MAX} ports")
+    return range(ends[0], ends[-1] + 1)
+
+
+def _matching(text: str, ours: range, word: str) -> range:
+    """The guest's side of a range; its end need not be written."""
+    ends = [_port(text, number) for number in word.split("-")]
+    last = ends[0] + len(ours) - 1
+    if len(ends) > 2 or (len(ends) == 2 and ends[1] != last):
+        _refuse(text, "the two ranges must be of one length")
+    if last > PORT_MAX:
+        _refuse(text, f"the range ends above port {PORT_MAX}")
+    return range(ends[0], last + 1)
+
+
+def _port(text: str, word: str) -> int:
+    if not word.isdecimal() or not 0 < int(word) <= PORT_MAX:
+        _refuse(text, f"a port is a number from 1 to {PORT_MAX}")
+    return int(word)
+
+
+def _host(text: str, word: str) -> str:
+    if word.startswith("["):
+        return _address(text, word[1:-1], 16)
+    return NAMES[word] if word in NAMES else _address(text, word, 4)
+
+
+def _guest(text: str, word: str | None) -> str | None:
+    return None if word is None else _address(text, word, 4)
+
+
+def _address(text: str, word: str, size: int) -> str:
+    try:
+        addr = addr_from_text(word)
+    except ValueError:
+        addr = b""
+    if len(addr) != size:
+        _refuse(text, f"{word} is no IPv{4 if size == 4 else 6} address")
+    return addr_to_text(addr)
+
+
+def _refuse(text: str, advice: str) -> NoReturn:
+    raise ConfigError(f"forward {text}: {advice}", "forward")
