@@ -66,7 +66,7 @@ class Prefix(NamedTuple):
         length = _bits(text, bits, addr) if slash else 8 * len(addr)
         prefix = cls(addr, length)
         if int.from_bytes(addr) % prefix.size:
-            raise ValueError(f"{text}: has bits set beyond its {length}")
+            raise ValueError(f"{text} has host bits set")
         return prefix
 
     @property

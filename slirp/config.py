@@ -54,7 +54,10 @@ class Resolver(NamedTuple):
     def from_text(cls, text: str) -> Resolver:
         """From ADDR, ADDR:PORT, [ADDR]:PORT or ADDR#PORT; ValueError where it is none."""
         address, port = _split_port(text)
-        addr_from_text(address.partition("%")[0])
+        try:
+            addr_from_text(address.partition("%")[0])
+        except ValueError:
+            raise ValueError(f"{text}: a resolver is given by its address") from None
         if not port:
             return cls(address)
         if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):

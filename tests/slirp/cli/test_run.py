@@ -376,10 +376,13 @@ def test_capture_and_statistics(web: WebServer, tmp_path: Path) -> None:
         (("--mtu", "67", "true"), "mtu 67: must be 68 to 65521"),
         (("--mtu", "65522", "true"), "mtu 65522: must be 68 to 65521"),
         (("--network", "10.0.2.1/24", "true"), "network: 10.0.2.1/24 has host bits set"),
-        (("--network", "10.0.2.0/30", "true"), "network 10.0.2.0/30: must leave room"),
-        (("--dns", "example.org", "true"), "example.org: a resolver is given by its address"),
+        (("--network", "10.0.2.0/31", "true"), "network 10.0.2.0/31: must leave room"),
+        (
+            ("--dns", "example.org", "true"),
+            "resolvers: example.org: a resolver is given",
+        ),
         (("--outbound-addr", "nowhere0", "true"), "nowhere0: no IPv4 address"),
-        (("--forward", "tcp", "true"), "--forward tcp: write tcp:HOST:PORT-GUESTPORT"),
+        (("--forward", "tcp", "true"), "--forward tcp: write [HOST:]PORT[:GUESTPORT]"),
         (("--split", "true"), "--split needs --capture"),
     ],
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.layers.dns import DNS, DNSQR
@@ -25,6 +27,17 @@ def resolvers() -> Iterator[list[Resolver]]:
         made = [stack.enter_context(Resolver(at)) for at in ("127.0.0.51", "127.0.0.52")]
         made[1].addr = "198.51.100.8"
         yield made
+
+
+@pytest.fixture
+def at_any_port(resolvers: list[Resolver], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the resolvers found although resolv.conf, which names no ports, names them."""
+    ports = {resolver.at: resolver.port for resolver in resolvers}
+
+    def found(host: str, port: int, **options: Any) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, options["type"], 0, "", (host, ports[host]))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
 
 
 def where(*resolvers: Resolver) -> list[str]:
@@ -233,6 +246,7 @@ def test_an_answer_of_somebody_else_does_not_count(
     assert lies
 
 
+@pytest.mark.usefixtures("at_any_port")
 def test_resolv_conf_is_read_again_when_it_changes(
     make_lab: MakeLab, resolvers: list[Resolver], tmp_path: Path
 ) -> None:
