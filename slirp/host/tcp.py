@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 from collections import deque
@@ -31,9 +32,10 @@ from typing import TYPE_CHECKING, Final
 from dma.iovec import IoVec
 from slirp.host.loop import HANGUP, RDHUP, READABLE, URGENT, WRITABLE, Loop
 from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
-from slirp.host.tcp_flow import TcpFlow, new_iss, widen
+from slirp.host.tcp_flow import TcpFlow, widen
 from slirp.tcp import connection as tcp
 from slirp.tcp.ahead import Shelf
+from slirp.tcp.initial import SECRET_LEN, InitialNumbers
 
 if TYPE_CHECKING:
     from slirp.flow import Guest
@@ -63,6 +65,7 @@ class TcpRelay:
         self._loop = loop
         self._mss = mss
         self._touched: list[TcpFlow] = []
+        self._initial = InitialNumbers(os.urandom(SECRET_LEN))
         self.feeder = Feeder(loop, mss)
         self._on_unreachable = on_unreachable
         self.flows: dict[bytes, TcpFlow] = {}
@@ -101,7 +104,7 @@ class TcpRelay:
                 failure = sock.connect_ex(address)
         except OSError as error:
             failure = error.errno or errno.EINVAL
-        conn = tcp.Connection.passive(syn, new_iss(), self._mss, RCV_WSCALE, now)
+        conn = self._passive(key, syn, now)
         flow = TcpFlow(self, key, conn, sock, guest)
         self._add(flow)
         if failure in (errno.EALREADY, errno.EINPROGRESS):
@@ -118,7 +121,8 @@ class TcpRelay:
         if len(self.flows) >= FLOWS_MAX or key in self.flows:
             return False
         sock.setblocking(False)
-        conn = tcp.Connection.active(new_iss(), self._mss, RCV_WSCALE, now)
+        iss, offset = self._initial.iss(key, now), self._initial.ts_offset(key)
+        conn = tcp.Connection.active(iss, self._mss, RCV_WSCALE, now, ts_offset=offset)
         flow = TcpFlow(self, key, conn, sock, guest)
         self._add(flow)
         self.touch(flow, tcp.CONTROL)
@@ -130,11 +134,15 @@ class TcpRelay:
         """A guest's SYN for a service inside this process, whose other end is `sock`'s peer."""
         if len(self.flows) >= FLOWS_MAX:
             return False
-        conn = tcp.Connection.passive(syn, new_iss(), self._mss, RCV_WSCALE, now)
+        conn = self._passive(key, syn, now)
         flow = TcpFlow(self, key, conn, sock, guest)
         self._add(flow)
         self._connected(flow, now)
         return True
+
+    def _passive(self, key: bytes, syn: tcp.Segment, now: float) -> tcp.Connection:
+        iss, offset = self._initial.iss(key, now), self._initial.ts_offset(key)
+        return tcp.Connection.passive(syn, iss, self._mss, RCV_WSCALE, now, ts_offset=offset)
 
     def _add(self, flow: TcpFlow) -> None:
         assert flow.sock is not None

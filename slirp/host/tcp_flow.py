@@ -10,7 +10,6 @@ Does not do: anything by itself.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
@@ -132,8 +131,3 @@ def widen(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_AHEAD)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-
-
-def new_iss() -> int:
-    """An initial sequence number nobody can guess (RFC 9293 §3.4.1, from the system's CSPRNG)."""
-    return int.from_bytes(os.urandom(4), "big")

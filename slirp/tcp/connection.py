@@ -168,7 +168,7 @@ class Connection:
         *,
         mss_default: int = MSS_DEFAULT,
         room: int = ROOM_INITIAL,
-        ts_offset: int | None = None,
+        ts_offset: int = 0,
         keepalive: float = KEEPALIVE_IDLE,
     ) -> Connection:
         """The guest opened it; nothing is answered until host_connected() or abort().
@@ -179,7 +179,7 @@ class Connection:
             Send(iss & MASK),
             Receive((syn.seq + 1) & MASK, mss, rcv_wscale, room),
             Lifecycle(State.CONNECTING, now, keepalive),
-            Timestamps((iss * 0x9E3779B1) & MASK if ts_offset is None else ts_offset),
+            Timestamps(ts_offset),
             mss,
         )
         connection._negotiate(syn, mss_default)
@@ -195,7 +195,7 @@ class Connection:
         *,
         mss_default: int = MSS_DEFAULT,
         room: int = ROOM_INITIAL,
-        ts_offset: int | None = None,
+        ts_offset: int = 0,
         keepalive: float = KEEPALIVE_IDLE,
     ) -> Connection:
         """The host opened it (a forward); poll() gives the SYN."""
@@ -203,7 +203,7 @@ class Connection:
             Send(iss & MASK),
             Receive(0, mss, rcv_wscale, room),
             Lifecycle(State.SYN_SENT, now, keepalive),
-            Timestamps(_offset(iss, ts_offset), on=True),
+            Timestamps(ts_offset, on=True),
             mss,
         )
         connection.send.mss = mss_default  # the guest's default, until its SYN names another
@@ -682,8 +682,3 @@ class Connection:
         opened = state is State.ESTABLISHED
         self.send.settle(opened or state is State.CLOSE_WAIT)
         self._in_order = self.receive.ahead is None and (opened or state is State.FIN_WAIT_2)
-
-
-def _offset(iss: int, given: int | None) -> int:
-    """Where the timestamp clock begins; the ISS is random, and so is this (RFC 7323 §7.1)."""
-    return (iss * 0x9E3779B1) & MASK if given is None else given
