@@ -129,6 +129,22 @@ def readable_by_poll(sock: socket.socket) -> None:
     assert select.select([sock], [], [], 5)[0]
 
 
+def test_a_reset_leaves_what_came_before_it(tcp: Pair) -> None:
+    """The receive queue outlives the connection; the error is told behind its last byte, or to
+    whoever asks first, and then the end looks like any other."""
+    near, far = tcp
+    near.sendall(b"upload")
+    assert far.recv(1)
+    far.sendall(b"answer")
+    far.close()  # over unread bytes: a RST
+    assert near.recv(100, socket.MSG_PEEK) == b"answer"
+    assert near.recv_into(bytearray(3), 3, socket.MSG_TRUNC) == 3
+    assert near.recv(100) == b"wer"
+    with pytest.raises(ConnectionResetError):
+        near.recv(100)
+    assert near.recv(100) == b""
+
+
 def test_dropping_moves_the_peek_offset_back(tcp: Pair) -> None:
     """The offset counts from the queue's head, so it shrinks by what a real read takes."""
     near, far = tcp

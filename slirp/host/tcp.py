@@ -24,13 +24,13 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
 from slirp.host.loop import HANGUP, RDHUP, READABLE, URGENT, WRITABLE, Loop
+from slirp.host.tcp_farewell import Farewells
 from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
 from slirp.host.tcp_flow import TcpFlow, widen
 from slirp.tcp import connection as tcp
@@ -48,10 +48,7 @@ DROP_AT: Final = 1024  # acknowledged octets that are dropped from the host's qu
 # wait for CHORES_DELAY, no longer: they may hold a large buffer, and with it the host's window
 QUIET_WINDOW: Final = 32768  # octets of window left with which no new one need be worked out
 FLOWS_MAX: Final = 65536  # TCP flows of one network; the next SYN is answered with RST
-LINGER_FOR: Final = 60.0  # seconds for a host to take the spill of a connection that is over
 RCV_WSCALE: Final = 8  # windows up to 16 MiB
-
-_LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 _QUIET: Final = tcp.ACK_LATER | tcp.SENDABLE | tcp.FIN_RECEIVED
 
@@ -67,9 +64,9 @@ class TcpRelay:
         self._touched: list[TcpFlow] = []
         self._initial = InitialNumbers(os.urandom(SECRET_LEN))
         self.feeder = Feeder(loop, mss)
+        self._farewells = Farewells(loop, self.feeder)
         self._on_unreachable = on_unreachable
         self.flows: dict[bytes, TcpFlow] = {}
-        self._lingering: set[TcpFlow] = set()
         self._shelf = Shelf(KEPT_MAX)
         self.opened = 0
         self.refused = 0
@@ -163,9 +160,10 @@ class TcpRelay:
         if failure in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EACCES):
             self._on_unreachable(flow, failure)
             self.forget(flow)
-            self._release(flow)
+            self._farewells.release(flow)
         else:
-            flow.host_failed(now)
+            flow.conn.abort(now)
+            self.touch(flow, tcp.CONTROL)
 
     # From the guest
 
@@ -209,7 +207,7 @@ class TcpRelay:
         elif skip or take != len(payload[0]):
             payload = (payload[0][skip : skip + take],)
         sock = flow.sock
-        if sock is None:
+        if sock is None or flow.broken_until is not None:
             return
         sent = 0
         if flow.spill is None:
@@ -298,7 +296,8 @@ class TcpRelay:
         if flow.finishing and flow.spill is None:
             self._shut(flow)
         if events & (tcp.RESET_RECEIVED | tcp.GUEST_GONE):
-            self._reset_host(flow)
+            self.forget(flow)
+            self._farewells.reset(flow, now)
         emitted = False
         # A few octets are likely to be answered by the host at once: their ACK goes with the
         # answer (RFC 9293 §3.8.6.3; two segments are acknowledged at once).
@@ -317,20 +316,30 @@ class TcpRelay:
             elif flow.chores_at is None:
                 flow.chores_at = now + CHORES_DELAY
                 self._loop.visit_at(flow, flow.chores_at)
+        if flow.broken_until is not None:
+            self._settle_broken(flow, flow.broken_until, now)
         for emission in conn.poll(now):
             self.feeder.emit(flow, emission)
         if conn.life.state is tcp.State.CLOSED or events & tcp.CLOSED:
             self._close(flow, now)
         else:
             if conn.life.state is tcp.State.TIME_WAIT and flow.spill is None:
-                self._release(flow)
+                self._farewells.release(flow)
             self._loop.visit_at(flow, conn.poll_at())
+
+    def _settle_broken(self, flow: TcpFlow, until: float, now: float) -> None:
+        """The host is gone: reset the guest as soon as it has what the host had sent."""
+        send = flow.conn.send
+        if ((flow.drained or send.eof) and not send.flight) or now >= until:
+            flow.conn.abort(now)
+        else:
+            self._loop.visit_at(flow, until)
 
     # From the host
 
     def handle_ready(self, flow: TcpFlow, events: int, now: float) -> None:
         """The host's socket is ready: connected, readable, writable or broken."""
-        if flow.sock is None:
+        if flow.sock is None or flow.broken_until is not None:
             return
         if flow.connecting:
             self._handle_connect(flow, events, now)
@@ -378,8 +387,7 @@ class TcpRelay:
                 spill[0] = spill[0][sent:]
         flow.spill = None
         self.touch(flow, 0)
-        if flow in self._lingering:
-            self._release(flow)
+        self._farewells.spilled(flow)
 
     def _reopen(self, flow: TcpFlow) -> None:
         if flow.sock is not None and flow.conn.life.state is not tcp.State.CLOSED:
@@ -389,9 +397,8 @@ class TcpRelay:
 
     def handle_timeout(self, flow: TcpFlow, now: float) -> float | None:
         """A deadline of the connection may be due."""
-        if flow in self._lingering:
-            self._reset_host(flow)
-            return None
+        if flow in self._farewells:
+            return self._farewells.handle_timeout(flow, now)
         conn = flow.conn
         if flow.chores_at is not None and flow.chores_at <= now:
             flow.chores_at = None
@@ -403,6 +410,9 @@ class TcpRelay:
         if at is not None and at <= now:
             self.touch(flow, conn.handle_timeout(now))
             return None  # settle books the next one
+        if flow.broken_until is not None and flow.broken_until <= now:
+            self.touch(flow, 0)
+            return None
         chores_at = flow.chores_at
         return at if chores_at is None or (at is not None and at < chores_at) else chores_at
 
@@ -414,21 +424,11 @@ class TcpRelay:
             with contextlib.suppress(OSError):
                 flow.sock.shutdown(socket.SHUT_WR)
 
-    def _reset_host(self, flow: TcpFlow) -> None:
-        if flow.sock is not None:
-            with contextlib.suppress(OSError):
-                flow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-        flow.spill = None
-        self._release(flow)
-
     def _close(self, flow: TcpFlow, now: float) -> None:
-        """The connection is over; a spill that the host has not taken keeps the socket a while."""
-        self.forget(flow)
-        if flow.spill is None:
-            self._release(flow)
-        elif flow.sock is not None:
-            self._lingering.add(flow)
-            self._loop.visit_at(flow, now + LINGER_FOR)
+        """The connection is over."""
+        if flow not in self._farewells:
+            self.forget(flow)
+            self._farewells.close(flow, now)
 
     def forget(self, flow: TcpFlow) -> None:
         """Take the flow out of the table."""
@@ -439,26 +439,17 @@ class TcpRelay:
         flow.kept = None
         self._charge(flow, 0)
 
-    def _release(self, flow: TcpFlow) -> None:
-        sock = flow.sock
-        self._lingering.discard(flow)
-        if sock is not None:
-            if flow.owned:
-                self.feeder.drop(flow)  # closing over unread octets would reset the host
-            flow.sock = None
-            self._loop.unregister(sock.fileno())
-            sock.close()
-
     def drop_port(self, attachment: Attachment) -> None:
         """The port is gone: reset the hosts that its guests talked to."""
         for flow in list(self.flows.values()):
             if flow.guest.attachment is attachment:
                 self.forget(flow)
-                self._reset_host(flow)
+                self._farewells.reset(flow, self._loop.now)
 
     def close(self) -> None:
         """End every flow; hosts see a reset where octets were still to come."""
-        for flow in [*self.flows.values(), *self._lingering]:
+        for flow in list(self.flows.values()):
             self.forget(flow)
-            self._release(flow)
+            self._farewells.release(flow)
+        self._farewells.end()
         self.feeder.close()

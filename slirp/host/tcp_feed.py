@@ -139,11 +139,14 @@ class Feeder:
             return 0
         except OSError:
             flow.host_failed(now)
-            return 0
+            got = 0
         if got == 0:
             flow.readable = False
             flow.to_the_end = True
-            flow.conn.host_eof(now)
+            if flow.broken_until is None:
+                flow.conn.host_eof(now)
+            else:
+                flow.drained = True  # the kernel tells of a reset behind the last byte
         return got
 
     def _peek_behind(self, sock: socket.socket, offset: int, views: tuple[memoryview, ...]) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from slirp.flow import Guest
 
 RECEIVE_AHEAD: Final = 512 << 10  # octets that the host may be ahead of a guest without offloads
+BROKEN_FOR: Final = 60.0  # seconds for a guest to take what a host sent before it reset
 SO_PEEK_OFF: Final = 42
 MSG_TRUNC: Final = int(socket.MSG_TRUNC)
 
@@ -38,10 +39,12 @@ class TcpFlow:
 
     __slots__ = (
         "armed",
+        "broken_until",
         "chores_at",
         "conn",
         "connecting",
         "discard",
+        "drained",
         "events",
         "finishing",
         "guest",
@@ -78,6 +81,8 @@ class TcpFlow:
         self.discard = MSG_TRUNC if sock.family != socket.AF_UNIX else 0
         self.owned = 0  # octets at the front of the host's queue that the guest has acknowledged
         self.peek_at = -1  # where the socket's peek offset stands; -1: not set yet
+        self.broken_until: float | None = None  # the host has failed; when the guest is told
+        self.drained = False  # all that a broken host had sent has gone to the guest
         self.chores_at: float | None = None  # when a delayed ACK or drop is due
         self.connecting = False
         self.armed = False  # writability was asked for and not reported yet
@@ -105,11 +110,14 @@ class TcpFlow:
         self.relay.touch(self, tcp.SENDABLE)
 
     def host_failed(self, now: float) -> None:
-        """The host's side is broken: the guest is reset, and what waits for the host is dropped."""
+        """The host's side is broken. What waits for it is dropped; what its queue still holds goes
+        to the guest, and then a RST does."""
         self.spill = None
         self.spilled = 0
-        self.conn.abort(now)
-        self.relay.touch(self, tcp.CONTROL)
+        if self.broken_until is None:
+            self.broken_until = now + BROKEN_FOR
+        self.readable = self.to_the_end = True
+        self.relay.touch(self, 0)
 
 
 def peek_offset_works() -> bool:

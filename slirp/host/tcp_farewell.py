@@ -1,0 +1,122 @@
+"""Flows that are over for the guest while the host has still to take what the guest sent.
+
+A connection may end with bytes on their way to the host: in the flow's spill, which the kernel has
+had no room for, or in the kernel's send queue, which a reset would throw away (SO_LINGER 0 discards
+it). So the socket stays here for a while. One that closes in order leaves when its spill is empty:
+the kernel delivers the rest. One that resets leaves when the peer has acknowledged everything;
+nobody reports that, so it is looked at every LOOK_EVERY. Then comes the RST. LINGER_FOR bounds
+both; after it the RST comes regardless.
+
+Does not do: anything towards the guest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
+from typing import TYPE_CHECKING, Final
+
+from slirp.host.loop import Loop
+
+if TYPE_CHECKING:
+    from slirp.host.tcp_feed import Feeder
+    from slirp.host.tcp_flow import TcpFlow
+
+LINGER_FOR: Final = 60.0  # seconds for a host to take what the guest sent before it ended
+LOOK_EVERY: Final = 0.02  # seconds between looks at a send queue
+
+_LINGER_RESET: Final = struct.pack("ii", 1, 0)
+
+
+class Farewells:
+    """The flows of one relay that have left its table with a socket still open."""
+
+    def __init__(self, loop: Loop, feeder: Feeder) -> None:
+        self._loop = loop
+        self._feeder = feeder
+        self._until: dict[TcpFlow, float] = {}
+        self._resetting: set[TcpFlow] = set()
+
+    def __contains__(self, flow: TcpFlow) -> bool:
+        return flow in self._until
+
+    def close(self, flow: TcpFlow, now: float) -> None:
+        """In order: the kernel delivers what it has, once it has everything."""
+        if flow.sock is None:
+            return
+        if flow.spill is None:
+            self.release(flow)
+        else:
+            self._keep(flow, now, LINGER_FOR)
+
+    def reset(self, flow: TcpFlow, now: float) -> None:
+        """By a RST, behind what the guest sent before it."""
+        if flow.sock is None:
+            return
+        if flow.spill is None and not unsent(flow.sock):
+            self._reset(flow)
+        else:
+            self._resetting.add(flow)
+            self._keep(flow, now, LOOK_EVERY)
+
+    def _keep(self, flow: TcpFlow, now: float, first: float) -> None:
+        self._until.setdefault(flow, now + LINGER_FOR)
+        self._loop.visit_at(flow, now + first)
+
+    def spilled(self, flow: TcpFlow) -> None:
+        """The kernel has taken the last of the spill."""
+        if flow in self._until and flow not in self._resetting:
+            self.release(flow)
+
+    def handle_timeout(self, flow: TcpFlow, now: float) -> float | None:
+        """The loop's visit to one of these."""
+        until = self._until[flow]
+        if now >= until:
+            self._reset(flow)
+            return None
+        if flow not in self._resetting:
+            return until
+        if flow.sock is not None and (flow.spill is not None or unsent(flow.sock)):
+            return min(now + LOOK_EVERY, until)
+        self._reset(flow)
+        return None
+
+    def _reset(self, flow: TcpFlow) -> None:
+        if flow.sock is not None:
+            with contextlib.suppress(OSError):
+                flow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+        flow.spill = None
+        self.release(flow)
+
+    def release(self, flow: TcpFlow) -> None:
+        """Close the socket."""
+        sock = flow.sock
+        self._until.pop(flow, None)
+        self._resetting.discard(flow)
+        if sock is not None:
+            if flow.owned:
+                self._feeder.drop(flow)  # closing over unread bytes would reset the host
+            flow.sock = None
+            self._loop.unregister(sock.fileno())
+            sock.close()
+
+    def end(self) -> None:
+        """The network closes."""
+        for flow in list(self._until):
+            self.release(flow)
+
+
+def unsent(sock: socket.socket) -> int:
+    """Bytes in the kernel's send queue that the peer has not acknowledged (tcp(7), SIOCOUTQ).
+
+    A Unix socket has none: what it was given is in its peer's queue.
+    """
+    if sock.family == socket.AF_UNIX:
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), "little")
+    except OSError:
+        return 0
