@@ -14,6 +14,7 @@
 #include "lib.h"
 #include "net.h"
 #include "prom.h"
+#include "tcp.h"
 
 enum { LINGER = 20000 };        /* microseconds after the work: the last ACK may have been lost */
 
@@ -67,7 +68,7 @@ static enum status work(void)
 {
     if (!parameters_are_sane())
         return STATUS_BAD_PARAMETERS;
-    net_init();
+    net_init(&tcp_transport);
     dvma_init(PARAMETERS->scatter);
     if (!lance_init())
         return STATUS_NO_LANCE;

@@ -6,7 +6,6 @@
 #include "lance.h"
 #include "lib.h"
 #include "prom.h"
-#include "tcp.h"
 
 enum {
     ETHERTYPE_IPV4 = 0x0800, ETHERTYPE_ARP = 0x0806,
@@ -24,6 +23,7 @@ struct interface net;
 uint32_t now;
 const struct peer everybody = {ADDRESS_BROADCAST, {255, 255, 255, 255, 255, 255}};
 
+static const struct transport *tcp;
 static struct { uint32_t address; uint8_t mac[6]; bool valid; } arp_table[ARP_ENTRIES];
 static struct { uint16_t port; udp_handler *handler; bool unreachable; } udp;
 static struct { uint16_t ident, seq; bool answered; } echo;
@@ -197,7 +197,7 @@ static void icmp_error(const uint8_t *quoted, uint32_t len)
         return;
     const uint8_t *ports = quoted + header_len;
     if (quoted[9] == PROTOCOL_TCP)
-        tcp_unreachable(get32(quoted + 16), get16(ports), get16(ports + 2));
+        tcp->unreachable(get32(quoted + 16), get16(ports), get16(ports + 2));
     if (quoted[9] == PROTOCOL_UDP && get16(ports) == udp.port)
         udp.unreachable = true;
 }
@@ -323,7 +323,7 @@ static void ip_input(const uint8_t *frame, const uint8_t *ip, uint32_t len)
     const uint8_t *payload = ip + header_len;
     uint32_t payload_len = total_len - header_len;
     if (ip[9] == PROTOCOL_TCP && to == net.address)
-        tcp_input(from, frame + 6, payload, payload_len);
+        tcp->input(from, frame + 6, payload, payload_len);
     else if (ip[9] == PROTOCOL_UDP)
         udp_input(from, to, payload, payload_len);
     else if (ip[9] == PROTOCOL_ICMP && to == net.address)
@@ -340,8 +340,9 @@ static void ethernet_input(uint8_t *frame, uint32_t len)
         arp_input(payload, len - ETHERNET_HEADER_LEN);
 }
 
-void net_init(void)
+void net_init(const struct transport *transport)
 {
+    tcp = transport;
     memcpy(net.mac, PARAMETERS->mac, 6);
     net.mtu = MTU_ETHERNET;
     now = clock_us();
@@ -351,7 +352,7 @@ void net_step(uint32_t deadline)
 {
     if (lance_receive(ethernet_input))
         return;
-    deadline = tcp_idle(deadline);
+    deadline = tcp->idle(deadline);
     RESULT->waits++;
     wait_for_interrupt(before(now, deadline) ? deadline - now : 0);
     now = clock_us();

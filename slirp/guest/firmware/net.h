@@ -33,7 +33,17 @@ struct peer {
 };
 extern const struct peer everybody;
 
-void net_init(void);
+/* What TCP hears from the network, which knows no more of it than this. */
+struct transport {
+    /* A segment; `mac` is where an answer to a stranger would go. */
+    void (*input)(uint32_t from, const uint8_t *mac, const uint8_t *segment, uint32_t len);
+    /* An ICMP error about a segment of ours. */
+    void (*unreachable)(uint32_t to, uint16_t from_port, uint16_t to_port);
+    /* No frame waits: send what is due. The earlier of `deadline` and the connection's own. */
+    uint32_t (*idle)(uint32_t deadline);
+};
+
+void net_init(const struct transport *tcp);
 
 /* Handle one frame; where there is none, wait for an interrupt until the deadline at most. */
 void net_step(uint32_t deadline);

@@ -428,7 +428,7 @@ static bool is_ours(uint32_t from, const uint8_t *segment)
            get16(segment) == c.remote_port && get16(segment + 2) == c.local_port;
 }
 
-void tcp_input(uint32_t from, const uint8_t *mac, const uint8_t *segment, uint32_t len)
+static void tcp_input(uint32_t from, const uint8_t *mac, const uint8_t *segment, uint32_t len)
 {
     uint32_t header_len = len < HEADER_LEN ? 0 : (segment[12] >> 4) * 4u;
     if (header_len < HEADER_LEN || header_len > len)
@@ -452,13 +452,13 @@ void tcp_input(uint32_t from, const uint8_t *mac, const uint8_t *segment, uint32
     output();
 }
 
-void tcp_unreachable(uint32_t to, uint16_t from_port, uint16_t to_port)
+static void tcp_unreachable(uint32_t to, uint16_t from_port, uint16_t to_port)
 {
     if (c.state == SYN_SENT && to == c.peer.address && from_port == c.local_port && to_port == c.remote_port)
         fail(STATUS_UNREACHABLE);
 }
 
-uint32_t tcp_idle(uint32_t deadline)
+static uint32_t tcp_idle(uint32_t deadline)
 {
     if (c.state == CLOSED || c.state == FAILED)
         return deadline;
@@ -471,6 +471,8 @@ uint32_t tcp_idle(uint32_t deadline)
         return now;
     return c.timer_runs && before(c.timer_at, deadline) ? c.timer_at : deadline;
 }
+
+const struct transport tcp_transport = {tcp_input, tcp_unreachable, tcp_idle};
 
 /* -- what a program calls -------------------------------------------------------------------- */
 

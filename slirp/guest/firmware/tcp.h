@@ -29,9 +29,4 @@ enum status tcp_exchange(const void *request, uint32_t len, tcp_consumer *consum
 void tcp_close(void);   /* FIN, and wait for the peer's, within bounds */
 void tcp_abort(void);   /* RST */
 
-/* From the network: a segment (`mac` is where an RST would go); an ICMP error about one of ours. */
-void tcp_input(uint32_t from, const uint8_t *mac, const uint8_t *segment, uint32_t len);
-void tcp_unreachable(uint32_t to, uint16_t from_port, uint16_t to_port);
-
-/* No frame waits: send what is due. The earlier of `deadline` and the connection's own. */
-uint32_t tcp_idle(uint32_t deadline);
+extern const struct transport tcp_transport;    /* for net_init() */
