@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dma.iovec import IoVec
-from nic.port import VNET_NONE, Frame, PortDefaults
-from nic.tap import DeviceGone
+from nic.port import VNET_NONE, DeviceGone, Frame, PortDefaults, Shortage
+from slirp.errors import is_shortage
 
 ETHERNET_LEN: Final = 14  # octets
 FRAME_MAX: Final = ETHERNET_LEN + 65535
@@ -109,6 +109,8 @@ class BessPort(PortDefaults):
             except BlockingIOError:
                 return
             except OSError as error:
+                if is_shortage(error):
+                    raise Shortage(error.errno, "no memory for a frame") from None
                 raise DeviceGone(error.errno, GONE) from None
             if size == 0:
                 raise DeviceGone(errno.ECONNRESET, GONE)

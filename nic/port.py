@@ -12,6 +12,9 @@ Offloads follow the virtio-net header (virtio 1.2 §5.1.6), the form that TAP de
 vhost-user share: a port with `offload` set takes one at `commit` and gives one with each frame.
 Where it says NEEDS_CSUM, the checksum field holds the pseudo-header's sum and nobody sums payload.
 
+A port that cannot go on raises, from `frames()` or `poll()` only: `DeviceGone` where it is over,
+`Shortage` where the kernel lacked something that it may have again in a moment.
+
 Does not do: addressing, parsing, queueing. A port that has no room says so by returning None.
 """
 
@@ -24,6 +27,14 @@ from dma.iovec import IoVec
 
 VNET_LEN = 10  # octets of struct virtio_net_hdr without num_buffers
 VNET_NONE = bytes(VNET_LEN)  # no offload: checksums are complete, one frame is one frame
+
+
+class DeviceGone(OSError):
+    """The device, or what it was attached to, does not exist any more."""
+
+
+class Shortage(OSError):
+    """The kernel had no memory for it just now: nothing was lost, ask again in a moment."""
 
 
 class Claim(Protocol):

@@ -26,13 +26,15 @@ no room: a guest's checksums are computed by both ends.
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
-from nic.port import VNET_NONE, Frame, PortDefaults
+from nic.port import VNET_NONE, Frame, PortDefaults, Shortage
 from nic.readiness import Readiness
+from slirp.errors import is_shortage
 
 if TYPE_CHECKING:
     import socket
@@ -93,6 +95,7 @@ class StreamPort(PortDefaults):
         self._tx_start = 0  # octets before this one were sent
         self._tx_end = 0  # octets from this one on are free
         self._claim = StreamClaim(self)
+        self._short = False  # the kernel had no memory for the last send
 
     def fileno(self) -> int:
         return self._readiness.fileno()
@@ -141,11 +144,12 @@ class StreamPort(PortDefaults):
     def _flush(self) -> None:
         try:
             self._tx_start += self._sock.send(self._tx[self._tx_start : self._tx_end])
-        except BlockingIOError:
-            pass
-        except OSError:
-            # frames() will hear of it too, and is where it can be told.
-            self._tx_start = self._tx_end
+            self._short = False
+        except OSError as error:
+            self._short = is_shortage(error) and not isinstance(error, BlockingIOError)
+            if not is_shortage(error):
+                # frames() will hear of it too, and is where it can be told.
+                self._tx_start = self._tx_end
         if self._tx_start < self._tx_end:
             self._readiness.await_room(self._sock.fileno())
             return
@@ -157,6 +161,8 @@ class StreamPort(PortDefaults):
     def frames(self) -> Iterator[Frame]:
         if self._readiness.blocked:
             self._flush()
+            if self._short:
+                raise Shortage(errno.ENOBUFS, "no memory for what is to be sent")
         if self.gone or not self._receive():
             return
         rx, unpack = self._rx, _LENGTH.unpack_from
@@ -188,6 +194,8 @@ class StreamPort(PortDefaults):
         except BlockingIOError:
             return True
         except OSError as error:
+            if is_shortage(error):
+                raise Shortage(error.errno, "no memory for what came") from None
             self._end(f"lost its connection: {error.strerror}")
             return False
         if not got:

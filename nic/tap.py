@@ -28,8 +28,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from dma.iovec import IoVec
-from nic.port import VNET_LEN, VNET_NONE, Frame, PortDefaults
+from dma.iovec import Buffer, IoVec
+from nic.port import VNET_LEN, VNET_NONE, DeviceGone, Frame, PortDefaults, Shortage
+from slirp.errors import is_shortage
 
 TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
@@ -44,6 +45,7 @@ TUN_F_TSO6: Final = 0x04
 TUN_F_USO4: Final = 0x20
 TUN_F_USO6: Final = 0x40
 
+_GONE: Final = (errno.EBADFD, errno.EBADF, errno.ENODEV)
 _IFREQ: Final = struct.Struct("16sH22x")  # struct ifreq: name, flags
 
 FRAME_MAX: Final = 14 + 65535  # octets: Ethernet header and the largest IP packet
@@ -52,11 +54,8 @@ HEADER_AREA: Final = 256  # octets of staging for the headers of one claim
 SMALL: Final = 2048  # octets: a frame up to this size says little about a backlog
 FRAME_ROOM: Final = FRAME_MAX + 4
 RX_AREA: Final = 4 * FRAME_ROOM  # octets of staging for frames that are held together
+RETRY_AFTER: Final = 0.002  # seconds until a frame is tried again that met a shortage
 LAYOUTS_KEPT: Final = 512  # cut vectors kept for reuse
-
-
-class DeviceGone(OSError):
-    """The TAP device or its namespace is no longer there."""
 
 
 def open_tap(name: str = "", *, vnet: bool = True) -> tuple[int, str]:
@@ -117,10 +116,11 @@ class TapClaim:
 
     def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
         iov = self.iov if size == self.size else self.iov.slice(0, size)
+        pieces: tuple[Buffer, ...] = (vnet, *iov.segments) if self._vnet else iov.segments
         try:
-            os.writev(self._fd, (vnet, *iov.segments) if self._vnet else iov.segments)
+            os.writev(self._fd, pieces)
         except OSError as error:
-            self.port.refused(error)
+            self.port.refused(error, pieces)
         else:
             self.port.sent += 1
 
@@ -149,6 +149,9 @@ class TapPort(PortDefaults):
         self.gso_udp = bool(self.offloads & TUN_F_USO4)
         self.sent = 0
         self.dropped = 0
+        self.shortages = 0
+        self._held = b""  # a frame that the kernel had no memory for; nothing overtakes it
+        self._gone: DeviceGone | None = None
         self._rx = memoryview(bytearray(RX_AREA))
         self._rx_vnet = bytearray(VNET_LEN)
         self._tx = memoryview(bytearray(HEADER_AREA + FRAME_MAX))
@@ -163,6 +166,8 @@ class TapPort(PortDefaults):
     def claim(self, size: int, headers: Sequence[int] = ()) -> TapClaim | None:
         if size > self.max_frame:
             raise ValueError(f"a frame of {size} octets; this device takes {self.max_frame}")
+        if self._held and not self._retry():
+            return None
         claim = self._claim
         claim.size = size
         key = (size, headers)
@@ -199,7 +204,10 @@ class TapPort(PortDefaults):
                 self._backlog = count > 1
                 return
             except OSError as error:
-                raise DeviceGone(error.errno, "the TAP device or its namespace is gone") from None
+                if is_shortage(error):
+                    self.shortages += 1
+                    raise Shortage(error.errno, "no memory for a frame") from None
+                raise self._end(error) from None
             if self.offload:
                 size -= VNET_LEN
             frame = TapFrame(IoVec((area[:size],)), bytes(header))
@@ -214,11 +222,43 @@ class TapPort(PortDefaults):
                 return  # probably the only one; what is there after all is still readable
         self._backlog = True
 
-    def refused(self, error: OSError) -> None:
-        """The kernel did not take a frame: lost as on a wire, and counted."""
-        if error.errno in (errno.EBADFD, errno.EBADF, errno.ENODEV):
-            raise DeviceGone(error.errno, "the TAP device or its namespace is gone") from None
+    def refused(self, error: OSError, pieces: Sequence[Buffer]) -> None:
+        """The kernel did not take a frame: kept where it had no memory, else lost as on a wire."""
+        if is_shortage(error):
+            self.shortages += 1
+            self._held = b"".join(pieces)
+            return
         self.dropped += 1
+        if error.errno in _GONE:
+            self._end(error)
+
+    def _retry(self) -> bool:
+        """The frame that is held, once more."""
+        try:
+            os.write(self._fd, self._held)
+        except OSError as error:
+            if is_shortage(error):
+                self.shortages += 1
+                return False
+            self.dropped += 1
+            if error.errno in _GONE:
+                self._end(error)
+        else:
+            self.sent += 1
+        self._held = b""
+        return True
+
+    def _end(self, error: OSError) -> DeviceGone:
+        self._gone = DeviceGone(error.errno, "the TAP device or its namespace is gone")
+        return self._gone
+
+    def poll(self, now: float) -> float | None:
+        """Try again what the kernel had no memory for."""
+        if self._gone is not None:
+            raise self._gone
+        if self._held and not self._retry():
+            return now + RETRY_AFTER
+        return None
 
     def close(self) -> None:
         """Give the descriptor back; the device goes away unless it is persistent."""

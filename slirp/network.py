@@ -246,6 +246,7 @@ class Network:
                 "octets_to_guest": relays.tcp.feeder.to_guest,
                 "octets_to_host": relays.tcp.to_host,
                 "octets_copied": relays.tcp.copied,
+                "shortages": relays.tcp.shortages,
             },
             "udp": {
                 "mappings": len(relays.udp.mappings),

@@ -63,7 +63,7 @@ ROOMS: Final = (  # the longest name that fits counts
     Room("nic.tap", (*NIC, "slirp.errors"), world=True),
     Room("nic.stream", (*NIC, "slirp.errors"), world=True),
     Room("nic.dgram", (*NIC, "slirp.errors"), world=True),
-    Room("nic.bess", NIC, world=True),
+    Room("nic.bess", (*NIC, "slirp.errors"), world=True),
     Room("nic.readiness", world=True),
     Room("slirp", ("dma.iovec",)),
     Room("slirp.address", world=True),  # inet_pton and inet_ntop only: the forms of an address

@@ -24,7 +24,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from nic.tap import IFF_VNET_HDR, TUNGETIFF, DeviceGone
+from nic.port import DeviceGone
+from nic.tap import IFF_VNET_HDR, TUNGETIFF
 from slirp.cli import tap
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.options import (

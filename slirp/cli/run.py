@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nic.tap import DeviceGone
+from nic.port import DeviceGone
 from slirp.cli import options, tap
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.linux import netns, syscalls

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
+from slirp.errors import is_shortage
 from slirp.host import timerfd
 
 Handler: TypeAlias = Callable[[int, float], None]  # epoll events, now
@@ -30,6 +31,7 @@ EVENTS_PER_TURN: Final = 256  # descriptors handled per turn; the rest come firs
 BRISK_FOR: Final = 100e-6  # seconds: a wait that is expected to be shorter is spun, not slept
 VISITS_PER_TURN: Final = 1024  # deadlines handled per turn; the rest are due at once in the next
 REST_FOR: Final = 0.1  # seconds that a descriptor is left alone which cannot be served now
+RETRY_AFTER: Final = 0.002  # seconds after which a call that met a shortage is made again
 STALE_MIN: Final = 256  # bookings below which nobody looks for those that were replaced
 
 READABLE: Final = select.EPOLLIN
@@ -81,6 +83,7 @@ class Loop:
         self._settlers: list[Callable[[float], None]] = []
         self._again = False
         self._turning = False
+        self.shortages = 0  # times that the kernel had no memory to wait with
         self._brisk = False  # the last wait was so short that the next is worth spinning for
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, READABLE)
@@ -106,22 +109,28 @@ class Loop:
 
     def register(self, fd: int, events: int, handler: Handler) -> None:
         """Call `handler(events, now)` whenever `fd` is ready."""
-        self._epoll.register(fd, events)
+        try:
+            self._epoll.register(fd, events)
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            self.shortages += 1
+            self._epoll.register(fd, events)
         self._handlers[fd] = handler
 
     def modify(self, fd: int, events: int) -> None:
         """Wait for other events on `fd`."""
         self._epoll.modify(fd, events)
 
-    def rest(self, fd: int) -> None:
-        """Leave `fd`, which waits to be read, alone for REST_FOR.
+    def rest(self, fd: int, seconds: float = REST_FOR) -> None:
+        """Leave `fd`, which waits to be read, alone for so long.
 
         For a listening socket when no descriptor is left to accept with: it stays readable, and
         whoever looks again at once looks for ever.
         """
         self._epoll.modify(fd, 0)
         self._resting.events[fd] = READABLE
-        self.visit_at(self._resting, self._clock() + REST_FOR)
+        self.visit_at(self._resting, self._clock() + seconds)
 
     def unregister(self, fd: int) -> None:
         """Forget `fd`; call before it is closed. A descriptor that is not known is no error."""
@@ -209,6 +218,16 @@ class Loop:
         return len(ready)
 
     def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        try:
+            return self._poll(timeout)
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            self.shortages += 1
+            time.sleep(RETRY_AFTER)
+            return []
+
+    def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
         poll = self._epoll.poll
         if timeout == 0.0:
             return poll(0.0, EVENTS_PER_TURN)

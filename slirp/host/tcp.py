@@ -29,10 +29,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
-from slirp.host.loop import HANGUP, RDHUP, READABLE, URGENT, WRITABLE, Loop
+from slirp.errors import SHORTAGES, is_shortage
+from slirp.host.loop import HANGUP, RDHUP, READABLE, RETRY_AFTER, URGENT, WRITABLE, Loop
 from slirp.host.tcp_farewell import Farewells
 from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
-from slirp.host.tcp_flow import TcpFlow, widen
+from slirp.host.tcp_flow import TcpFlow, pending_error, widen
 from slirp.tcp import connection as tcp
 from slirp.tcp.ahead import Shelf
 from slirp.tcp.initial import SECRET_LEN, InitialNumbers
@@ -48,6 +49,7 @@ DROP_AT: Final = 1024  # acknowledged octets that are dropped from the host's qu
 # wait for CHORES_DELAY, no longer: they may hold a large buffer, and with it the host's window
 QUIET_WINDOW: Final = 32768  # octets of window left with which no new one need be worked out
 FLOWS_MAX: Final = 65536  # TCP flows of one network; the next SYN is answered with RST
+TRIES: Final = 2  # of a call that met a shortage, before it waits for another occasion
 RCV_WSCALE: Final = 8  # windows up to 16 MiB
 
 _QUIET: Final = tcp.ACK_LATER | tcp.SENDABLE | tcp.FIN_RECEIVED
@@ -70,6 +72,7 @@ class TcpRelay:
         self._shelf = Shelf(KEPT_MAX)
         self.opened = 0
         self.refused = 0
+        self.shortages = 0  # calls on hosts' sockets that were made again
         self.copied = 0  # octets that went through a spill
         self.to_host = 0
         loop.add_settler(self.settle)
@@ -82,36 +85,47 @@ class TcpRelay:
     ) -> bool:  # fmt: skip
         """A guest's SYN: connect to the host address; the answer waits for the host's answer.
 
-        False: no socket or no table entry was to be had; the caller resets.
+        False: the table is full; the caller resets.
         """
         if len(self.flows) >= FLOWS_MAX:
             return False
-        try:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError:  # EMFILE, ENFILE, ENOBUFS
-            return False
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # RFC 6093 §5
-            if bind is not None:
-                sock.bind((bind, 0))
-            failure = sock.connect_ex(address)
-            if failure == errno.EINPROGRESS:
-                # A local peer has answered by now: asking again saves a turn of the loop.
-                failure = sock.connect_ex(address)
-        except OSError as error:
-            failure = error.errno or errno.EINVAL
-        conn = self._passive(key, syn, now)
-        flow = TcpFlow(self, key, conn, sock, guest)
-        self._add(flow)
+        sock, failure = self._dial(address, bind)
+        if sock is None:
+            return True  # the SYN comes again, and then there may be what it needs
+        flow = TcpFlow(self, key, self._passive(key, syn, now), sock, guest)
+        if not self._add(flow):
+            return True
         if failure in (errno.EALREADY, errno.EINPROGRESS):
             flow.connecting = True
-            self._loop.visit_at(flow, conn.poll_at())  # should the kernel never give up
+            self._loop.visit_at(flow, flow.conn.poll_at())  # should the kernel never give up
         elif failure in (0, errno.EISCONN):
             self._connected(flow, now)
         else:
             self._failed(flow, failure, now)
         return True
+
+    def _dial(self, address: tuple[str, int], bind: str | None) -> tuple[socket.socket | None, int]:
+        """A socket that connects, and how far it is by its error number; None: a shortage."""
+        for _ in range(TRIES):
+            sock = None
+            try:
+                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # RFC 6093 §5
+                if bind is not None:
+                    sock.bind((bind, 0))
+                failure = sock.connect_ex(address)
+                if failure == errno.EINPROGRESS:
+                    # A local peer has answered by now: asking again saves a turn of the loop.
+                    failure = sock.connect_ex(address)
+            except OSError as error:
+                failure = error.errno or errno.EINVAL
+            if sock is not None and failure not in SHORTAGES:
+                return sock, failure
+            self.shortages += 1
+            if sock is not None:
+                sock.close()
+        return None, 0
 
     def open(self, key: bytes, sock: socket.socket, guest: Guest, now: float) -> bool:
         """A connection that came in on the host's side: open it towards the guest."""
@@ -121,7 +135,8 @@ class TcpRelay:
         iss, offset = self._initial.iss(key, now), self._initial.ts_offset(key)
         conn = tcp.Connection.active(iss, self._mss, RCV_WSCALE, now, ts_offset=offset)
         flow = TcpFlow(self, key, conn, sock, guest)
-        self._add(flow)
+        if not self._add(flow):
+            return False
         self.touch(flow, tcp.CONTROL)
         return True
 
@@ -131,9 +146,9 @@ class TcpRelay:
         """A guest's SYN for a service inside this process, whose other end is `sock`'s peer."""
         if len(self.flows) >= FLOWS_MAX:
             return False
-        conn = self._passive(key, syn, now)
-        flow = TcpFlow(self, key, conn, sock, guest)
-        self._add(flow)
+        flow = TcpFlow(self, key, self._passive(key, syn, now), sock, guest)
+        if not self._add(flow):
+            return False
         self._connected(flow, now)
         return True
 
@@ -141,14 +156,21 @@ class TcpRelay:
         iss, offset = self._initial.iss(key, now), self._initial.ts_offset(key)
         return tcp.Connection.passive(syn, iss, self._mss, RCV_WSCALE, now, ts_offset=offset)
 
-    def _add(self, flow: TcpFlow) -> None:
+    def _add(self, flow: TcpFlow) -> bool:
+        """Enter the flow in the table; False: its socket found no place, and is closed."""
         assert flow.sock is not None
+        try:
+            self._loop.register(flow.sock.fileno(), EDGE_BOTH, flow.handle_ready)
+        except OSError:
+            self.shortages += 1
+            flow.sock.close()
+            return False
         self.flows[flow.key] = flow
         flow.conn.receive.shelf = self._shelf
         self.opened += 1
         if not flow.guest.attachment.offload:
             widen(flow.sock)
-        self._loop.register(flow.sock.fileno(), EDGE_BOTH, flow.handle_ready)
+        return True
 
     def _connected(self, flow: TcpFlow, now: float) -> None:
         flow.connecting = False
@@ -215,9 +237,11 @@ class TcpRelay:
                 sent = sock.send(payload[0]) if len(payload) == 1 else sock.sendmsg(payload)
             except BlockingIOError:
                 pass
-            except OSError:
-                flow.host_failed(now)
-                return
+            except OSError as error:
+                if not is_shortage(error):
+                    flow.host_failed(now)
+                    return
+                self.retry(flow, now)
             self.to_host += sent
         if sent < take:
             rest = bytes(IoVec(payload).slice(sent, take))
@@ -289,6 +313,22 @@ class TcpRelay:
         if self._touched:
             self._loop.again()
 
+    def retry(self, flow: TcpFlow, now: float) -> None:
+        """A call on the host's socket met a shortage: go on in a moment."""
+        self.shortages += 1
+        if flow.retry_at is None:
+            flow.retry_at = now + RETRY_AFTER
+        self._loop.visit_at(flow, flow.retry_at)
+
+    def _handle_retry(self, flow: TcpFlow, now: float) -> None:
+        flow.retry_at = None
+        if flow.spill is not None:
+            self._drain(flow, now)
+        if flow.owned:
+            self.feeder.drop(flow)
+        flow.readable = True
+        self.touch(flow, 0)
+
     def _settle(self, flow: TcpFlow, events: int, now: float) -> None:
         conn = flow.conn
         if events & tcp.FIN_RECEIVED:
@@ -355,13 +395,13 @@ class TcpRelay:
                 self._drain(flow, now)
             self._reopen(flow)
         if events & HANGUP and flow.sock is not None:
-            failure = flow.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            failure = pending_error(flow.sock)
             if failure:
                 flow.host_failed(now)
 
     def _handle_connect(self, flow: TcpFlow, events: int, now: float) -> None:
         assert flow.sock is not None
-        failure = flow.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        failure = pending_error(flow.sock)
         if failure:
             self._failed(flow, failure, now)
         elif events & WRITABLE:
@@ -376,8 +416,11 @@ class TcpRelay:
                 sent = sock.send(spill[0])
             except BlockingIOError:
                 return
-            except OSError:
-                flow.host_failed(now)
+            except OSError as error:
+                if is_shortage(error):
+                    self.retry(flow, now)
+                else:
+                    flow.host_failed(now)
                 return
             self.to_host += sent
             flow.spilled -= sent
@@ -400,6 +443,8 @@ class TcpRelay:
         if flow in self._farewells:
             return self._farewells.handle_timeout(flow, now)
         conn = flow.conn
+        if flow.retry_at is not None and flow.retry_at <= now:
+            self._handle_retry(flow, now)
         if flow.chores_at is not None and flow.chores_at <= now:
             flow.chores_at = None
             if flow.owned:
@@ -413,8 +458,8 @@ class TcpRelay:
         if flow.broken_until is not None and flow.broken_until <= now:
             self.touch(flow, 0)
             return None
-        chores_at = flow.chores_at
-        return at if chores_at is None or (at is not None and at < chores_at) else chores_at
+        due = (at, flow.chores_at, flow.retry_at, flow.broken_until)
+        return min((instant for instant in due if instant is not None), default=None)
 
     # Closing
 

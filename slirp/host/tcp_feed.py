@@ -20,6 +20,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
+from slirp.errors import is_shortage
 from slirp.host.attachment import payload_views, write_headers
 from slirp.host.loop import EDGE, RDHUP, READABLE, URGENT, WRITABLE, Loop
 from slirp.host.tcp_flow import SO_PEEK_OFF, TcpFlow, peek_offset_works
@@ -61,7 +62,10 @@ class Feeder:
         # The window follows the free space of the kernel's send queue, less what still waits here.
         assert flow.sock is not None
         if flow.discard:
-            info = _MEMINFO.unpack(flow.sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+            try:
+                info = _MEMINFO.unpack(flow.sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+            except OSError:  # the window stays as it is
+                return
             free = info[3] - info[5]
             full = 3 * free < info[3]
             free = free * WINDOW_SHARE >> 2
@@ -79,7 +83,10 @@ class Feeder:
         # before the queue is full would otherwise never see.
         assert flow.sock is not None
         flow.armed = True
-        self._loop.modify(flow.sock.fileno(), EDGE_BOTH)
+        try:
+            self._loop.modify(flow.sock.fileno(), EDGE_BOTH)
+        except OSError:  # no memory for it
+            flow.relay.retry(flow, self._loop.now)
 
     def pump(self, flow: TcpFlow, now: float) -> bool:
         """Send what the guest's window and the host's queue allow; was anything sent?"""
@@ -137,7 +144,10 @@ class Feeder:
         except BlockingIOError:
             flow.readable = False
             return 0
-        except OSError:
+        except OSError as error:
+            if is_shortage(error):
+                flow.relay.retry(flow, now)
+                return 0
             flow.host_failed(now)
             got = 0
         if got == 0:
@@ -214,8 +224,11 @@ class Feeder:
         while count > 0:
             try:
                 got = sock.recv_into(self._scratch, min(count, SCRATCH_LEN), flow.discard)
-            except OSError:
-                return  # the host reset it; the error is seen where the flow reads next
+            except OSError as error:
+                if is_shortage(error):
+                    flow.owned = count  # still there; the next drop takes it along
+                    flow.relay.retry(flow, self._loop.now)
+                return  # else the host reset it: the error is seen where the flow reads next
             if not got:
                 return
             count -= got

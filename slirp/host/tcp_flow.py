@@ -10,10 +10,12 @@ Does not do: anything by itself.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+from slirp.errors import is_shortage
 from slirp.ip.template import PROTOCOL_TCP, Template4
 from slirp.tcp import connection as tcp
 
@@ -32,6 +34,7 @@ class Owner(Protocol):
     def handle_timeout(self, flow: TcpFlow, now: float) -> float | None: ...
     def handle_ready(self, flow: TcpFlow, events: int, now: float) -> None: ...
     def touch(self, flow: TcpFlow, events: int) -> None: ...
+    def retry(self, flow: TcpFlow, now: float) -> None: ...
 
 
 class TcpFlow:
@@ -55,6 +58,7 @@ class TcpFlow:
         "peek_at",
         "readable",
         "relay",
+        "retry_at",
         "sock",
         "spill",
         "spilled",
@@ -83,6 +87,7 @@ class TcpFlow:
         self.peek_at = -1  # where the socket's peek offset stands; -1: not set yet
         self.broken_until: float | None = None  # the host has failed; when the guest is told
         self.drained = False  # all that a broken host had sent has gone to the guest
+        self.retry_at: float | None = None  # a call met a shortage: when it is made again
         self.chores_at: float | None = None  # when a delayed ACK or drop is due
         self.connecting = False
         self.armed = False  # writability was asked for and not reported yet
@@ -128,6 +133,14 @@ def peek_offset_works() -> bool:
         except OSError:
             return False
     return True
+
+
+def pending_error(sock: socket.socket) -> int:
+    """What the kernel has to tell of the connection; 0: nothing, or nothing just now."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    except OSError as error:
+        return 0 if is_shortage(error) else (error.errno or errno.EIO)
 
 
 def widen(sock: socket.socket) -> None:

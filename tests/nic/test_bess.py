@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nic import bess
-from nic.tap import DeviceGone
+from nic.port import DeviceGone
 
 
 @pytest.fixture

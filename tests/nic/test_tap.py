@@ -13,8 +13,8 @@ import pytest
 
 from dma.iovec import IoVec
 from nic import tap
-from nic.port import VNET_LEN
-from nic.tap import DeviceGone, TapPort, open_tap
+from nic.port import VNET_LEN, DeviceGone, Shortage
+from nic.tap import TapPort, open_tap
 from slirp.linux import netns, syscalls
 from tests.kit.forked import in_namespace
 from tests.kit.need import need_tun
@@ -182,8 +182,64 @@ def test_a_device_that_goes_away_says_so() -> None:
             assert caught.value.errno == errno.EBADFD
             claim = made.claim(60)
             assert claim is not None
+            claim.commit(60)  # lost, as on a wire; who asks for news is told
             with pytest.raises(DeviceGone):
+                made.poll(0.0)
+
+    in_a_namespace(body)
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN])
+def test_a_frame_that_meets_a_shortage_is_kept(number: int) -> None:
+    """Nothing is lost, nothing overtakes it, and it leaves when there is memory again."""
+
+    def body() -> None:
+        written: list[bytes] = []
+        short = 3
+
+        def write(fd: int, data: bytes) -> int:
+            nonlocal short
+            if short:
+                short -= 1
+                raise OSError(number, os.strerror(number))
+            written.append(bytes(data))
+            return len(data)
+
+        with port() as made, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "writev", lambda fd, pieces: write(fd, b"".join(pieces)))
+            patch.setattr(os, "write", write)
+            for fill in (1, 2):
+                claim = made.claim(60)
+                if claim is None:
+                    break
+                claim.iov.copy_from(bytes((fill,)) * 60)
                 claim.commit(60)
+            assert made.claim(60) is None
+            now = 0.0
+            while (at := made.poll(now)) is not None:
+                assert at > now
+                now = at
+            assert written == [bytes(VNET_LEN) + b"\1" * 60]
+            assert made.shortages == 3
+            assert made.dropped == 0
+            assert made.claim(60) is not None
+
+    in_a_namespace(body)
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOBUFS])
+def test_a_read_that_meets_a_shortage_is_no_end(number: int) -> None:
+    def body() -> None:
+        def read(fd: int, into: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+        with port() as made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "readv", read)
+                with pytest.raises(Shortage):
+                    list(made.frames())
+            assert made.poll(0.0) is None
+            list(made.frames())
 
     in_a_namespace(body)
 

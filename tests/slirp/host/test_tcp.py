@@ -552,17 +552,71 @@ def no_more_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_without_descriptors_the_guest_is_reset(lab: Lab, listener: socket.socket) -> None:
+def test_without_descriptors_a_guest_s_syn_waits_for_its_next_try(
+    lab: Lab, listener: socket.socket
+) -> None:
+    """A shortage passes: a RST would tell the guest that nobody is there."""
     remote = (GATEWAY, listener.getsockname()[1])
     with connected(lab, listener) as (stream, peer):
         with no_more_descriptors():
-            with pytest.raises(ConnectionRefusedError):
-                lab.guest.connect(remote)
+            waiting = lab.guest.open(remote)
+            lab.turn()
             with pytest.raises(ConnectionRefusedError):
                 lab.guest.connect((DNS, 53))
             stream.send(b"old ones go on")
+            assert not waiting.connected
+            assert not waiting.got_reset
         assert received(lab, peer, 14) == b"old ones go on"
-        lab.guest.connect(remote)
+        waiting.put(SYN, seq=waiting.seq - 1)
+        lab.turn(lambda: waiting.connected)
+    assert lab.network.stats()["tcp"]["shortages"] > 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOBUFS, errno.EINTR])
+@pytest.mark.parametrize(
+    "call", ["recv_into", "recvmsg_into", "send", "setsockopt", "getsockopt", "sendmsg"]
+)
+def test_a_call_that_meets_a_shortage_ends_nothing(
+    call: str, number: int, make_lab: MakeLab, listener: socket.socket
+) -> None:
+    """Every third call of its kind fails, and every byte arrives all the same."""
+    lab = make_lab(MemoryPort(piece=700))
+    with connected(lab, listener) as (stream, peer):
+        (flow,) = lab.network._dispatcher.tcp.flows.values()
+        assert flow.sock is not None
+        flow.sock = Starved(flow.sock, call, number)  # type: ignore[assignment]
+        stream.send(DATA[:60_000])
+        assert received(lab, peer, 60_000) == DATA[:60_000]
+        send_all(lab, peer, DATA[:60_000])
+        assert stream.receive(60_000) == DATA[:60_000]
+        peer.shutdown(socket.SHUT_WR)
+        lab.turn(lambda: stream.got_fin)
+        stream.finish()
+        lab.turn(lambda: not flow_count(lab))
+        assert not stream.got_reset
+
+
+class Starved:
+    """A socket one of whose calls fails every third time."""
+
+    def __init__(self, sock: socket.socket, call: str, number: int) -> None:
+        self._sock = sock
+        self._call = call
+        self._number = number
+        self._count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._sock, name)
+        if name != self._call:
+            return found
+
+        def sometimes(*args: Any) -> Any:
+            self._count += 1
+            if self._count % 3 == 1:
+                raise OSError(self._number, os.strerror(self._number))
+            return found(*args)
+
+        return sometimes
 
 
 def test_short_connections_leave_nothing(make_lab: MakeLab, listener: socket.socket) -> None:
