@@ -33,7 +33,7 @@ from slirp.services.resolv import ResolvConf
 from slirp.stack import Stack
 
 if TYPE_CHECKING:
-    from nic.port import Port
+    from nic.port import DeviceGone, Port
 
 HOLDER_FOR: Final = 60.0  # seconds that an address counts as used after its guest was seen
 HOST_NAMES: Final = ("gateway.slirp.internal", "host.slirp.internal", "_gateway")
@@ -75,6 +75,8 @@ class Network:
             self._loop, self._stack, relays.tcp, relays.udp, relays.attachments
         )
         self._stack.on_guest = self._forwards.guest_seen
+        relays.on_gone = self._port_gone
+        self._gone = 0  # ports whose device went away
         self._counters: dict[str, Mapping[str, int]] = {}
         self._attached = 0
         self._stopping = False
@@ -125,6 +127,14 @@ class Network:
 
         self._loop.register(port.fileno(), READABLE, ready)
         return attachment
+
+    def _port_gone(self, attachment: Attachment, gone: DeviceGone) -> None:
+        """A device went away. Whoever serves one has nothing left to do, and is told by the
+        exception; where there are others, they go on."""
+        if len(self._dispatcher.attachments) == 1:
+            raise gone
+        self._gone += 1
+        self.detach(attachment)
 
     def detach(self, attachment: Attachment) -> None:
         """Take a port off; its flows are reset."""
@@ -234,9 +244,15 @@ class Network:
         stack, relays = self._stack, self._dispatcher
         return {
             "ports": {
-                a.name: {"frames_in": a.frames_in, "frames_out": a.frames_out, "lost": a.lost}
+                a.name: {
+                    "frames_in": a.frames_in,
+                    "frames_out": a.frames_out,
+                    "lost": a.lost,
+                    "shortages": a.shortages,
+                }
                 for a in relays.attachments
             },
+            "ports_gone": self._gone,
             "malformed": {f"{layer}: {why}": n for (layer, why), n in stack.malformed.items()},
             "refused": dict(stack.refused),
             "tcp": {

@@ -66,6 +66,7 @@ class Attachment:
         self.frames_in = 0
         self.frames_out = 0
         self.lost = 0
+        self.shortages = 0  # times that the kernel had no memory for its frames
         self.visit: float | None = None
         self._backlog: deque[tuple[tuple[bytes, ...], bytes, bytes]] = deque()
         self._waiting: dict[Resumable, None] = {}

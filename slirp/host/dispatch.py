@@ -12,17 +12,17 @@ Does not do: protocol decisions (slirp.stack, slirp.flow), waiting (slirp.host.l
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from nic.port import VNET_NONE
+from nic.port import VNET_NONE, DeviceGone, Shortage
 from slirp.address import addr_to_text
 from slirp.config import Config
 from slirp.errors import MalformedPacket
 from slirp.flow import Guest, Refusal
 from slirp.host.attachment import Attachment, send_all
 from slirp.host.dns import DnsRelay
-from slirp.host.loop import Loop
+from slirp.host.loop import RETRY_AFTER, Loop
 from slirp.host.ping import PingRelay
 from slirp.host.socket_errors import LOCAL_CODES
 from slirp.host.tcp import TcpRelay
@@ -67,6 +67,7 @@ class Dispatcher:
         self.nat = stack.nat
         self.attachments: list[Attachment] = []
         self.visit: float | None = None
+        self.on_gone: Callable[[Attachment, DeviceGone], None] = _raise
         self._bind = config.outbound_addr
         self.tcp = TcpRelay(loop, mss=config.mtu - 40, on_unreachable=self._tcp_unreachable)
         self.udp = UdpRelay(loop, stack, mtu=config.mtu, bind=config.outbound_addr)
@@ -78,6 +79,17 @@ class Dispatcher:
 
     def handle_port(self, attachment: Attachment, now: float) -> None:
         """One batch of frames from this port."""
+        try:
+            self._take_frames(attachment, now)
+        except Shortage:
+            attachment.shortages += 1
+            self.loop.rest(attachment.port.fileno(), RETRY_AFTER)
+            self.udp.outgoing.flush(now)
+        except DeviceGone as gone:
+            self.udp.outgoing.flush(now)
+            self.on_gone(attachment, gone)
+
+    def _take_frames(self, attachment: Attachment, now: float) -> None:
         flows, routes, outgoing = self.tcp.flows, self.udp.routes, self.udp.outgoing
         unpack = _PLAIN.unpack_from
         count = 0
@@ -278,7 +290,7 @@ class Dispatcher:
     def settle_ports(self, now: float) -> None:
         """The end of a turn: completions run, deadlines are booked, waiters go on."""
         congested = []
-        for attachment in self.attachments:
+        for attachment in list(self.attachments):  # one that is gone leaves it
             self._poll(attachment, now)
             if attachment.congested:
                 attachment.room(now)
@@ -292,7 +304,11 @@ class Dispatcher:
                 self.loop.again()
 
     def _poll(self, attachment: Attachment, now: float) -> None:
-        at = attachment.port.poll(now)
+        try:
+            at = attachment.port.poll(now)
+        except DeviceGone as gone:
+            self.on_gone(attachment, gone)
+            return
         if at is not None:
             self.loop.visit_at(attachment, at)
 
@@ -315,6 +331,10 @@ class Dispatcher:
         self.udp.close()
         self.ping.close()
         self.dns.close()
+
+
+def _raise(attachment: Attachment, gone: DeviceGone) -> None:
+    raise gone
 
 
 def is_plain_datagram(frame: Frame, head: memoryview, total: int, word: int) -> bool:

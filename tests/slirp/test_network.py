@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import select
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nic.port import VNET_NONE
+from nic.port import VNET_NONE, DeviceGone, Frame, Shortage
 from slirp import Network
 from slirp.errors import ConfigError
 from tests.kit.clock import Clock
@@ -350,3 +352,67 @@ def test_any_frames_in_any_order(frames: list[tuple[bytes, int]], data: st.DataO
         lab.network.poll(0)
         assert lab.network.stats()["tcp"]["flows"] == 0
     assert open_fds() <= before
+
+
+# --- ports in trouble -----------------------------------------------------------------------------
+
+
+class TroubledPort(MemoryPort):
+    """Raises what it is given, once, when it is asked for frames."""
+
+    trouble: OSError | None = None
+    asked = 0
+
+    def frames(self) -> Iterator[Frame]:
+        self.asked += 1
+        if self.trouble is not None:
+            trouble, self.trouble = self.trouble, None
+            raise trouble
+        return super().frames()
+
+
+def ring(port: MemoryPort) -> None:
+    """Make the port readable without a frame."""
+    port.give(b"")
+
+
+def test_a_device_that_goes_away_ends_its_own_port_and_no_other() -> None:
+    bad, good = TroubledPort(), MemoryPort()
+    with Network() as net:
+        net.attach(bad, "bad")
+        net.attach(good, "good")
+        bad.trouble = DeviceGone(errno.EBADFD, "gone")
+        ring(bad)
+        net.poll(0)
+        assert list(net.stats()["ports"]) == ["good"]
+        assert net.stats()["ports_gone"] == 1
+        good.give(arp(1, GUEST, GATEWAY))
+        net.poll(0)
+        assert good.sent
+
+
+def test_the_last_device_that_goes_away_is_told() -> None:
+    bad = TroubledPort()
+    with Network() as net:
+        net.attach(bad)
+        bad.trouble = DeviceGone(errno.EBADFD, "gone")
+        ring(bad)
+        with pytest.raises(DeviceGone):
+            net.poll(0)
+
+
+def test_a_port_that_meets_a_shortage_is_left_alone_for_a_moment() -> None:
+    port, clock = TroubledPort(), Clock()
+    with Network(clock=lambda: clock.now) as net:
+        net.attach(port, "port")
+        port.trouble = Shortage(errno.ENOMEM, "no memory")
+        port.give(arp(1, GUEST, GATEWAY))
+        for _ in range(10):
+            net.poll(0)
+        assert port.asked == 1  # and not again and again
+        assert not port.sent
+        clock.advance(0.1)
+        net.poll(0)
+        net.poll(0)
+        assert port.sent
+        assert net.stats()["ports"]["port"]["shortages"] == 1
