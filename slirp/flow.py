@@ -5,8 +5,14 @@ header of frames to it. Flows hold the guest itself, so a guest that comes back 
 at another port needs no change in its flows.
 
 `Nat` is the one place that decides about addresses: what host address a destination stands for, and
-as whom a host-side peer appears to the guest. Refusals are values too; the caller turns them into a
-reset or an ICMP error of the code they carry.
+as whom a host-side peer appears to the guest. Refusals are values too; the caller turns them into
+an ICMP error of the code they carry, whatever the protocol. Port unreachable is said to TCP by a
+reset.
+
+What configuration closes is whole networks, all of them or the host's own. Code 9 says just that:
+communication with the network is administratively prohibited. Linux makes "Network is unreachable"
+of it (ENETUNREACH), as of code 0, which stands for a route that is missing and may come. Of 10 and
+13, RFC 1812's general code for filters, Linux makes "No route to host".
 
 Does not do: ports (they pass unchanged outward), rules per destination.
 """
@@ -50,13 +56,16 @@ class Refusal(NamedTuple):
 
 
 HOST_UNREACHABLE: Final = 1  # RFC 792
+PORT_UNREACHABLE: Final = 3
+NETWORK_PROHIBITED: Final = 9  # RFC 1122 §3.2.2.1: with this network, administratively
 PROHIBITED: Final = 13  # RFC 1812 §5.2.7.1: communication administratively prohibited
 
 NOT_ROUTED: Final = Refusal("no such host on the network", HOST_UNREACHABLE)
 MARTIAN: Final = Refusal("destination that no packet may have", None)
-RESTRICTED: Final = Refusal("restricted", PROHIBITED)
-NO_LOOPBACK: Final = Refusal("host loopback is off", PROHIBITED)
-NO_SERVICE: Final = Refusal("no such service at the DNS address", PROHIBITED)
+RESTRICTED: Final = Refusal("restricted", NETWORK_PROHIBITED)
+NO_LOOPBACK: Final = Refusal("host loopback is off", NETWORK_PROHIBITED)
+NO_SERVICE: Final = Refusal("no such service at the DNS address", PORT_UNREACHABLE)
+NO_DNS: Final = Refusal("DNS is off", None)  # as if nobody were there, as with slirp4netns
 
 
 class Nat:

@@ -275,6 +275,8 @@ class Network:
                 "echoes": relays.ping.sent,
                 "replies": relays.ping.answered,
                 "prohibited": relays.ping.prohibited,
+                "errors": stack.errors,
+                "errors_withheld": stack.errors_withheld,
             },
             "dns": dict(self._dns.stats),
             "dhcp": dict(self._dhcp.stats) if self._dhcp else {},

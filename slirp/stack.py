@@ -6,6 +6,9 @@ IPv4, reassembly where it is a fragment, then ICMP, UDP or TCP. What the network
 back as `TcpArrived`, `UdpArrived`, `EchoArrived` or `DnsArrived`, with the payload as views of the
 guest's memory. The stack sends nothing, opens nothing and reads no clock.
 
+What is refused is told by ICMP (`slirp.flow.Refusal` has the code); a port gets so
+many errors per second (slirp.ip.limit).
+
 Every parser below raises `MalformedPacket` and nothing else; it is caught here, once, and counted
 by layer and reason. A frame that is well formed and leads nowhere is counted in `refused`.
 
@@ -24,9 +27,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from dma.iovec import IoVec
 from slirp.config import Config
 from slirp.errors import MalformedPacket
-from slirp.flow import ANY4, BROADCAST4, Guest, Nat, Refusal
+from slirp.flow import ANY4, BROADCAST4, NO_DNS, NO_SERVICE, Guest, Nat, Refusal
 from slirp.guard import is_forged
 from slirp.ip import arp, fragments, icmp
+from slirp.ip.limit import TokenBucket
 from slirp.ip.neighbours import Neighbours
 from slirp.ip.reassembly import Reassembler
 from slirp.ip.template import TTL
@@ -52,6 +56,17 @@ DNS_PORT: Final = 53
 CHECKSUM_KNOWN: Final = 3  # virtio-net NEEDS_CSUM | DATA_VALID: nothing to verify
 
 
+class Context(NamedTuple):
+    """What the layers above Ethernet know of the frame they are in."""
+
+    attachment: Any
+    ethernet: EthernetHeader
+    packet: IoVec  # from the IP header on, without padding: what an ICMP error quotes
+    summed: bool  # the transport checksum needs no verification
+    gso_size: int
+    now: float
+
+
 class Send(NamedTuple):
     """A frame for a guest: headers, a segment each, then payload."""
 
@@ -74,6 +89,8 @@ class TcpArrived(NamedTuple):
     header: TcpHeader
     options: TcpOptions | None
     payload: IoVec
+    ip: Ipv4Header
+    context: Context
 
 
 class UdpArrived(NamedTuple):
@@ -104,17 +121,6 @@ class DnsArrived(NamedTuple):
 Action: TypeAlias = Send | Switch | TcpArrived | UdpArrived | EchoArrived | DnsArrived
 
 
-class Context(NamedTuple):
-    """What the layers above Ethernet know of the frame they are in."""
-
-    attachment: Any
-    ethernet: EthernetHeader
-    packet: IoVec  # from the IP header on, without padding: what an ICMP error quotes
-    summed: bool  # the transport checksum needs no verification
-    gso_size: int
-    now: float
-
-
 class Stack:
     """The virtual network's own side of the wire."""
 
@@ -137,6 +143,9 @@ class Stack:
         self.is_answer: Callable[[bytes, int, bytes, int], bool] = lambda *endpoints: False
         self.isolated = config.isolate  # guests do not reach each other
         self.ports = 0  # attachments on this network
+        self._allowances: dict[Any, TokenBucket] = {}  # by attachment: errors that it may be told
+        self.errors = 0  # ICMP errors of the network's own, told …
+        self.errors_withheld = 0  # … and not, beyond what the port is allowed
 
     # Ethernet
 
@@ -209,6 +218,7 @@ class Stack:
         self.ports -= 1
         self.guests.forget_port(attachment)
         self.reassemblers.pop(attachment, None)
+        self._allowances.pop(attachment, None)
         self.switch.forget_port(attachment)
 
     def arp_request(self, addr: bytes) -> tuple[bytes, ...]:
@@ -259,10 +269,12 @@ class Stack:
     def handle_timeout(self, now: float) -> list[Send]:
         """Give up incomplete datagrams; their senders are told (RFC 792)."""
         actions: list[Send] = []
-        for reassembler in self.reassemblers.values():
+        for attachment, reassembler in self.reassemblers.items():
             for header, first in reassembler.handle_timeout(now):
                 guest = self.guests.get(header.src)
-                if guest is not None and not self.nat.is_broadcast(header.dst):
+                if guest is None or self.nat.is_broadcast(header.dst):
+                    continue
+                if self._may_tell(attachment, now):
                     packet = IoVec.of(header.emit(), first)
                     code = wire_icmp.REASSEMBLY_TIME_EXCEEDED
                     message = icmp.error(wire_icmp.TIME_EXCEEDED, code, 0, packet)
@@ -287,8 +299,21 @@ class Stack:
             header, payload, context.ethernet.dst, self.broadcasts
         ):
             return []
+        if not self._may_tell(context.attachment, context.now):
+            return []
         message = icmp.error(kind, code, 0, context.packet)
         return self.packets(guest, self.nat.gateway, PROTOCOL_ICMP, message)
+
+    def _may_tell(self, attachment: Any, now: float) -> bool:
+        """One more error of our own for this port?"""
+        allowance = self._allowances.get(attachment)
+        if allowance is None:
+            allowance = self._allowances[attachment] = TokenBucket(now)
+        if not allowance.take(now):
+            self.errors_withheld += 1
+            return False
+        self.errors += 1
+        return True
 
     def packets(self, guest: Guest, src: bytes, protocol: int, payload: IoVec) -> list[Send]:
         """Frames that carry `payload` to the guest, in fragments where the MTU asks for it."""
@@ -332,7 +357,13 @@ class Stack:
         message = icmp.error(kind, code, rest, IoVec.of(header.emit(), quoted))
         return self.packets(guest, offender, PROTOCOL_ICMP, message)
 
-    def _refuse(self, context: Context, header: Ipv4Header, refusal: Refusal) -> list[Send]:
+    def outward(self, dst: bytes) -> bytes | Refusal:
+        """The host address that a destination stands for, or why it stands for none."""
+        target = self.nat.outward(dst)
+        return NO_DNS if target is NO_SERVICE and not self.dns_enabled else target
+
+    def refuse(self, context: Context, header: Ipv4Header, refusal: Refusal) -> list[Send]:
+        """Count what is refused; the error that says so, if one is to."""
         self.refused[refusal.reason] += 1
         if refusal.code is None:
             return []
@@ -352,9 +383,9 @@ class Stack:
             return []
         if header.dst in self._own:
             return self.packets(guest, header.dst, PROTOCOL_ICMP, icmp.echo_reply(message, data))
-        target = self.nat.outward(header.dst)
+        target = self.outward(header.dst)
         if isinstance(target, Refusal):
-            return self._refuse(context, header, target)
+            return self.refuse(context, header, target)
         if self._expires_here(header):
             return self._error(context, header, wire_icmp.TIME_EXCEEDED, 0)
         return [
@@ -376,16 +407,16 @@ class Stack:
         if datagram.dst_port == DHCP_SERVER_PORT and (
             header.dst in (BROADCAST4, self.nat.gateway) or self.nat.is_broadcast(header.dst)
         ):
-            return self._handle_dhcp(context, data)
+            return self._handle_dhcp(context, header, data)
         if guest is None:
             raise MalformedPacket("udp", "source address 0.0.0.0")
         if header.dst == self.nat.dns and datagram.dst_port == DNS_PORT and self.dns_enabled:
             return [DnsArrived(guest, datagram.src_port, data)]
-        target = self.nat.outward(header.dst)
+        target = self.outward(header.dst)
         if isinstance(target, Refusal) and not self.is_answer(
             guest.addr, datagram.src_port, header.dst, datagram.dst_port
         ):
-            return self._refuse(context, header, target)
+            return self.refuse(context, header, target)
         if self._expires_here(header):
             return self._error(context, header, wire_icmp.TIME_EXCEEDED, 0)
         return [
@@ -399,23 +430,23 @@ class Stack:
         # What is for the gateway itself has arrived, whatever its TTL (RFC 1122 §3.2.1.7).
         return header.ttl <= 1 and header.dst not in self._own
 
-    def _handle_dhcp(self, context: Context, data: IoVec) -> Sequence[Action]:
+    def _handle_dhcp(self, context: Context, header: Ipv4Header, data: IoVec) -> Sequence[Action]:
         if self.dhcp is None:
             self.refused["dhcp is off"] += 1
-            return []
+            return self.unreachable(context, header, wire_icmp.PORT_UNREACHABLE)
         reply = self.dhcp.handle_message(bytes(data), context.now, context.attachment)
         if reply is None:
             return []
         mac = reply.dst_mac or context.ethernet.src
         if reply.lease is not None:
             self.learn(reply.lease, context.ethernet.src, context.attachment, context.now)
-        header = EthernetHeader(mac, self.mac, ETHERTYPE_IPV4).emit()
+        link = EthernetHeader(mac, self.mac, ETHERTYPE_IPV4).emit()
         message = IoVec.of(reply.payload)
         udp = udp_header(
             self.nat.gateway, reply.dst_addr, DHCP_SERVER_PORT, reply.dst_port, message
         )
         return self._to(
-            context.attachment, header, self.nat.gateway, reply.dst_addr, PROTOCOL_UDP,
+            context.attachment, link, self.nat.gateway, reply.dst_addr, PROTOCOL_UDP,
             IoVec.of(udp) + message,
         )  # fmt: skip
 
@@ -439,7 +470,7 @@ class Stack:
             options = parse_options(head[20 : segment.data_offset])
         key = header.src + header.dst + bytes(head[:4])
         data = payload.slice(segment.data_offset, size)
-        return [TcpArrived(key, guest, segment, options, data)]
+        return [TcpArrived(key, guest, segment, options, data, header, context)]
 
 
 def udp_header(src: bytes, dst: bytes, src_port: int, dst_port: int, payload: IoVec) -> bytes:

@@ -19,7 +19,7 @@ from nic.port import VNET_NONE, DeviceGone, Shortage
 from slirp.address import addr_to_text
 from slirp.config import Config
 from slirp.errors import MalformedPacket
-from slirp.flow import Guest, Refusal
+from slirp.flow import PORT_UNREACHABLE, Guest, Refusal
 from slirp.host.attachment import Attachment, send_all
 from slirp.host.dns import DnsRelay
 from slirp.host.loop import RETRY_AFTER, Loop
@@ -259,12 +259,19 @@ class Dispatcher:
                 sock.close()
                 return False
             return True
-        target = self.nat.outward(dst)
+        target = self.stack.outward(dst)
         if isinstance(target, Refusal):
-            self.stack.refused[target.reason] += 1
-            return False
+            return self._tcp_refused(arrived, target)
         address = (addr_to_text(target), arrived.header.dst_port)
         return self.tcp.connect(arrived.key, syn, arrived.guest, address, now, self._bind)
+
+    def _tcp_refused(self, arrived: TcpArrived, refusal: Refusal) -> bool:
+        """Tell the guest, or keep silent as the refusal has it; False: a closed port is reset."""
+        if refusal.code == PORT_UNREACHABLE:
+            self.stack.refused[refusal.reason] += 1
+            return False
+        send_all(self.stack.refuse(arrived.context, arrived.ip, refusal))
+        return True
 
     def _tcp_reset(self, arrived: TcpArrived, segment: tcp.Segment) -> None:
         emission = tcp.refusal(segment, len(arrived.payload))

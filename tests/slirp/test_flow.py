@@ -74,8 +74,10 @@ def test_inward_never_shows_an_address_of_the_network(peer: bytes) -> None:
 
 def test_refusals_carry_what_icmp_says() -> None:
     assert flow.NOT_ROUTED.code == 1
-    assert flow.RESTRICTED.code == flow.NO_LOOPBACK.code == 13
+    assert flow.NO_SERVICE.code == 3
+    assert flow.RESTRICTED.code == flow.NO_LOOPBACK.code == 9
     assert flow.MARTIAN.code is None, "a packet that no host may send is not answered"
+    assert flow.NO_DNS.code is None
 
 
 def test_a_guest_that_moves() -> None:

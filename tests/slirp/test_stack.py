@@ -14,6 +14,7 @@ from nic.port import VNET_NONE, Frame, PortDefaults
 from slirp.config import Config
 from slirp.errors import MalformedPacket
 from slirp.flow import Guest
+from slirp.ip.limit import ERRORS_AT_ONCE, ERRORS_PER_SECOND
 from slirp.ip.neighbours import PORT_MAX
 from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.stack import (
@@ -127,8 +128,13 @@ def test_a_query_arrives_unless_dns_is_off(stack: Stack) -> None:
     frame = udp(b"query", DNS, 53)
     assert bytes(only(handle(stack, frame), DnsArrived).payload) == b"query"
     stack.dns_enabled = False
-    message = is_right(frame_of(only(handle(stack, frame), Send)))
-    assert message.payload[:2] == b"\x03\x0d"
+    assert handle(stack, frame) == [], "silence, as if nobody were there"
+    assert handle(stack, udp(b"x", DNS, 123)) == []
+    assert stack.refused == {"DNS is off": 2}
+
+
+def test_a_service_that_the_dns_address_does_not_have(stack: Stack) -> None:
+    assert error_code(handle(stack, udp(b"x", DNS, 123))) == (3, 3)
 
 
 @pytest.mark.parametrize("summed", [0, 1, 2, 3])
@@ -147,7 +153,8 @@ def test_cuts_do_not_show(octets: tuple[bytes, IoVec], kind: int) -> None:
     pieces = IoVec.of(*(frame[at : at + 3] for at in range(0, len(frame), 3)))
     cut = handle(stack, pieces)
     assert bytes(whole[0].payload) == bytes(cut[0].payload) == data  # type: ignore[union-attr]
-    assert whole[0]._replace(payload=None) == cut[0]._replace(payload=None)  # type: ignore
+    without: dict[str, Any] = {"payload": None} | ({} if kind else {"context": None})
+    assert whole[0]._replace(**without) == cut[0]._replace(**without)
 
 
 # --- what the network answers itself --------------------------------------------------------------
@@ -209,8 +216,20 @@ def error_code(actions: Sequence[Action]) -> tuple[int, int]:
 def test_unreachable(stack: Stack) -> None:
     assert error_code(handle(stack, udp(b"x", "10.0.2.77", 9))) == (3, 1)
     assert error_code(handle(stack, ether(ipv4(b"x" * 8, 99, FAR)))) == (3, 2)
-    assert error_code(handle(make_stack(restrict=True), udp(b"x", FAR, 9))) == (3, 13)
-    assert error_code(handle(make_stack(host_loopback=False), udp(b"x", GATEWAY, 9))) == (3, 13)
+    assert error_code(handle(make_stack(restrict=True), udp(b"x", FAR, 9))) == (3, 9)
+    assert error_code(handle(make_stack(host_loopback=False), udp(b"x", GATEWAY, 9))) == (3, 9)
+    assert error_code(handle(make_stack(dhcp=False), udp(b"x", GATEWAY, 67))) == (3, 3)
+
+
+def test_errors_are_limited_per_port(stack: Stack) -> None:
+    """RFC 1812 §4.3.2.8: a flood is told so many times a second, and others as ever."""
+    frame, other = udp(b"x", "10.0.2.77", 9), Attachment(2)
+    told = [len(handle(stack, frame, now=5.0)) for _ in range(2 * ERRORS_AT_ONCE)]
+    assert told == [1] * ERRORS_AT_ONCE + [0] * ERRORS_AT_ONCE
+    assert (stack.errors, stack.errors_withheld) == (ERRORS_AT_ONCE, ERRORS_AT_ONCE)
+    elsewhere = ether(kit.udp(b"x", "10.0.2.77", 9, src="10.0.2.16")[14:], src=b"\x02other")
+    assert len(handle(stack, elsewhere, at=other, now=5.0)) == 1
+    assert len(handle(stack, frame, now=5.0 + 1 / ERRORS_PER_SECOND)) == 1
 
 
 def test_time_exceeded(stack: Stack) -> None:
