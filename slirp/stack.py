@@ -6,8 +6,8 @@ IPv4, reassembly where it is a fragment, then ICMP, UDP or TCP. What the network
 back as `TcpArrived`, `UdpArrived`, `EchoArrived` or `DnsArrived`, with the payload as views of the
 guest's memory. The stack sends nothing, opens nothing and reads no clock.
 
-What is refused is told by ICMP (`slirp.flow.Refusal` has the code); a port gets so
-many errors per second (slirp.ip.limit).
+What is refused is told by ICMP (`slirp.flow.Refusal` has the code), and so is what the host's
+kernel refuses; a port gets so many errors per second (slirp.ip.limit).
 
 Every parser below raises `MalformedPacket` and nothing else; it is caught here, once, and counted
 by layer and reason. A frame that is well formed and leads nowhere is counted in `refused`.
@@ -54,6 +54,8 @@ DHCP_SERVER_PORT: Final = 67
 DHCP_CLIENT_PORT: Final = 68
 DNS_PORT: Final = 53
 CHECKSUM_KNOWN: Final = 3  # virtio-net NEEDS_CSUM | DATA_VALID: nothing to verify
+DONT_FRAGMENT: Final = 0x100  # beside a hop limit: the packet is not to be fragmented
+LINK_MTU: Final = 1500  # octets of a packet, RFC 894: what is longer fits no link but our own
 
 
 class Context(NamedTuple):
@@ -101,6 +103,12 @@ class UdpArrived(NamedTuple):
     ttl: int
     payload: IoVec
     gso_size: int  # octets per datagram where the payload is several of them; else 0
+    dont_fragment: int = 0  # DONT_FRAGMENT, or 0
+
+    @property
+    def hops(self) -> int:
+        """As it is to go out."""
+        return self.ttl | self.dont_fragment
 
 
 class EchoArrived(NamedTuple):
@@ -110,6 +118,12 @@ class EchoArrived(NamedTuple):
     sequence: int
     ttl: int
     payload: IoVec
+    dont_fragment: int = 0  # DONT_FRAGMENT, or 0
+
+    @property
+    def hops(self) -> int:
+        """As it is to go out."""
+        return self.ttl | self.dont_fragment
 
 
 class DnsArrived(NamedTuple):
@@ -357,6 +371,27 @@ class Stack:
         message = icmp.error(kind, code, rest, IoVec.of(header.emit(), quoted))
         return self.packets(guest, offender, PROTOCOL_ICMP, message)
 
+    def unreachable_by_host(
+        self,
+        guest: Guest,
+        code: int,
+        mtu: int,
+        protocol: int,
+        dst: bytes,
+        quoted: bytes,
+        now: float,
+    ) -> list[Send]:
+        """What a router says where it has no way on: the host's kernel has refused a packet.
+
+        `mtu`: of the path, with FRAGMENTATION_NEEDED; `quoted`: what followed the IP header.
+        """
+        if dst[0] >= 224 or self.nat.is_broadcast(dst):  # RFC 1122 §3.2.2
+            return []
+        if not self._may_tell(guest.attachment, now):
+            return []
+        kind = wire_icmp.DEST_UNREACHABLE
+        return self.icmp_error(guest, self.nat.gateway, kind, code, mtu, protocol, dst, quoted)
+
     def outward(self, dst: bytes) -> bytes | Refusal:
         """The host address that a destination stands for, or why it stands for none."""
         target = self.nat.outward(dst)
@@ -389,8 +424,11 @@ class Stack:
         if self._expires_here(header):
             return self._error(context, header, wire_icmp.TIME_EXCEEDED, 0)
         return [
-            EchoArrived(guest, header.dst, message.ident, message.sequence, header.ttl - 1, data)
-        ]
+            EchoArrived(
+                guest, header.dst, message.ident, message.sequence, header.ttl - 1, data,
+                dont_fragment(header, header.total_len),
+            )
+        ]  # fmt: skip
 
     # UDP
 
@@ -423,6 +461,7 @@ class Stack:
             UdpArrived(
                 guest, datagram.src_port, header.dst, datagram.dst_port,
                 max(1, header.ttl - 1), data, context.gso_size,
+                dont_fragment(header, (context.gso_size or len(data)) + 28),
             )
         ]  # fmt: skip
 
@@ -471,6 +510,11 @@ class Stack:
         key = header.src + header.dst + bytes(head[:4])
         data = payload.slice(segment.data_offset, size)
         return [TcpArrived(key, guest, segment, options, data, header, context)]
+
+
+def dont_fragment(header: Ipv4Header, size: int) -> int:
+    """DONT_FRAGMENT, where a packet of `size` octets asks for it and could be carried whole."""
+    return DONT_FRAGMENT if header.dont_fragment and size <= LINK_MTU else 0
 
 
 def udp_header(src: bytes, dst: bytes, src_port: int, dst_port: int, payload: IoVec) -> bytes:

@@ -32,6 +32,7 @@ from slirp.ip.offload import finish
 from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP, Template4
 from slirp.stack import (
     DNS_PORT,
+    LINK_MTU,
     Action,
     DnsArrived,
     EchoArrived,
@@ -43,7 +44,7 @@ from slirp.stack import (
 )
 from slirp.tcp import connection as tcp
 from slirp.wire.checksum import ones_sum
-from slirp.wire.icmp import DEST_UNREACHABLE, HOST_UNREACHABLE
+from slirp.wire.icmp import HOST_UNREACHABLE
 from slirp.wire.tcp import ACK, RST, SYN, parse_options
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ class Dispatcher:
                         if route.mapping.guest.attachment is attachment and is_plain_datagram(
                             frame, head, total, seq
                         ):
-                            outgoing.add(route, head[42 : 14 + total], head[22] - 1, frame, now)
+                            hops = head[22] - 1
+                            if total <= LINK_MTU:
+                                hops |= (head[20] & 0x40) << 2  # DONT_FRAGMENT
+                            outgoing.add(route, head[42 : 14 + total], hops, frame, now)
                             if not attachment.keeps_frames:
                                 outgoing.flush(now)
                             continue
@@ -286,11 +290,10 @@ class Dispatcher:
         code = LOCAL_CODES.get(failure, HOST_UNREACHABLE)
         quoted = flow.key[8:12] + (flow.conn.receive.nxt - 1 & 0xFFFFFFFF).to_bytes(4, "big")
         send_all(
-            self.stack.icmp_error(
-                flow.guest, self.nat.gateway, DEST_UNREACHABLE, code, 0, PROTOCOL_TCP,
-                flow.key[4:8], quoted,
+            self.stack.unreachable_by_host(
+                flow.guest, code, 0, PROTOCOL_TCP, flow.key[4:8], quoted, self.loop.now
             )
-        )  # fmt: skip
+        )
 
     # Ports
 

@@ -28,6 +28,7 @@ from slirp.host.attachment import payload_views
 from slirp.host.loop import READABLE, Loop
 from slirp.host.udp import fill
 from slirp.host.udp_runs import HEADER_LENGTHS, HEADERS_LEN
+from slirp.host.udp_send import dropped_by_kernel, send_datagrams
 from slirp.ip.template import PROTOCOL_UDP, Template4
 
 if TYPE_CHECKING:
@@ -185,14 +186,18 @@ class DatagramForward:
         """Has this peer written to this forward?"""
         return (peer, port) in self._peers
 
-    def send_to(self, peer: bytes, port: int, payload: tuple[memoryview, ...], now: float) -> bool:
-        """The guest answers one of the peers that wrote to this forward."""
+    def send_to(
+        self, peer: bytes, port: int, payload: tuple[memoryview, ...], gso_size: int
+    ) -> int | None:
+        """The guest answers one of the peers: 0, or the failure; None: it is for none of them."""
         known = self._peers.get((peer, port))
         if known is None:
-            return False
-        with contextlib.suppress(OSError):
-            self.sock.sendmsg(payload, (), 0, known)
-        return True
+            return None
+        return send_datagrams(self.sock, payload, gso_size, known)
+
+    def dropped(self) -> int:
+        """Datagrams that the kernel had no room for."""
+        return dropped_by_kernel(self.sock)
 
     def close(self) -> None:
         """Stop."""

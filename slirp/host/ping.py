@@ -5,7 +5,8 @@ and checks what comes back, and the guest's own identifier is put back into the 
 from the error queue, as for UDP, so a guest's traceroute with ICMP works. The kernel grants these
 sockets to the groups in net.ipv4.ping_group_range; a raw socket serves where the process may open
 one (then the reply is matched here). Where neither is allowed, the guest is told so: communication
-administratively prohibited; nothing is forged.
+administratively prohibited; nothing is forged. What the kernel refuses to send is told as for UDP,
+and the guest's don't-fragment flag goes out as UDP's does.
 
 Does not do: ICMPv6 (another family's file), record route, timestamps.
 """
@@ -23,10 +24,19 @@ from slirp.address import addr_from_text, addr_to_text
 from slirp.flow import PROHIBITED, Guest
 from slirp.host.attachment import send_all
 from slirp.host.loop import HANGUP, READABLE, Loop
-from slirp.host.socket_errors import IP_RECVERR, LOCAL_CODES, MSG_ERRQUEUE, icmp_from_error
+from slirp.host.socket_errors import (
+    IP_MTU_DISCOVER,
+    IP_PMTUDISC_DO,
+    IP_PMTUDISC_DONT,
+    IP_RECVERR,
+    LOCAL_CODES,
+    MSG_ERRQUEUE,
+    icmp_from_error,
+    local_mtu,
+)
 from slirp.ip import icmp
-from slirp.stack import EchoArrived, Stack
-from slirp.wire.icmp import DEST_UNREACHABLE, ECHO_REPLY, ECHO_REQUEST, IcmpHeader
+from slirp.stack import DONT_FRAGMENT, EchoArrived, Stack
+from slirp.wire.icmp import ECHO_REPLY, ECHO_REQUEST, IcmpHeader
 from slirp.wire.ipv4 import PROTOCOL_ICMP
 
 if TYPE_CHECKING:
@@ -43,7 +53,18 @@ _ECHO: Final = struct.Struct("!BBHHH")
 class Ping:
     """One guest's echo identifier towards one destination."""
 
-    __slots__ = ("guest", "ident", "key", "outer", "raw", "relay", "sock", "used_at", "visit")
+    __slots__ = (
+        "guest",
+        "hops",
+        "ident",
+        "key",
+        "outer",
+        "raw",
+        "relay",
+        "sock",
+        "used_at",
+        "visit",
+    )
 
     def __init__(
         self, relay: PingRelay, key: tuple[bytes, int, bytes], guest: Guest, sock: socket.socket,
@@ -55,6 +76,7 @@ class Ping:
         self.ident = key[1]
         self.sock = sock
         self.raw = raw
+        self.hops = -1  # as the socket is set: its TTL, and stack.DONT_FRAGMENT or not
         self.outer = int.from_bytes(os.urandom(2), "big")  # the identifier outside, where raw
         self.used_at = 0.0
         self.visit: float | None = None
@@ -99,26 +121,38 @@ class PingRelay:
         self._loop.visit_at(ping, now + PING_FOR)
         rest = ping.outer << 16 | echo.sequence
         message = icmp.message(ECHO_REQUEST, 0, rest, IoVec.of(payload))
-        try:
-            ping.sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, echo.ttl)
-            ping.sock.send(bytes(message))
-        except OSError:
-            self.errors(ping)
-        self.sent += 1
+        set_hops(ping, echo.hops)
+        failure, mtu = self._send(ping, bytes(message))
+        if failure:
+            self._refuse(echo, payload, LOCAL_CODES.get(failure), mtu)
+        else:
+            self.sent += 1
 
-    def _refuse(self, echo: EchoArrived, payload: bytes, code: int | None) -> None:
-        """Say why there is no socket for it, by a code of destination unreachable; None: do not."""
+    def _send(self, ping: Ping, message: bytes) -> tuple[int, int]:
+        """(0, 0), or the errno of the failure and the path's MTU where it is known."""
+        failure = mtu = 0
+        for _ in range(2):  # an error of an earlier echo is reported once, by whatever comes next
+            try:
+                ping.sock.send(message)
+            except OSError as error:
+                failure = error.errno or errno.EIO
+                mtu = self.errors(ping)
+            else:
+                return 0, 0
+        return failure, mtu
+
+    def _refuse(self, echo: EchoArrived, payload: bytes, code: int | None, mtu: int = 0) -> None:
+        """Say why it does not go out, by a code of destination unreachable; None: do not."""
+        self.failed += 1
         if code is None:
-            self.failed += 1
             return
         self.prohibited += code == PROHIBITED
         quoted = _ECHO.pack(ECHO_REQUEST, 0, 0, echo.ident, echo.sequence) + payload
         send_all(
-            self._stack.icmp_error(
-                echo.guest, self._nat.gateway, DEST_UNREACHABLE, code, 0, PROTOCOL_ICMP, echo.dst,
-                quoted,
+            self._stack.unreachable_by_host(
+                echo.guest, code, mtu, PROTOCOL_ICMP, echo.dst, quoted, self._loop.now
             )
-        )  # fmt: skip
+        )
 
     def _open(
         self, key: tuple[bytes, int, bytes], guest: Guest, host_addr: bytes
@@ -175,14 +209,18 @@ class PingRelay:
             src = self._nat.inward(addr_from_text(peer[0]))
             send_all(self._stack.packets(ping.guest, src, PROTOCOL_ICMP, reply))
 
-    def errors(self, ping: Ping) -> None:
-        """What the error queue tells, as ICMP for the guest."""
+    def errors(self, ping: Ping) -> int:
+        """What the error queue tells, as ICMP for the guest; the path's MTU where it says so."""
+        mtu = 0
         for _ in range(REPLIES_PER_EVENT):
             try:
                 data, ancillary, _, _ = ping.sock.recvmsg(576, 512, MSG_ERRQUEUE)
             except OSError:
                 ping.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                return
+                break
+            for level, kind, error in ancillary:
+                if level == socket.IPPROTO_IP and kind == IP_RECVERR:
+                    mtu = local_mtu(error) or mtu
             if len(data) < 8:
                 continue
             quoted = data[:4] + ping.ident.to_bytes(2, "big") + data[6:]
@@ -192,6 +230,7 @@ class PingRelay:
                     send_all(
                         icmp_from_error(self._stack, ping.guest, error, PROTOCOL_ICMP, peer, quoted)
                     )
+        return mtu
 
     def remove(self, ping: Ping) -> None:
         """End one socket."""
@@ -210,3 +249,13 @@ class PingRelay:
         """End them all."""
         for ping in list(self._pings.values()):
             self.remove(ping)
+
+
+def set_hops(ping: Ping, hops: int) -> None:
+    """What goes out next has the guest's hop limit and, with it, DONT_FRAGMENT or not."""
+    if hops == ping.hops:
+        return
+    ping.hops = hops
+    discover = IP_PMTUDISC_DO if hops & DONT_FRAGMENT else IP_PMTUDISC_DONT
+    ping.sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops & 0xFF)
+    ping.sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Final
 from dma.iovec import IoVec
 from slirp.errors import SHORTAGES, is_shortage
 from slirp.host.loop import HANGUP, RDHUP, READABLE, RETRY_AFTER, URGENT, WRITABLE, Loop
+from slirp.host.socket_errors import LOCAL_CODES
 from slirp.host.tcp_farewell import Farewells
 from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
 from slirp.host.tcp_flow import TcpFlow, pending_error, widen
@@ -179,7 +180,7 @@ class TcpRelay:
 
     def _failed(self, flow: TcpFlow, failure: int, now: float) -> None:
         self.refused += 1
-        if failure in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EACCES):
+        if failure in LOCAL_CODES:
             self._on_unreachable(flow, failure)
             self.forget(flow)
             self._farewells.release(flow)

@@ -12,6 +12,12 @@ address that reported them, around the datagram that caused them. The guest's TT
 the socket, so traceroute works. Several equal datagrams handed over as one (USO) leave as one, and
 those that come in a row are made one, both ways (slirp.host.udp_runs).
 
+What the kernel refuses at once (no route, forbidden, too long for the path) is told to the guest as
+a router would: by an ICMP error from the gateway. A guest's don't-fragment flag goes out with what
+would fit Ethernet, so that it learns the path's MTU. What is longer comes from a guest whose
+virtual link takes more than any real one, and is fragmented by the host: to refuse the first of
+each would lose what only our own link made possible.
+
 A destination that a guest endpoint has sent to is a route, known by the addresses and ports as
 they are on the wire: later datagrams need no parsing (slirp.host.dispatch).
 
@@ -24,7 +30,6 @@ Does not do: UDP-Lite, multicast, connection tracking (anybody may answer).
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 import struct
 from typing import TYPE_CHECKING, Final
@@ -35,20 +40,29 @@ from slirp.address import addr_from_text, addr_to_text
 from slirp.flow import Guest
 from slirp.host.attachment import payload_views, send_all, write_headers
 from slirp.host.loop import HANGUP, READABLE, Loop
-from slirp.host.socket_errors import IP_RECVERR, MSG_ERRQUEUE, icmp_from_error
+from slirp.host.socket_errors import (
+    IP_MTU_DISCOVER,
+    IP_PMTUDISC_DO,
+    IP_PMTUDISC_DONT,
+    IP_RECVERR,
+    LOCAL_CODES,
+    MSG_ERRQUEUE,
+    icmp_from_error,
+    local_mtu,
+)
 from slirp.host.udp_mapping import MAPPING_FOR, Mapping, Replier
 from slirp.host.udp_runs import (
     HEADER_LENGTHS,
     HEADERS_LEN,
-    SOL_UDP,
-    UDP_SEGMENT,
     Outgoing,
     Route,
     receive_runs,
     vnet_of,
 )
+from slirp.host.udp_send import dropped_by_kernel, send_datagrams, widen_queue
+from slirp.ip.icmp import QUOTE_MAX
 from slirp.ip.template import PROTOCOL_UDP, Template4
-from slirp.stack import Stack, udp_header
+from slirp.stack import DONT_FRAGMENT, Stack, udp_header
 from slirp.wire.checksum import ones_sum
 
 if TYPE_CHECKING:
@@ -59,13 +73,10 @@ MAPPINGS_MAX: Final = 8192
 EVICT_LOOKS: Final = 64  # mappings looked at for one that was not used since the last look
 ROUTES_MAX: Final = 8192  # beyond it all are forgotten, and found anew
 DATAGRAMS_PER_TURN: Final = 64  # of one mapping; then the others have their turn
-QUEUE_LEN: Final = 1 << 20  # octets of a host socket's receive queue, if the kernel gives as much
 PAYLOAD_MAX: Final = 65507  # octets, RFC 768 over IPv4
 ERRORS_PER_EVENT: Final = 16
 
 IP_TTL: Final = socket.IP_TTL
-IP_MTU_DISCOVER: Final = 10
-IP_PMTUDISC_DONT: Final = 0
 
 _VNET: Final = vnet_of(0)
 
@@ -88,6 +99,8 @@ class UdpRelay:
         self.to_host = 0
         self.failed = 0
         self.copied = 0
+        self.dropped = 0  # by the kernel, of sockets that are closed: their queue was full
+        self.senders_forgotten = 0  # by forwards, beyond their bound
 
     # From the guest
 
@@ -98,10 +111,16 @@ class UdpRelay:
     def answer(self, datagram: UdpArrived, now: float) -> bool:
         """To a peer of a forward, whatever the guest may reach else; False: it is for none."""
         key = (datagram.guest.addr, datagram.src_port)
+        payload, size = datagram.payload.segments, datagram.gso_size
         for replier in self.repliers.get(key, ()):
-            if replier.send_to(datagram.dst, datagram.dst_port, datagram.payload.segments, now):
+            failure = replier.send_to(datagram.dst, datagram.dst_port, payload, size)
+            if failure is None:
+                continue
+            if failure:
+                self._failed(datagram, failure)
+            else:
                 self.to_host += 1
-                return True
+            return True
         return False
 
     def send(self, datagram: UdpArrived, host_addr: bytes, now: float) -> None:
@@ -110,12 +129,13 @@ class UdpRelay:
         payload = datagram.payload.segments
         mapping = self.mappings.get(key)
         if mapping is None:
-            mapping = self._open(key, datagram.guest, now)
-            if mapping is None:
-                self.failed += 1
+            opened = self._open(key, datagram.guest, now)
+            if not isinstance(opened, Mapping):
+                self._failed(datagram, opened)
                 return
+            mapping = opened
         mapping.used_at = now
-        self.set_ttl(mapping, datagram.ttl)
+        self.set_hops(mapping, datagram.hops)
         target = (host_addr, datagram.dst_port)
         if target != mapping.to_key:
             mapping.to_key = target
@@ -130,11 +150,17 @@ class UdpRelay:
         ports = mapping.port.to_bytes(2, "big") + datagram.dst_port.to_bytes(2, "big")
         self.routes[datagram.guest.addr + datagram.dst + ports] = Route(mapping, mapping.to_addr)
 
-    def set_ttl(self, mapping: Mapping, ttl: int) -> None:
-        """What goes out next has the guest's hop limit."""
-        if ttl != mapping.ttl:
-            mapping.ttl = ttl
-            mapping.sock.setsockopt(socket.IPPROTO_IP, IP_TTL, ttl)
+    def set_hops(self, mapping: Mapping, hops: int) -> None:
+        """What goes out next has the guest's hop limit and, with it, DONT_FRAGMENT or not."""
+        changed = hops ^ mapping.hops
+        if not changed:
+            return
+        mapping.hops = hops
+        if changed & 0xFF:
+            mapping.sock.setsockopt(socket.IPPROTO_IP, IP_TTL, hops & 0xFF)
+        if changed & DONT_FRAGMENT:
+            discover = IP_PMTUDISC_DO if hops & DONT_FRAGMENT else IP_PMTUDISC_DONT
+            mapping.sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
 
     def send_to(
         self,
@@ -144,44 +170,64 @@ class UdpRelay:
         address: tuple[str, int],
     ) -> None:
         """One datagram, or with `gso_size` several of that many octets."""
-        sock = mapping.sock
-        for _ in range(2):  # a pending error of an earlier datagram is reported once, by send
+        if not gso_size and len(payload) == 1:
             try:
-                if gso_size:
-                    segment = (SOL_UDP, UDP_SEGMENT, gso_size.to_bytes(2, "little"))
-                    sock.sendmsg(payload, (segment,), 0, address)
-                elif len(payload) == 1:
-                    sock.sendto(payload[0], address)
-                else:
-                    sock.sendmsg(payload, (), 0, address)
-            except BlockingIOError:
-                break  # a full queue loses datagrams, as any link does
-            except OSError as error:
-                if error.errno in (errno.EMSGSIZE, errno.EPERM, errno.EACCES, errno.EINVAL):
-                    break
-                continue
+                mapping.sock.sendto(payload[0], address)
+            except OSError:
+                pass  # the reason is found below
+            else:
+                self.to_host += 1
+                return
+        failure = send_datagrams(mapping.sock, payload, gso_size, address)
+        if not failure:
             self.to_host += 1
             return
         self.failed += 1
+        if failure in LOCAL_CODES:
+            mtu = self._errors(mapping)  # where the kernel says which MTU the path has
+            quoted = IoVec(payload).slice(0, gso_size or QUOTE_MAX)
+            dst = self._nat.inward(addr_from_text(address[0]))
+            self._tell(mapping.guest, mapping.port, (dst, address[1]), failure, mtu, quoted)
 
-    def _open(self, key: tuple[bytes, int], guest: Guest, now: float) -> Mapping | None:
+    def _failed(self, datagram: UdpArrived, failure: int) -> None:
+        """A datagram that has no mapping, or is for a forward's peer."""
+        self.failed += 1
+        target = (datagram.dst, datagram.dst_port)
+        self._tell(datagram.guest, datagram.src_port, target, failure, 0, datagram.payload)
+
+    def _tell(
+        self, guest: Guest, port: int, target: tuple[bytes, int], failure: int, mtu: int,
+        payload: IoVec,
+    ) -> None:  # fmt: skip
+        """What a router would say about a datagram that the host's kernel refused."""
+        if failure in LOCAL_CODES:
+            quoted = udp_bytes(port, target[1], bytes(payload.slice(0, QUOTE_MAX)))
+            code = LOCAL_CODES[failure]
+            send_all(
+                self._stack.unreachable_by_host(
+                    guest, code, mtu, PROTOCOL_UDP, target[0], quoted, self._loop.now
+                )
+            )
+
+    def _open(self, key: tuple[bytes, int], guest: Guest, now: float) -> Mapping | int:
+        """A mapping, or the errno of what stood in the way."""
         if len(self.mappings) >= MAPPINGS_MAX:
             self._evict()
         try:
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        except OSError:
+        except OSError as error:
             self._evict()  # out of descriptors: the next datagram may find one
-            return None
+            return error.errno or 0
         if self._bind is not None:
             try:
                 sock.bind((self._bind, 0))
-            except OSError:  # the host has lost that address, or has no port left on it
+            except OSError as error:  # the host has lost that address, or has no port left on it
                 sock.close()
-                return None
+                return error.errno or 0
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, QUEUE_LEN)
+        widen_queue(sock)
         mapping = Mapping(self, guest, key[1], sock)
         mapping.used_at = mapping.queued_at = now
         self.mappings[key] = mapping
@@ -213,8 +259,15 @@ class UdpRelay:
         self.routes.clear()
         mapping.guest.attachment.forget(mapping)
         self._loop.unregister(mapping.sock.fileno())
+        self.dropped += dropped_by_kernel(mapping.sock)
         mapping.sock.close()
         mapping.visit = None
+
+    def dropped_by_host(self) -> int:
+        """Datagrams that the host's kernel had no room for, for want of our turn."""
+        forwards = (r.dropped() for group in self.repliers.values() for r in group)
+        mappings = (dropped_by_kernel(mapping.sock) for mapping in self.mappings.values())
+        return self.dropped + sum(forwards) + sum(mappings)
 
     # From the host
 
@@ -265,12 +318,8 @@ class UdpRelay:
             self.send_fragments(mapping.guest, src, peer[1], mapping.port, datagram)
             return
         self.copied += len(datagram)
-        attachment, offload = mapping.guest.attachment, mapping.guest.attachment.offload
-        view = memoryview(datagram)
-        payload_sum = None if offload else ones_sum((view,))
-        ip, udp = self.template_from(mapping, peer).udp(len(datagram), payload_sum)
-        headers = (mapping.guest.ethernet, ip, udp)
-        attachment.send(headers, (view,), len(datagram), _VNET if offload else VNET_NONE)
+        frame = frame_of(mapping.guest, self.template_from(mapping, peer), datagram)
+        mapping.guest.attachment.send(*frame)
 
     def template_from(self, mapping: Mapping, peer: tuple[str, int]) -> Template4:
         """Headers of datagrams from this host address to the mapping's guest."""
@@ -297,21 +346,25 @@ class UdpRelay:
 
     # Errors
 
-    def _errors(self, mapping: Mapping) -> None:
+    def _errors(self, mapping: Mapping) -> int:
+        """Pass on what came from outside; the MTU that a failure of our own told of, or 0."""
+        mtu = 0
         for _ in range(ERRORS_PER_EVENT):
             try:
                 data, ancillary, _, peer = mapping.sock.recvmsg(576, 512, MSG_ERRQUEUE)
             except OSError:
                 mapping.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                return
+                break
             for level, kind, error in ancillary:
                 if level == socket.IPPROTO_IP and kind == IP_RECVERR:
+                    mtu = local_mtu(error) or mtu
                     send_all(
                         icmp_from_error(
                             self._stack, mapping.guest, error, PROTOCOL_UDP, peer,
                             udp_bytes(mapping.port, peer[1], data),
                         )
                     )  # fmt: skip
+        return mtu
 
     def close(self) -> None:
         """End every mapping."""
@@ -334,3 +387,14 @@ def fill(
     write_headers(claim.iov.segments, (guest.ethernet, ip, udp), HEADER_LENGTHS)
     claim.commit(HEADERS_LEN + size, _VNET if offload else VNET_NONE)
     guest.attachment.frames_out += 1
+
+
+def frame_of(
+    guest: Guest, template: Template4, datagram: bytes
+) -> tuple[tuple[bytes, ...], tuple[memoryview], int, bytes]:
+    """A frame of a datagram in our own memory, as `Attachment.send` takes it."""
+    view = memoryview(datagram)
+    offload = guest.attachment.offload
+    ip, udp = template.udp(len(datagram), None if offload else ones_sum((view,)))
+    headers = (guest.ethernet, ip, udp)
+    return headers, (view,), len(datagram), _VNET if offload else VNET_NONE

@@ -33,16 +33,21 @@ class Replier(Protocol):
     def knows(self, peer: bytes, port: int) -> bool:
         """Has this peer written to the forward?"""
 
-    def send_to(self, peer: bytes, port: int, payload: tuple[memoryview, ...], now: float) -> bool:
-        """Send to a peer that wrote to the forward; False: none of its peers."""
+    def send_to(
+        self, peer: bytes, port: int, payload: tuple[memoryview, ...], gso_size: int
+    ) -> int | None:
+        """Send to a peer that wrote to the forward: 0, or the failure; None: none of its peers."""
+
+    def dropped(self) -> int:
+        """Datagrams that the kernel had no room for."""
 
 
 class Mapping:
     """One guest endpoint and its host socket."""
 
     __slots__ = (
-        "from_addr", "guest", "port", "queued_at", "relay", "sock", "takes_runs", "template",
-        "to_addr", "to_key", "ttl", "used_at", "visit",
+        "from_addr", "guest", "hops", "port", "queued_at", "relay", "sock", "takes_runs",
+        "template", "to_addr", "to_key", "used_at", "visit",
     )  # fmt: skip
 
     def __init__(self, relay: Owner, guest: Guest, port: int, sock: socket.socket) -> None:
@@ -50,7 +55,7 @@ class Mapping:
         self.guest = guest
         self.port = port
         self.sock = sock
-        self.ttl = 0
+        self.hops = 0  # as the socket is set: its TTL, and stack.DONT_FRAGMENT or not
         self.takes_runs = True  # UDP_SEGMENT was not refused yet
         self.to_key: tuple[bytes, int] | None = None  # the last destination …
         self.to_addr: tuple[str, int] = ("", 0)  # … as a socket address

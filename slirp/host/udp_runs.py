@@ -3,7 +3,8 @@
 From the guest: what one batch of frames brings for the same destination leaves with one `sendmsg`
 and UDP_SEGMENT, from where it lies in the guest's memory. Frames are held until then, so their port
 must keep them (`keeps_frames`). A run ends with the first datagram that is shorter, and before one
-that is longer, goes elsewhere or has another TTL; so the order of a flow's datagrams stays.
+that is longer, goes elsewhere, or has another TTL or don't-fragment flag; so the order of a flow's
+datagrams stays.
 
 To the guest: datagrams that wait in a socket are received one behind the other into one claim, and
 a port that takes UDP super-frames (`gso_udp`) gets them as one frame that its kernel cuts again.
@@ -18,12 +19,12 @@ Does not do: waiting for company. A run is what is there already.
 
 from __future__ import annotations
 
-import errno
 import socket
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from dma.iovec import IoVec
 from slirp.host.attachment import payload_views, write_headers
+from slirp.host.udp_send import REFUSALS, SOL_UDP, UDP_SEGMENT
 from slirp.wire.virtio_net import GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, VnetHeader
 
 if TYPE_CHECKING:
@@ -36,10 +37,6 @@ RUN_OCTETS: Final = 65507  # octets of payload, RFC 768 over IPv4
 RUNS_PER_TURN: Final = 8  # of one mapping towards the guest; then the others have their turn
 HEADER_LENGTHS: Final = (14, 20, 8)
 HEADERS_LEN: Final = sum(HEADER_LENGTHS)
-SOL_UDP: Final = 17
-UDP_SEGMENT: Final = 103
-# What a path says that cannot take a run
-REFUSALS: Final = (errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP)
 
 
 class Route(NamedTuple):
@@ -58,7 +55,7 @@ class Relay(Protocol):
     to_host: int
     failed: int
 
-    def set_ttl(self, mapping: Mapping, ttl: int) -> None: ...
+    def set_hops(self, mapping: Mapping, hops: int) -> None: ...
     def send_to(
         self,
         mapping: Mapping,
@@ -79,14 +76,14 @@ class Outgoing:
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
         self._route: Route | None = None
-        self._ttl = 0
+        self._hops = 0
         self._size = 0  # octets of each datagram, but for the last
         self._octets = 0
         self._ended = False
         self._payloads: list[memoryview] = []
         self._frames: list[Frame] = []
 
-    def add(self, route: Route, payload: memoryview, ttl: int, frame: Frame, now: float) -> None:
+    def add(self, route: Route, payload: memoryview, hops: int, frame: Frame, now: float) -> None:
         """A datagram of this batch; it leaves at the next flush at the latest."""
         size = len(payload)
         if self._payloads:
@@ -94,7 +91,7 @@ class Outgoing:
                 route is self._route
                 and size <= self._size
                 and not self._ended
-                and ttl == self._ttl
+                and hops == self._hops
                 and self._octets + size <= RUN_OCTETS
                 and len(self._payloads) < RUN_MAX
             ):
@@ -104,7 +101,7 @@ class Outgoing:
                 self._ended = size < self._size
                 return
             self.flush(now)
-        self._route, self._ttl, self._size, self._octets = route, ttl, size, size
+        self._route, self._hops, self._size, self._octets = route, hops, size, size
         self._ended = not route.mapping.takes_runs
         self._payloads.append(payload)
         self._frames.append(frame)
@@ -118,7 +115,7 @@ class Outgoing:
         mapping = route.mapping
         mapping.used_at = now
         mapping.guest.seen_at = now
-        self._relay.set_ttl(mapping, self._ttl)
+        self._relay.set_hops(mapping, self._hops)
         if len(payloads) == 1 or not self._send_run(mapping.sock, route, payloads):
             for payload in payloads:
                 self._relay.send_to(mapping, (payload,), 0, route.address)

@@ -230,6 +230,46 @@ def test_errors_are_limited_per_port(stack: Stack) -> None:
     elsewhere = ether(kit.udp(b"x", "10.0.2.77", 9, src="10.0.2.16")[14:], src=b"\x02other")
     assert len(handle(stack, elsewhere, at=other, now=5.0)) == 1
     assert len(handle(stack, frame, now=5.0 + 1 / ERRORS_PER_SECOND)) == 1
+    quoted = bytes(16)
+    guest = stack.guests.get(addr(GUEST))
+    assert guest is not None
+    assert stack.unreachable_by_host(guest, 0, 0, 17, addr(FAR), quoted, 5.001) == []
+    assert len(stack.unreachable_by_host(guest, 0, 0, 17, addr(FAR), quoted, 6.0)) == 1
+
+
+@pytest.mark.parametrize("dst", ["224.0.0.9", "255.255.255.255", "10.0.2.255"])
+def test_no_error_about_what_went_to_a_group(dst: str, stack: Stack) -> None:
+    """RFC 1122 §3.2.2, whoever has refused to send it."""
+    handle(stack, arp(1, GUEST, GATEWAY))
+    guest = stack.guests.get(addr(GUEST))
+    assert guest is not None
+    assert stack.unreachable_by_host(guest, 0, 0, 17, addr(dst), bytes(8), 1.0) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "flags", "hops"),
+    [
+        (100, 0, 63),
+        (100, 0x4000, 0x13F),
+        (1472, 0x4000, 0x13F),
+        (1473, 0x4000, 63),
+        (1473, 0, 63),
+    ],
+)
+def test_dont_fragment_goes_out_where_a_real_link_could_carry_it(
+    size: int, flags: int, hops: int
+) -> None:
+    stack = make_stack(mtu=9000)
+    stack_port = Attachment()
+    stack_port.port.max_frame = 9014
+    arrived = only(
+        handle(stack, udp(bytes(size), FAR, 123, fragment=flags), at=stack_port), UdpArrived
+    )
+    assert arrived.hops == hops
+    echo = only(
+        handle(stack, icmp(8, 0, 1, bytes(size), FAR, fragment=flags), at=stack_port), EchoArrived
+    )
+    assert echo.hops == hops
 
 
 def test_time_exceeded(stack: Stack) -> None:
