@@ -72,8 +72,8 @@ class Dispatcher:
         self._bind = config.outbound_addr
         self.tcp = TcpRelay(loop, mss=config.mtu - 40, on_unreachable=self._tcp_unreachable)
         self.udp = UdpRelay(loop, stack, mtu=config.mtu, bind=config.outbound_addr)
-        self.ping = PingRelay(loop, stack)
-        self.dns = DnsRelay(loop, stack, dns)
+        self.ping = PingRelay(loop, stack, bind=config.outbound_addr)
+        self.dns = DnsRelay(loop, stack, dns, bind=config.outbound_addr)
         stack.is_answer = self.udp.is_answer
 
     # Frames

@@ -91,7 +91,11 @@ class Client:
 class DnsRelay:
     """Queries and answers of one network."""
 
-    def __init__(self, loop: Loop, stack: Stack, service: DnsService) -> None:
+    def __init__(
+        self, loop: Loop, stack: Stack, service: DnsService, *, bind: str | None = None
+    ) -> None:
+        """`bind`: the host's address that resolvers outside are asked from."""
+        self._bind = bind
         self._loop = loop
         self._stack = stack
         self.service = service
@@ -142,6 +146,7 @@ class DnsRelay:
         attempt = Attempt(self, action, sock, action.over_tcp)
         self._attempts[action.token] = attempt
         try:
+            self._bind_to(sock, action.resolver.address)
             sock.connect(found[0][4])
             if not action.over_tcp:
                 sock.send(action.payload)
@@ -152,6 +157,14 @@ class DnsRelay:
         events = READABLE | (WRITABLE if attempt.unsent else 0)
         self._loop.register(sock.fileno(), events, attempt.handle_ready)
         return []
+
+    def _bind_to(self, sock: socket.socket, resolver: str) -> None:
+        # A resolver on the host's loopback is no way out: systemd-resolved answers nobody there
+        # who comes from another address than loopback's.
+        if self._bind is not None and sock.family == socket.AF_INET:
+            if is_loopback(resolver) and not is_loopback(self._bind):
+                return
+            sock.bind((self._bind, 0))
 
     def handle_resolver(self, attempt: Attempt, events: int, now: float) -> None:
         """A resolver's socket is ready."""
@@ -286,3 +299,8 @@ class DnsRelay:
             self.drop(client)
         for token in list(self._attempts):
             self._forget(token)
+
+
+def is_loopback(addr: str) -> bool:
+    """In 127.0.0.0/8?"""
+    return addr.startswith("127.")

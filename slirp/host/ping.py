@@ -99,7 +99,8 @@ class Ping:
 class PingRelay:
     """All echo sockets of one network."""
 
-    def __init__(self, loop: Loop, stack: Stack) -> None:
+    def __init__(self, loop: Loop, stack: Stack, *, bind: str | None = None) -> None:
+        self._bind = bind
         self._loop = loop
         self._stack = stack
         self._nat = stack.nat
@@ -177,6 +178,8 @@ class PingRelay:
                         ICMP_FILTER,
                         struct.pack("I", ~(1 << ECHO_REPLY) & 0xFFFFFFFF),
                     )
+                if self._bind is not None:
+                    sock.bind((self._bind, 0))
                 sock.connect((addr_to_text(host_addr), 0))
             except OSError as error:
                 sock.close()

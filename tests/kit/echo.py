@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Self
 
 
-def both_on_one_port(address: str) -> tuple[socket.socket, socket.socket]:
+def both_on_one_port(address: str, port: int = 0) -> tuple[socket.socket, socket.socket]:
     """A listener, and a UDP socket with the same number: others may have that, so it is tried."""
     while True:
-        listener = socket.create_server((address, 0), backlog=128)
+        listener = socket.create_server((address, port), backlog=128)
         listener.setblocking(False)
         datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
@@ -22,6 +22,8 @@ def both_on_one_port(address: str) -> tuple[socket.socket, socket.socket]:
         except OSError:
             listener.close()
             datagrams.close()
+            if port:
+                raise
         else:
             return listener, datagrams
 

@@ -15,14 +15,17 @@ from tests.kit.echo import both_on_one_port
 class Resolver:
     """`addr`: what every name is; None: silence. Call `pump` between turns."""
 
-    def __init__(self, at: str, addr: str | None = "198.51.100.7", rcode: int = 0) -> None:
+    def __init__(
+        self, at: str, addr: str | None = "198.51.100.7", rcode: int = 0, port: int = 0
+    ) -> None:
         self.at = at
         self.addr = addr
         self.rcode = rcode
         self.truncates = False
         self.asked: list[str] = []
         self.over_tcp = 0
-        self._tcp, self._udp = both_on_one_port(at)
+        self.clients: list[tuple[str, int]] = []  # who asked, oldest first
+        self._tcp, self._udp = both_on_one_port(at, port)
         self.port: int = self._udp.getsockname()[1]
         self._peers: list[socket.socket] = []
 
@@ -30,11 +33,13 @@ class Resolver:
         """Answer what has come; True, so that it can stand in a condition."""
         with contextlib.suppress(BlockingIOError, ConnectionError):
             query, client = self._udp.recvfrom(4096)
+            self.clients.append(client)
             answer = self.answer(query, self.truncates)
             if answer:
                 self._udp.sendto(answer, client)
         with contextlib.suppress(BlockingIOError):
-            peer, _ = self._tcp.accept()
+            peer, client = self._tcp.accept()
+            self.clients.append(client)
             peer.setblocking(False)
             self._peers.append(peer)
         for peer in self._peers:

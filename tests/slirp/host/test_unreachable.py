@@ -193,6 +193,17 @@ def test_a_flood_is_told_so_many_times_a_second() -> None:
     in_namespace(body)
 
 
+def test_an_outbound_address_that_is_not_the_hosts_is_told() -> None:
+    def body() -> None:
+        with Lab(outbound_addr="192.0.2.99") as lab:
+            for send in (send_udp, send_echo, send_syn):
+                send(lab, "192.0.2.1")
+                message = heard(lab)
+                assert (message.type, message.code) == (3, 0)
+
+    in_namespace(body)
+
+
 @pytest.mark.parametrize("failure", [errno.EPERM, errno.EACCES])
 @pytest.mark.parametrize(("send", "protocol"), KINDS)
 def test_what_a_filter_of_the_hosts_forbids(
