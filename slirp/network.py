@@ -71,10 +71,7 @@ class Network:
         self._loop = Loop(clock)
         relays = self._dispatcher = Dispatcher(self._loop, self._stack, self._dns, config)
         self._loop.add_settler(relays.settle_ports)
-        self._forwards = Forwards(
-            self._loop, self._stack, relays.tcp, relays.udp, relays.attachments
-        )
-        self._stack.on_guest = self._forwards.guest_seen
+        self._forwards = Forwards(self._loop, self._stack, relays.tcp, relays.udp, relays.holding)
         relays.on_gone = self._port_gone
         self._gone = 0  # ports whose device went away
         self._counters: dict[str, Mapping[str, int]] = {}
@@ -281,6 +278,7 @@ class Network:
                 "errors": stack.errors,
                 "errors_withheld": stack.errors_withheld,
             },
+            "resolution": relays.holding.stats(),
             "dns": dict(self._dns.stats),
             "dhcp": dict(self._dhcp.stats) if self._dhcp else {},
             **{name: dict(counters) for name, counters in self._counters.items()},

@@ -77,6 +77,15 @@ class Send(NamedTuple):
     payload: IoVec
 
 
+class Unresolved(NamedTuple):
+    """A packet of the network's own for an address whose guest is not known (any more)."""
+
+    addr: bytes
+    src: bytes
+    protocol: int
+    payload: IoVec
+
+
 class Switch(NamedTuple):
     """A frame that is for another guest's port, or for all other ones (`attachment` None)."""
 
@@ -132,7 +141,7 @@ class DnsArrived(NamedTuple):
     payload: IoVec
 
 
-Action: TypeAlias = Send | Switch | TcpArrived | UdpArrived | EchoArrived | DnsArrived
+Action: TypeAlias = Send | Unresolved | Switch | TcpArrived | UdpArrived | EchoArrived | DnsArrived
 
 
 class Stack:
@@ -280,19 +289,16 @@ class Stack:
         due = [at for r in self.reassemblers.values() if (at := r.poll_at()) is not None]
         return min(due, default=None)
 
-    def handle_timeout(self, now: float) -> list[Send]:
+    def handle_timeout(self, now: float) -> list[Action]:
         """Give up incomplete datagrams; their senders are told (RFC 792)."""
-        actions: list[Send] = []
+        actions: list[Action] = []
         for attachment, reassembler in self.reassemblers.items():
             for header, first in reassembler.handle_timeout(now):
-                guest = self.guests.get(header.src)
-                if guest is None or self.nat.is_broadcast(header.dst):
-                    continue
-                if self._may_tell(attachment, now):
+                if not self.nat.is_broadcast(header.dst) and self._may_tell(attachment, now):
                     packet = IoVec.of(header.emit(), first)
                     code = wire_icmp.REASSEMBLY_TIME_EXCEEDED
                     message = icmp.error(wire_icmp.TIME_EXCEEDED, code, 0, packet)
-                    actions += self.packets(guest, self.nat.gateway, PROTOCOL_ICMP, message)
+                    actions += self.packets_to(header.src, self.nat.gateway, PROTOCOL_ICMP, message)
         return actions
 
     def _verify(self, context: Context, header: Ipv4Header, payload: IoVec, layer: str) -> None:
@@ -328,6 +334,15 @@ class Stack:
             return False
         self.errors += 1
         return True
+
+    def packets_to(
+        self, addr: bytes, src: bytes, protocol: int, payload: IoVec
+    ) -> Sequence[Send | Unresolved]:
+        """As `packets`, for an address whose guest may have been forgotten."""
+        guest = self.guests.get(addr)
+        if guest is None:
+            return [Unresolved(addr, src, protocol, payload)]
+        return self.packets(guest, src, protocol, payload)
 
     def packets(self, guest: Guest, src: bytes, protocol: int, payload: IoVec) -> list[Send]:
         """Frames that carry `payload` to the guest, in fragments where the MTU asks for it."""

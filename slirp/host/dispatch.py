@@ -22,6 +22,7 @@ from slirp.errors import MalformedPacket
 from slirp.flow import PORT_UNREACHABLE, Guest, Refusal
 from slirp.host.attachment import Attachment, send_all
 from slirp.host.dns import DnsRelay
+from slirp.host.holding import Holding
 from slirp.host.loop import RETRY_AFTER, Loop
 from slirp.host.ping import PingRelay
 from slirp.host.socket_errors import LOCAL_CODES
@@ -41,6 +42,7 @@ from slirp.stack import (
     Switch,
     TcpArrived,
     UdpArrived,
+    Unresolved,
 )
 from slirp.tcp import connection as tcp
 from slirp.wire.checksum import ones_sum
@@ -73,7 +75,9 @@ class Dispatcher:
         self.tcp = TcpRelay(loop, mss=config.mtu - 40, on_unreachable=self._tcp_unreachable)
         self.udp = UdpRelay(loop, stack, mtu=config.mtu, bind=config.outbound_addr)
         self.ping = PingRelay(loop, stack, bind=config.outbound_addr)
-        self.dns = DnsRelay(loop, stack, dns, bind=config.outbound_addr)
+        self.holding = Holding(loop, stack, self.attachments)
+        self.dns = DnsRelay(loop, stack, dns, self.holding, bind=config.outbound_addr)
+        stack.on_guest = self.holding.guest_seen
         stack.is_answer = self.udp.is_answer
 
     # Frames
@@ -131,7 +135,7 @@ class Dispatcher:
 
     def handle_timeout(self, now: float) -> float | None:
         """The loop's visit: datagrams that never became whole."""
-        send_all(self.stack.handle_timeout(now))
+        self.perform_all(self.stack.handle_timeout(now))
         return self.stack.poll_at()
 
     def _plain(
@@ -189,6 +193,8 @@ class Dispatcher:
             match action:
                 case Send(attachment, headers, payload):
                     attachment.send(headers, payload.segments, len(payload))
+                case Unresolved():
+                    self.holding.hold_packet(action, now)
                 case TcpArrived():
                     self._tcp_arrived(action, now)
                 case UdpArrived():
@@ -337,6 +343,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """End all flows."""
+        self.holding.close()
         self.tcp.close()
         self.udp.close()
         self.ping.close()

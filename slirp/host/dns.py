@@ -18,9 +18,10 @@ from dma.iovec import IoVec
 from slirp.errors import MalformedPacket
 from slirp.flow import Guest
 from slirp.host.attachment import send_all
+from slirp.host.holding import Holding
 from slirp.host.loop import HANGUP, READABLE, WRITABLE, Loop
 from slirp.services.dns import Action, Answer, DnsService, Forget, SendToResolver
-from slirp.stack import DNS_PORT, Stack, udp_header
+from slirp.stack import DNS_PORT, Stack, Unresolved, udp_header
 from slirp.wire.dns import MessageStream, frame_message
 from slirp.wire.ipv4 import PROTOCOL_UDP
 
@@ -92,10 +93,12 @@ class DnsRelay:
     """Queries and answers of one network."""
 
     def __init__(
-        self, loop: Loop, stack: Stack, service: DnsService, *, bind: str | None = None
-    ) -> None:
+        self, loop: Loop, stack: Stack, service: DnsService, holding: Holding,
+        *, bind: str | None = None,
+    ) -> None:  # fmt: skip
         """`bind`: the host's address that resolvers outside are asked from."""
         self._bind = bind
+        self._holding = holding
         self._loop = loop
         self._stack = stack
         self.service = service
@@ -208,13 +211,15 @@ class DnsRelay:
                 self._flush(client)
             return
         addr, port = cast(tuple[bytes, int], action.client)
-        guest = self._stack.guests.get(addr)
-        if guest is None:
-            return
         payload = IoVec.of(action.payload)
         src = self._stack.nat.dns
-        header = udp_header(src, addr, DNS_PORT, port, payload)
-        send_all(self._stack.packets(guest, src, PROTOCOL_UDP, IoVec.of(header) + payload))
+        datagram = IoVec.of(udp_header(src, addr, DNS_PORT, port, payload)) + payload
+        guest = self._stack.guests.get(addr)
+        if guest is None:
+            unresolved = Unresolved(addr, src, PROTOCOL_UDP, datagram)
+            self._holding.hold_packet(unresolved, self._loop.now)
+        else:
+            send_all(self._stack.packets(guest, src, PROTOCOL_UDP, datagram))
 
     def accept(self, now: float) -> socket.socket | None:
         """A guest connects: the host side of its flow, or None where there are too many."""

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from slirp import Network
 from tests.kit.need import need_tool
-from tests.kit.served import DNS, GATEWAY, Served, served
+from tests.kit.served import DNS, GATEWAY, GUEST, Served, served
 
 FAR = "192.0.2.1"
 UNREACHABLE = "Network is unreachable"
@@ -26,6 +27,12 @@ try:
 except OSError as error:
     print(error.strerror or error)
 """
+
+
+def forget_everybody(network: Network) -> None:
+    """As if the guest had said nothing yet: its kernel may have looked for neighbours."""
+    for attachment in network._dispatcher.attachments:
+        network._stack.guests.forget_port(attachment)
 
 
 def ask(guest: Served, kind: int, to: str, port: int) -> str:
@@ -66,3 +73,26 @@ def test_dns_that_is_off_is_silent() -> None:
                 "dig", f"@{DNS}", "+tries=1", "+timeout=1", transport, "example.test", ok=False
             )
             assert "timed out" in told.stdout
+
+
+def test_the_first_datagram_of_a_forward_finds_a_guest_that_has_said_nothing() -> None:
+    server = f"""
+import socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("{GUEST}", 514))
+print("ready", flush=True)
+print(sock.recv(100).decode(), flush=True)
+"""
+    with served() as guest:
+        guest.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", ok=False)
+        forward = guest.call(lambda n: n.forward("udp", host=("127.0.0.1", 0), guest=(GUEST, 514)))
+        guest.call(forget_everybody)
+        process = guest.start(sys.executable, "-c", server, stdout=-1)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            peer.sendto(b"one line of syslog", forward.host)
+        assert process.stdout.readline() == b"one line of syslog\n"
+        process.stdout.close()
+        assert process.wait(10) == 0
+        assert guest.stats()["resolution"]["delivered"] == 1

@@ -26,6 +26,7 @@ from slirp.stack import (
     Switch,
     TcpArrived,
     UdpArrived,
+    Unresolved,
 )
 from tests.kit import guest as kit
 from tests.kit.cuts import cuts
@@ -313,6 +314,16 @@ def test_incomplete_datagrams_are_given_up_with_a_word(stack: Stack) -> None:
     assert stack.handle_timeout(at - 0.1) == []
     assert error_code(stack.handle_timeout(at)) == (11, 1)
     assert stack.poll_at() is None
+
+
+def test_who_is_not_known_any_more_has_to_be_asked_for(stack: Stack) -> None:
+    handle(stack, ether(ipv4(bytes(64), 17, FAR, ident=3, fragment=0x2000)))
+    stack.guests.forget_port(ATTACHMENT)
+    at = stack.poll_at()
+    assert at is not None
+    packet = only(stack.handle_timeout(at), Unresolved)
+    assert (packet.addr, packet.src, packet.protocol) == (addr(GUEST), addr(GATEWAY), 1)
+    assert bytes(packet.payload)[:2] == b"\x0b\x01"
 
 
 def test_fragments_of_two_ports_do_not_mix(stack: Stack) -> None:

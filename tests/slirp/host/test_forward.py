@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from slirp.errors import ConfigError
-from slirp.host import forward as relay
+from slirp.ip.resolution import ASK_EVERY
 from tests.kit.clock import Clock
 from tests.kit.guest import (
     ACK,
@@ -45,6 +45,11 @@ def forwarded(lab: Lab, proto: str = "tcp", address: str = "127.0.0.1") -> tuple
     host = lab.network.forward(proto, host=(address, 0), guest=TO_GUEST).host
     assert isinstance(host, tuple)
     return host
+
+
+def resolution(lab: Lab) -> dict[str, int]:
+    found: dict[str, int] = lab.network.stats()["resolution"]
+    return found
 
 
 def accepted(lab: Lab) -> Stream:
@@ -144,31 +149,42 @@ def test_a_guest_that_never_comes(make_lab: MakeLab) -> None:
     with client(forwarded(lab)) as peer:
         lab.turn(lambda: bool(lab.guest.inbox))
         for _ in range(10):
-            clock.advance(relay.ARP_EVERY)
+            clock.advance(ASK_EVERY)
             lab.turn()
         requests = [
             f for f in lab.guest.inbox if f[:6] == BROADCAST_MAC and f[12:14] == b"\x08\x06"
         ]
         assert 4 <= len(requests) <= 6
-        with contextlib.suppress(ConnectionResetError):
-            assert peer.recv(1) == b""
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
     assert len(open_fds() - before) == 1, "the listening socket is left"
+    assert resolution(lab)["unreachable"] == 1
 
 
-def test_who_waits_is_bounded(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "WAITING_MAX", 3)
+def test_who_waits_is_bounded_and_the_oldest_is_reset(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slirp.ip.resolution.HELD_MAX", 3)
     lab = make_lab()
     lab.guest.answers_arp = False
     where = forwarded(lab)
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(client(where)) for _ in range(6)]
-        lab.turn()
-        closed = 0
+        lab.turn(lambda: resolution(lab)["displaced"] == 3)
+        was_reset = []
         for peer in peers:
             peer.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                closed += peer.recv(1) == b""
-        assert closed == 3
+            try:
+                peer.recv(1)
+            except BlockingIOError:
+                was_reset.append(False)
+            except ConnectionResetError:
+                was_reset.append(True)
+        assert was_reset == [True] * 3 + [False] * 3
+        lab.network.close()
+        for peer in peers[3:]:
+            with pytest.raises(ConnectionResetError):
+                peer.recv(1)
 
 
 def test_accept_without_descriptors_does_not_spin(make_lab: MakeLab) -> None:
@@ -259,48 +275,6 @@ def test_a_unix_path_that_became_anothers_is_left(make_lab: MakeLab, tmp_path: P
     assert path.read_text() == "mine"
 
 
-def test_datagrams_both_ways(make_lab: MakeLab) -> None:
-    lab = make_lab()
-    seen(lab)
-    where = forwarded(lab, "udp")
-    with contextlib.ExitStack() as stack:
-        peers = [
-            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(3)
-        ]
-        for number, peer in enumerate(peers):
-            peer.settimeout(5)
-            peer.sendto(b"from %d" % number, where)
-        lab.turn(lambda: len(lab.guest.inbox) == 3)
-        for datagram in lab.guest.datagrams():
-            assert datagram.dst_port == 8080
-            assert datagram.src == addr(GATEWAY)
-            lab.guest.give(udp(b"re: " + datagram.data, GATEWAY, datagram.src_port, src_port=8080))
-        lab.turn()
-        for number, peer in enumerate(peers):
-            assert peer.recvfrom(100) == (b"re: from %d" % number, where)
-
-
-def test_two_datagram_peers_with_one_port_get_their_own_answers(make_lab: MakeLab) -> None:
-    lab = make_lab()
-    seen(lab)
-    where = forwarded(lab, "udp", "0.0.0.0")
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as two,
-    ):
-        one.bind(("127.0.0.2", 0))
-        two.bind(("127.0.0.3", one.getsockname()[1]))
-        for peer in (one, two):
-            peer.settimeout(5)
-            peer.sendto(peer.getsockname()[0].encode(), ("127.0.0.1", where[1]))
-        lab.turn(lambda: len(lab.guest.inbox) == 2)
-        for datagram in lab.guest.datagrams():
-            lab.guest.give(udp(datagram.data, GATEWAY, datagram.src_port, src_port=8080))
-        lab.turn()
-        for peer in (one, two):
-            assert peer.recv(100) == peer.getsockname()[0].encode()
-
-
 @pytest.mark.parametrize("option", ["restrict", "no host loopback", "neither"])
 def test_who_comes_to_the_guest_is_answered(option: str, make_lab: MakeLab) -> None:
     """Whatever the guest may not reach by itself."""
@@ -318,51 +292,6 @@ def test_who_comes_to_the_guest_is_answered(option: str, make_lab: MakeLab) -> N
         lab.guest.give(udp(b"who", GATEWAY, peer.getsockname()[1], src_port=8080))
         lab.turn()
         assert peer.recv(10) == b"who"
-
-
-def test_datagrams_wait_for_room(make_lab: MakeLab) -> None:
-    lab = make_lab()
-    seen(lab)
-    where = forwarded(lab, "udp")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-        lab.port.room = 0
-        for number in range(10):
-            peer.sendto(bytes((number,)), where)
-        lab.turn()
-        assert not [n for n in range(20) if lab.network.poll(0.001)]
-        lab.port.grant(None)
-        lab.turn(lambda: len(lab.guest.inbox) == 10)
-        assert [d.data[0] for d in lab.guest.datagrams()] == list(range(10))
-
-
-def test_datagram_peers_are_bounded(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "PEERS_MAX", 4)
-    lab = make_lab()
-    seen(lab)
-    where = forwarded(lab, "udp")
-    for number in range(20):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-            peer.sendto(bytes((number,)), where)
-            lab.turn()
-    lab.turn(lambda: len(lab.guest.inbox) == 20)
-
-
-def test_datagrams_to_a_guest_that_is_not_there(make_lab: MakeLab) -> None:
-    """It is asked for, at most once a second, and then they arrive."""
-    clock = Clock()
-    lab = make_lab(clock=clock)
-    lab.guest.answers_arp = False
-    where = forwarded(lab, "udp")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-        for _ in range(100):
-            peer.sendto(b"hello?", where)
-        lab.turn()
-        lab.turn(lambda: bool(lab.guest.inbox))
-        assert len(lab.guest.inbox) == 1
-        lab.guest.inbox.clear()
-        seen(lab)
-        peer.sendto(b"there you are", where)
-        lab.turn(lambda: any(d.data == b"there you are" for d in lab.guest.datagrams()))
 
 
 def test_an_ipv6_peer_comes_by_the_gateway(make_lab: MakeLab) -> None:

@@ -1,0 +1,223 @@
+"""A UDP forward: datagrams of the host's peers to one guest port, and the guest's answers.
+
+Datagrams go from the socket straight into a claim, under their sender's address; a peer on the
+host's loopback appears as the gateway. Each sender is remembered, with the address of the host that
+it wrote to (slirp.host.pktinfo): the guest's answer leaves the forward's socket from there.
+
+While the guest has not been seen, datagrams are held and it is asked for (slirp.host.holding); they
+are then sent before those that came later. Where it has no room they stay in the socket. Where it
+never answers they are lost and counted: to tell their senders would take an ICMP error, which only
+the kernel and the privileged send.
+
+Does not do: IP options, runs of datagrams (UDP_GRO) from one sender.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from slirp.address import addr_from_text
+from slirp.host import pktinfo
+from slirp.host.attachment import payload_views
+from slirp.host.loop import READABLE, Loop
+from slirp.host.udp import fill, frame_of
+from slirp.host.udp_runs import HEADER_LENGTHS, HEADERS_LEN
+from slirp.host.udp_send import dropped_by_kernel, send_datagrams, widen_queue
+from slirp.ip.resolution import HELD_MAX
+from slirp.ip.template import PROTOCOL_UDP, Template4
+
+if TYPE_CHECKING:
+    from slirp.flow import Guest, Nat
+    from slirp.host.holding import Holding
+    from slirp.host.udp import UdpRelay
+    from slirp.stack import Stack
+
+DATAGRAMS_PER_TURN: Final = 64
+SENDERS_MAX: Final = 4096  # that one forward remembers; beyond it the oldest is forgotten
+
+
+class Sender(NamedTuple):
+    """A peer of a forward, as the guest sees it."""
+
+    addr: bytes
+    port: int
+    template: Template4
+
+
+class Answers(NamedTuple):
+    """Where a guest's answers to one sender go, and from where."""
+
+    peer: tuple[str, int]
+    asked: bytes
+    control: pktinfo.Control
+
+
+class HeldDatagram:
+    """A datagram whose guest has not been seen yet."""
+
+    __slots__ = ("_datagram", "_forward", "_sender")
+
+    def __init__(self, forward: DatagramForward, sender: Sender, datagram: bytes) -> None:
+        self._forward = forward
+        self._sender = sender
+        self._datagram = datagram
+
+    def deliver(self, guest: Guest, now: float) -> None:
+        """Pass it on."""
+        self._forward.deliver(guest, self._sender, self._datagram)
+
+    def fail(self, now: float) -> None:
+        """Nobody can be told; whoever held it has counted it."""
+        return
+
+
+class DatagramForward:
+    """A bound UDP socket."""
+
+    def __init__(
+        self, loop: Loop, stack: Stack, udp: UdpRelay, holding: Holding, sock: socket.socket,
+        guest: tuple[bytes, int],
+    ) -> None:  # fmt: skip
+        self._loop = loop
+        self._stack = stack
+        self._udp = udp
+        self._holding = holding
+        self.sock = sock
+        self.key = guest
+        self._info = pktinfo.enable(sock)
+        self._seen: dict[tuple[tuple[str, int], bytes], Sender] = {}  # by peer and address asked
+        self._peers: dict[tuple[bytes, int], Answers] = {}  # as the guest sees them
+        self._late: deque[tuple[Sender, bytes]] = deque(maxlen=HELD_MAX)  # were held; no room yet
+        self._overflow = memoryview(bytearray(65536))
+        widen_queue(sock)
+        loop.register(sock.fileno(), READABLE, self.handle_ready)
+
+    # From the host
+
+    def handle_ready(self, events: int, now: float) -> None:
+        """Datagrams wait."""
+        guest = self._stack.guests.get(self.key[0])
+        if guest is None:
+            self._hold(now)
+            return
+        if not self._send_late(guest):
+            return
+        udp, info = self._udp, self._info
+        room, ancillary = self._stack.mtu - 28, self._info.room
+        for _ in range(DATAGRAMS_PER_TURN):
+            claim = guest.attachment.port.claim(HEADERS_LEN + room, HEADER_LENGTHS)
+            if claim is None:
+                self._wait(guest)
+                return
+            views = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + room)
+            try:
+                size, control, _, peer = self.sock.recvmsg_into((*views, self._overflow), ancillary)
+            except OSError:
+                claim.cancel()
+                return
+            sender = self._sender(peer, info.asked(control) if ancillary else b"")
+            if size > room:
+                datagram = b"".join((*views, self._overflow))[:size]
+                claim.cancel()
+                udp.send_fragments(guest, sender.addr, sender.port, self.key[1], datagram)
+            else:
+                fill(claim, guest, sender.template, views, size)
+            udp.to_guest += 1
+
+    def _hold(self, now: float) -> None:
+        for _ in range(DATAGRAMS_PER_TURN):
+            try:
+                size, control, _, peer = self.sock.recvmsg_into((self._overflow,), self._info.room)
+            except OSError:
+                return
+            sender = self._sender(peer, self._info.asked(control))
+            held = HeldDatagram(self, sender, bytes(self._overflow[:size]))
+            self._holding.hold(self.key[0], "udp", held, size, now)
+
+    def deliver(self, guest: Guest, sender: Sender, datagram: bytes) -> None:
+        """One that was held."""
+        self._late.append((sender, datagram))
+        if len(self._late) == 1:
+            self._send_late(guest)
+
+    def _send_late(self, guest: Guest) -> bool:
+        """Send what was held; False: there is no room for all of it."""
+        while self._late:
+            sender, datagram = self._late[0]
+            if len(datagram) > self._stack.mtu - 28:
+                self._udp.send_fragments(guest, sender.addr, sender.port, self.key[1], datagram)
+            elif not guest.attachment.try_send(*frame_of(guest, sender.template, datagram)):
+                self._wait(guest)
+                return False
+            self._late.popleft()
+            self._udp.to_guest += 1
+        return True
+
+    def _wait(self, guest: Guest) -> None:
+        self._loop.unregister(self.sock.fileno())
+        guest.attachment.wait(self)
+
+    def resume(self, now: float) -> None:
+        """The guest has room again."""
+        if self.sock.fileno() >= 0:
+            self._loop.register(self.sock.fileno(), READABLE, self.handle_ready)
+            # Looked at now: where there is no room after all, it must not be readable meanwhile.
+            self.handle_ready(READABLE, now)
+
+    def _sender(self, peer: tuple[str, int], asked: bytes) -> Sender:
+        known = self._seen.get((peer, asked))
+        if known is None:
+            if len(self._seen) >= SENDERS_MAX:
+                gone = self._seen.pop(next(iter(self._seen)))
+                del self._peers[gone.addr, gone.port]
+                self._udp.senders_forgotten += 1
+            known = self._seen[peer, asked] = self._name(peer)
+            answers = Answers(peer, asked, self._info.source(asked))
+            self._peers[known.addr, known.port] = answers
+        return known
+
+    def _name(self, peer: tuple[str, int]) -> Sender:
+        # Several peers may stand for one address (the gateway's), and one peer may ask at several
+        # of the host's: the later ones get other ports, so that each gets its own answers.
+        addr, port = remote_addr(self._stack.nat, peer), peer[1]
+        while (addr, port) in self._peers:
+            port = random_port()
+        ports = port.to_bytes(2, "big") + self.key[1].to_bytes(2, "big")
+        return Sender(addr, port, Template4(addr + self.key[0], ports, PROTOCOL_UDP))
+
+    # From the guest
+
+    def knows(self, peer: bytes, port: int) -> bool:
+        """Has this peer written to this forward?"""
+        return (peer, port) in self._peers
+
+    def send_to(
+        self, peer: bytes, port: int, payload: tuple[memoryview, ...], gso_size: int
+    ) -> int | None:
+        """The guest answers one of the peers: 0, or the failure; None: it is for none of them."""
+        found = self._peers.get((peer, port))
+        if found is None:
+            return None
+        return send_datagrams(self.sock, payload, gso_size, found.peer, found.control)
+
+    def dropped(self) -> int:
+        """Datagrams that the kernel had no room for."""
+        return dropped_by_kernel(self.sock)
+
+    def close(self) -> None:
+        """Stop."""
+        self._loop.unregister(self.sock.fileno())
+        self.sock.close()
+
+
+def remote_addr(nat: Nat, peer: tuple[str, int]) -> bytes:
+    """As whom the peer appears; one that speaks IPv6 has no address in an IPv4 network."""
+    return nat.gateway if ":" in peer[0] else nat.inward(addr_from_text(peer[0]))
+
+
+def random_port() -> int:
+    """A port that nobody can guess, above the well-known ones."""
+    return 1024 + int.from_bytes(os.urandom(8), "big") % 64512
