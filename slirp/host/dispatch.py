@@ -46,7 +46,6 @@ from slirp.stack import (
 )
 from slirp.tcp import connection as tcp
 from slirp.wire.checksum import ones_sum
-from slirp.wire.icmp import HOST_UNREACHABLE
 from slirp.wire.tcp import ACK, RST, SYN, parse_options
 
 if TYPE_CHECKING:
@@ -293,7 +292,9 @@ class Dispatcher:
 
     def _tcp_unreachable(self, flow: TcpFlow, failure: int) -> None:
         """The host could not reach the destination: what a router would say about the SYN."""
-        code = LOCAL_CODES.get(failure, HOST_UNREACHABLE)
+        code = LOCAL_CODES.get(failure)
+        if code is None:
+            return
         quoted = flow.key[8:12] + (flow.conn.receive.nxt - 1 & 0xFFFFFFFF).to_bytes(4, "big")
         send_all(
             self.stack.unreachable_by_host(

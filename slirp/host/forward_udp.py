@@ -23,7 +23,7 @@ from slirp.address import addr_from_text
 from slirp.host import pktinfo
 from slirp.host.attachment import payload_views
 from slirp.host.loop import READABLE, Loop
-from slirp.host.udp import fill, frame_of
+from slirp.host.udp import PAYLOAD_MAX, fill, frame_of
 from slirp.host.udp_runs import HEADER_LENGTHS, HEADERS_LEN
 from slirp.host.udp_send import dropped_by_kernel, send_datagrams, widen_queue
 from slirp.ip.resolution import HELD_MAX
@@ -91,7 +91,7 @@ class DatagramForward:
         self._seen: dict[tuple[tuple[str, int], bytes], Sender] = {}  # by peer and address asked
         self._peers: dict[tuple[bytes, int], Answers] = {}  # as the guest sees them
         self._late: deque[tuple[Sender, bytes]] = deque(maxlen=HELD_MAX)  # were held; no room yet
-        self._overflow = memoryview(bytearray(65536))
+        self._overflow = udp.overflow
         widen_queue(sock)
         loop.register(sock.fileno(), READABLE, self.handle_ready)
 
@@ -119,6 +119,10 @@ class DatagramForward:
                 claim.cancel()
                 return
             sender = self._sender(peer, info.asked(control) if ancillary else b"")
+            if size > PAYLOAD_MAX:  # which IPv6 can carry and IPv4 cannot
+                claim.cancel()
+                udp.failed += 1
+                continue
             if size > room:
                 datagram = b"".join((*views, self._overflow))[:size]
                 claim.cancel()
@@ -133,6 +137,9 @@ class DatagramForward:
                 size, control, _, peer = self.sock.recvmsg_into((self._overflow,), self._info.room)
             except OSError:
                 return
+            if size > PAYLOAD_MAX:
+                self._udp.failed += 1
+                continue
             sender = self._sender(peer, self._info.asked(control))
             held = HeldDatagram(self, sender, bytes(self._overflow[:size]))
             self._holding.hold(self.key[0], "udp", held, size, now)

@@ -183,7 +183,7 @@ class PingRelay:
                 sock.connect((addr_to_text(host_addr), 0))
             except OSError as error:
                 sock.close()
-                code = LOCAL_CODES.get(error.errno or 0, PROHIBITED)
+                code = LOCAL_CODES.get(error.errno or 0)
                 continue
             ping = Ping(self, key, guest, sock, kind == socket.SOCK_RAW)
             self._pings[key] = ping

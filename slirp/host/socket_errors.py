@@ -35,7 +35,7 @@ SO_EE_ORIGIN_LOCAL: Final = 1
 SO_EE_ORIGIN_ICMP: Final = 2
 
 # Codes of destination unreachable (RFC 792, RFC 1812 §5.2.7.1) for what send and connect say
-LOCAL_CODES: Final = {
+LOCAL_CODES: Final[dict[int, int | None]] = {
     errno.EMSGSIZE: FRAGMENTATION_NEEDED,
     errno.ENETUNREACH: NET_UNREACHABLE,  # no route
     errno.ENETDOWN: NET_UNREACHABLE,
@@ -45,6 +45,7 @@ LOCAL_CODES: Final = {
     errno.ETIMEDOUT: HOST_UNREACHABLE,
     errno.EACCES: ADMINISTRATIVELY_PROHIBITED,  # a route of type "prohibit"
     errno.EPERM: ADMINISTRATIVELY_PROHIBITED,  # a filter's verdict
+    errno.EINVAL: None,  # a route of type "blackhole": silence is what it is for
 }
 
 

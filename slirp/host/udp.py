@@ -200,9 +200,9 @@ class UdpRelay:
         payload: IoVec,
     ) -> None:  # fmt: skip
         """What a router would say about a datagram that the host's kernel refused."""
-        if failure in LOCAL_CODES:
+        code = LOCAL_CODES.get(failure)
+        if code is not None:
             quoted = udp_bytes(port, target[1], bytes(payload.slice(0, QUOTE_MAX)))
-            code = LOCAL_CODES[failure]
             send_all(
                 self._stack.unreachable_by_host(
                     guest, code, mtu, PROTOCOL_UDP, target[0], quoted, self._loop.now

@@ -289,6 +289,16 @@ def test_dns_can_be_off(make_lab: MakeLab) -> None:
     assert lab.refused() == {"DNS is off": 2}
 
 
+def test_a_resolver_on_loopback_is_asked_from_loopback(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    """systemd-resolved drops what comes to 127.0.0.53 from another address of the host's."""
+    lab = make_lab(resolvers=where(resolvers[0]), outbound_addr="192.0.2.99")
+    ask(lab, "example.test")
+    assert answer_of(lab, *resolvers).an[0].rdata == "198.51.100.7"
+    assert resolvers[0].clients[0][0] == "127.0.0.1"
+
+
 def test_a_resolver_that_closes_its_stream_is_followed_by_the_next(
     make_lab: MakeLab, resolvers: list[Resolver], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -275,6 +275,22 @@ def need_ipv6_addresses(*addresses: str) -> None:
         assert not os.system(f"{need_tool('ip')} addr add {address}/128 dev lo nodad")
 
 
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_what_only_ipv6_can_carry_is_counted(is_seen: bool, make_lab: MakeLab) -> None:
+    lab = make_lab()
+    if is_seen:
+        seen(lab)
+    host = lab.network.forward("udp", host=("::1", 0), guest=TO_GUEST).host
+    assert isinstance(host, tuple)
+    with peer(host) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        for size in (65527, 65508, 3):
+            sock.send(bytes(size))
+        lab.turn(lambda: bool(lab.guest.inbox))
+        assert [len(d.data) for d in lab.guest.datagrams()] == [3]
+    assert lab.network.stats()["udp"]["failed"] == 2
+
+
 def test_a_link_local_address_answers_on_its_link() -> None:
     """fe80::1 is on both links; only the interface tells which is meant."""
     need_tun()

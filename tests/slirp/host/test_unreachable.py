@@ -27,6 +27,7 @@ DF = 0x4000
 NO_ROUTE = "198.51.100.1"
 UNREACHABLE = "198.51.100.65"
 PROHIBITED = "198.51.100.129"
+BLACK_HOLE = "198.51.100.193"
 NARROW = "203.0.113.1"  # its path carries NARROW_MTU octets
 NARROW_MTU = 1280
 
@@ -36,6 +37,7 @@ def add_routes() -> None:
     for route in (
         f"unreachable {UNREACHABLE}",
         f"prohibit {PROHIBITED}",
+        f"blackhole {BLACK_HOLE}",
         f"{NARROW} dev lo mtu {NARROW_MTU}",
     ):
         assert not os.system(f"{ip} route add {route}")
@@ -85,6 +87,19 @@ def test_the_hosts_routes(send: Callable[[Lab, str], bytes], protocol: int) -> N
                     assert message.data[16:20] == addr(to)
                     assert message.data[20:] == quoted
             assert lab.network.stats()["icmp"]["errors"] == 6
+
+    in_namespace(body)
+
+
+@pytest.mark.parametrize(("send", "protocol"), KINDS)
+def test_a_black_hole_says_nothing(send: Callable[[Lab, str], bytes], protocol: int) -> None:
+    def body() -> None:
+        add_routes()
+        with Lab() as lab:
+            send(lab, BLACK_HOLE)
+            lab.turn()
+            assert not lab.guest.inbox, protocol
+            assert lab.network.stats()["icmp"]["errors"] == 0
 
     in_namespace(body)
 
