@@ -223,7 +223,7 @@ def restrict(
 def follow_resolvers(network: Network, stack: ExitStack) -> None:
     """Have a process outside say which resolvers are named by a file that the sandbox hides."""
     from slirp.linux.sandbox import ResolvKeeper
-    from slirp.services.resolv import parse_resolv_conf
+    from slirp.services.resolv import resolvers
 
     keeper = ResolvKeeper(RESOLV_CONF)
     stack.callback(keeper.close)
@@ -233,7 +233,7 @@ def follow_resolvers(network: Network, stack: ExitStack) -> None:
         if not text:  # it has ended: what was known last stays
             network.unwatch(keeper.fileno())
             return
-        network.use_resolvers(parse_resolv_conf(text.decode("utf-8", "replace")).servers)
+        network.use_resolvers(resolvers(text.decode("utf-8", "replace")))
 
     network.use_resolvers(())
     network.watch(keeper.fileno(), news)

@@ -22,13 +22,14 @@ import sys
 import time
 from argparse import REMAINDER, ArgumentParser, Namespace
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nic.port import DeviceGone
 from slirp.cli import options, tap
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.linux import netns, syscalls
+from slirp.linux.command import Command
+from slirp.services.resolv import read_file
 
 if TYPE_CHECKING:
     from slirp.network import Network
@@ -47,6 +48,7 @@ examples:
 forwards: [HOST:]PORT[:[GUEST:]PORT][/udp], FIRST-LAST for ranges, /PATH:PORT for a Unix socket
 """
 DEVICE: Final = "tap0"
+RESOLV_CONF: Final = "/etc/resolv.conf"
 FORWARDED: Final = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -82,7 +84,7 @@ def run(args: Namespace) -> int:
         signals = syscalls.SignalFd(FORWARDED)
         stack.callback(signals.close)
         try:
-            command = netns.Command(
+            command = Command(
                 argv,
                 lambda: tap.make_tap(interface),
                 files=files_for(where, dns=args.dns != options.NO_DNS),
@@ -105,14 +107,14 @@ def files_for(where: tap.Addresses, dns: bool) -> dict[str, str]:
     """The command's own /etc/resolv.conf and /etc/hosts."""
     kept = []
     try:
-        for line in Path("/etc/resolv.conf").read_text(errors="replace").splitlines():
+        for line in read_file(RESOLV_CONF).decode("utf-8", "replace").splitlines():
             if line.split()[:1] in (["search"], ["domain"], ["options"]):
                 kept.append(line + "\n")
     except OSError:  # the host has none: nothing to keep
         pass
     server = f"nameserver {where.dns}\n" if dns else ""
     hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n{where.gateway} _gateway\n"
-    return {"/etc/resolv.conf": "".join(kept) + server, "/etc/hosts": hosts + _own_name(where)}
+    return {"resolv.conf": "".join(kept) + server, "hosts": hosts + _own_name(where)}
 
 
 def _own_name(where: tap.Addresses) -> str:
@@ -121,7 +123,7 @@ def _own_name(where: tap.Addresses) -> str:
     return f"{where.guest} {os.uname().nodename}\n"
 
 
-def _serve(network: Network, command: netns.Command, signals: syscalls.SignalFd) -> int:
+def _serve(network: Network, command: Command, signals: syscalls.SignalFd) -> int:
     def pass_on() -> None:
         for number, code, sender in signals.read():
             if code != syscalls.SI_KERNEL and sender != command.pid:
@@ -150,7 +152,7 @@ def _drain(network: Network) -> None:
             return
 
 
-def _end(command: netns.Command) -> None:
+def _end(command: Command) -> None:
     import select
 
     command.signal(signal.SIGTERM)

@@ -3,23 +3,12 @@
 This process stays where the host's network is; only a TAP device's descriptor comes out of the
 namespace. For a namespace that exists (`tap_from`), a child process enters its user namespace and
 then the namespace itself, opens the device, configures it, passes the descriptor back over a socket
-(SCM_RIGHTS) and ends. For a command of our own (`Command`), the child makes the namespaces first
-(network and mount; as an ordinary user also a user namespace, which is what gives the right to the
-others), sets the device up, waits until the parent's network runs, and becomes the command.
+(slirp.linux.report) and ends. A namespace of one's own (`unshare_as_anyone`) is for commands that
+are started here: see slirp.linux.command.
 
-    parent                                child
-    fork ───────────────────────────────→ unshare, maps, mounts, TAP, addresses, routes
-    its descriptor  ←───── SCM_RIGHTS ─── ("ok", or the text of what went wrong)
-    attaches it to a network, forwards …
-    start() ──────────── one octet ─────→ execvp
+Addresses, routes and links are set by ioctl: nothing here needs iproute2.
 
-A parent that ends takes its command with it (PR_SET_PDEATHSIG); the command's files of its own
-(/etc/resolv.conf, /etc/hosts) are bind mounts from a tmpfs that has no other name, so nothing has
-to be cleaned up. Addresses, routes and links are set by ioctl: nothing here needs iproute2.
-
-Does not do: IPv6 addresses, PID namespaces, cgroups; several devices in one namespace. When the
-host replaces its resolv.conf by another file of that name, the kernel drops the bind mount that
-covered the old one, and a command that runs then sees the host's.
+Does not do: IPv6 addresses, PID namespaces, cgroups; several devices in one namespace.
 """
 
 from __future__ import annotations
@@ -28,15 +17,15 @@ import contextlib
 import errno
 import fcntl
 import os
-import signal
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 from slirp.address import mac_from_text
-from slirp.linux import syscalls
+from slirp.linux import report, syscalls
+from slirp.linux.report import NamespaceError as NamespaceError
 
 SIOCADDRT: Final = 0x890B  # linux/sockios.h from here on
 SIOCGIFFLAGS: Final = 0x8913
@@ -54,28 +43,11 @@ IFNAMSIZ: Final = 16  # octets, the closing NUL included
 _IFREQ: Final = struct.Struct("16s24s")  # struct ifreq: name, union
 _RTENTRY: Final = struct.Struct("L16s16s16sHhLPhPLLH")  # struct rtentry, linux/route.h
 
-REPORT_MAX: Final = 4096  # octets of a child's report
-SIGNALS_OF_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)  # which the interpreter ignores
-
-EXIT_NOT_EXECUTABLE: Final = 126  # as shells have it
-EXIT_NOT_FOUND: Final = 127
-
-TUN: Final = "/dev/net/tun"
-TUN_HINTS: Final = {
-    errno.EACCES: f" (for ordinary users it needs mode 666: sudo chmod 666 {TUN})",
-    errno.ENOENT: " (load the kernel's module: sudo modprobe tun)",
-    errno.ENODEV: " (load the kernel's module: sudo modprobe tun)",
-}
-
 NO_USER_NAMESPACES: Final = (
     "an ordinary user needs user namespaces for this and the kernel refuses them ({error}); "
     "see the sysctls user.max_user_namespaces, kernel.unprivileged_userns_clone and "
     "kernel.apparmor_restrict_unprivileged_userns, or run as root"
 )
-
-
-class NamespaceError(Exception):
-    """A namespace that cannot be made, entered or configured; the text says what to do."""
 
 
 class Interface(NamedTuple):
@@ -152,37 +124,6 @@ def configure(interface: Interface) -> None:
             _add_default_route(sock, interface.gateway)
 
 
-# --- a child's report -----------------------------------------------------------------------------
-
-
-def _report(channel: socket.socket, fd: int) -> None:
-    socket.send_fds(channel, [b"ok"], [fd])
-
-
-def _report_failure(channel: socket.socket, text: str) -> None:
-    with contextlib.suppress(OSError):
-        channel.send(b"!" + text.encode()[: REPORT_MAX - 1])
-
-
-def _read_report(channel: socket.socket) -> int:
-    """The descriptor that the child sends, or NamespaceError with the child's words."""
-    data, fds, _, _ = socket.recv_fds(channel, REPORT_MAX, 1)
-    if fds:
-        os.set_inheritable(fds[0], False)
-        return fds[0]
-    raise NamespaceError(data[1:].decode() or "the process in the namespace ended unexpectedly")
-
-
-def _plain(error: BaseException) -> str:
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        hint = TUN_HINTS.get(error.errno or 0, "") if error.filename == TUN else ""
-        return f"{where}{error.strerror or error}{hint}"
-    if isinstance(error, NamespaceError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
-
-
 # --- a namespace that exists ----------------------------------------------------------------------
 
 
@@ -238,7 +179,8 @@ def tap_from(target: Target, make: Callable[[], int]) -> int:
             _child_of_tap_from(theirs, target, make)
         theirs.close()
         try:
-            return _read_report(ours)
+            (fd,) = report.read(ours)
+            return fd
         finally:
             os.waitpid(pid, 0)
 
@@ -247,15 +189,15 @@ def _child_of_tap_from(channel: socket.socket, target: Target, make: Callable[[]
     status = 1
     try:
         enter(target)
-        _report(channel, make())
+        report.send(channel, make())
         status = 0
     except BaseException as error:  # whatever it is: this process ends here, the parent tells
-        _report_failure(channel, _plain(error))
+        report.send_failure(channel, error)
     finally:
         os._exit(status)
 
 
-# --- a command in a namespace of its own ----------------------------------------------------------
+# --- a namespace of one's own ---------------------------------------------------------------------
 
 
 def _write_maps(uid: int, gid: int, inner_uid: int, inner_gid: int) -> None:
@@ -276,136 +218,3 @@ def unshare_as_anyone(flags: int, map_root: bool = False) -> None:
         _write_maps(uid, gid, *((0, 0) if map_root else (uid, gid)))
     except OSError as error:
         raise NamespaceError(NO_USER_NAMESPACES.format(error=error.strerror)) from None
-
-
-def _relax(gid: int) -> None:
-    # A file's capabilities do not count in a user namespace, so `ping` needs the ping socket; and
-    # an ordinary user's server may have port 80 of a network that is the user's own.
-    settings = {"ping_group_range": f"{gid} {gid}", "ip_unprivileged_port_start": "0"}
-    for name, value in settings.items():
-        with contextlib.suppress(OSError):
-            Path("/proc/sys/net/ipv4", name).write_text(value)
-
-
-def mount_files(files: Mapping[str, str]) -> list[str]:
-    """Put other contents in the place of files, for this mount namespace; the paths that failed.
-
-    The contents lie in a tmpfs that is unmounted again at once: only the files keep it alive. A
-    path that does not exist (or is a dangling link) cannot be covered.
-    """
-    failed = []
-    syscalls.mount("", "/", flags=syscalls.MS_REC | syscalls.MS_SLAVE)
-    place = "/tmp" if os.path.isdir("/tmp") else "/run"
-    targets = {os.path.realpath(path): text for path, text in files.items()}
-    syscalls.mount(
-        "slirp", place, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "size=1m,mode=755"
-    )
-    for number, (target, text) in enumerate(targets.items()):
-        source = os.path.join(place, str(number))
-        Path(source).write_text(text)
-        try:
-            syscalls.mount(source, target, flags=syscalls.MS_BIND)
-        except OSError:
-            failed.append(target)
-    syscalls.umount(place, syscalls.MNT_DETACH)
-    return failed
-
-
-class Command:
-    """A command in a network namespace of its own, held until its network runs.
-
-    `make_tap()` runs inside the namespace and returns the device's descriptor, which `ready()`
-    hands out here. `files` are contents for paths that only the command sees. `before_exec()` runs
-    last in the child, to undo what the parent did to itself (signal masks).
-    """
-
-    def __init__(
-        self,
-        argv: Sequence[str],
-        make_tap: Callable[[], int],
-        *,
-        files: Mapping[str, str] | None = None,
-        map_root: bool = False,
-        before_exec: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._channel.close()
-            _child_of_command(theirs, parent, argv, make_tap, files or {}, map_root, before_exec)
-        theirs.close()
-        self.pidfd = os.pidfd_open(self.pid)  # readable when the command has ended
-        self.status: int | None = None
-
-    def ready(self) -> int:
-        """Wait until the namespace is there: the TAP's descriptor. Raises NamespaceError."""
-        return _read_report(self._channel)
-
-    def start(self) -> None:
-        """Let the command begin."""
-        with contextlib.suppress(BrokenPipeError):
-            self._channel.send(b"!")
-        self._channel.close()
-
-    def signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, number)
-
-    def wait(self) -> int:
-        """The exit status as a shell gives it: 128 + the signal that killed it."""
-        if self.status is None:
-            _, status = os.waitpid(self.pid, 0)
-            code = os.waitstatus_to_exitcode(status)
-            self.status = code if code >= 0 else 128 - code
-        return self.status
-
-    def close(self) -> None:
-        """End it, if it still runs, and give the descriptors back (not the TAP's)."""
-        self._channel.close()
-        if self.status is None:
-            self.signal(signal.SIGKILL)
-            self.wait()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
-
-
-def _child_of_command(
-    channel: socket.socket,
-    parent: int,
-    argv: Sequence[str],
-    make_tap: Callable[[], int],
-    files: Mapping[str, str],
-    map_root: bool,
-    before_exec: Callable[[], None],
-) -> NoReturn:
-    status = 1
-    try:
-        unshare_as_anyone(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS, map_root)
-        syscalls.die_with_parent(parent)
-        for path in mount_files(files):
-            os.write(2, f"slirp: warning: {path} is the host's own here\n".encode())
-        _relax(os.getegid())
-        tap = make_tap()
-        _report(channel, tap)
-        os.close(tap)
-        if channel.recv(1):
-            before_exec()
-            status = _execute(argv)
-    except BaseException as error:  # whatever it is: this process ends here, the parent tells
-        _report_failure(channel, _plain(error))
-    finally:
-        os._exit(status)
-
-
-def _execute(argv: Sequence[str]) -> int:
-    """Become the command; returns only when that fails, with the exit status for it."""
-    for number in SIGNALS_OF_PYTHON:
-        signal.signal(number, signal.SIG_DFL)
-    try:
-        os.execvp(argv[0], list(argv))
-    except OSError as error:
-        os.write(2, f"slirp run: {argv[0]}: {error.strerror}\n".encode())
-        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        return EXIT_NOT_FOUND if missing else EXIT_NOT_EXECUTABLE

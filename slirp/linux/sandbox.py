@@ -37,6 +37,7 @@ from typing import Any, Final
 
 from slirp.errors import ConfigError
 from slirp.linux import lookup, netns, syscalls
+from slirp.linux.aside import Aside
 from slirp.wire import checksum
 
 # What is imported at first use somewhere in the network, and codecs that are found by name.
@@ -56,7 +57,6 @@ KEPT: Final = 1 << syscalls.CAP_NET_BIND_SERVICE  # for forwards of ports below 
 PLACES: Final = ("/tmp", "/run", "/var", "/dev")  # directories, one of which is there to mount on
 QUIET: Final = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 LOOK_EVERY: Final = 1.0  # seconds between looks at the host's resolv.conf
-DESCRIPTORS_MAX: Final = 1 << 20
 RESOLV_MAX: Final = 4096  # octets of resolv.conf that are passed on; a pipe takes them at once
 
 REFUSED_CALLS: Final = (  # names with blanks between
@@ -169,19 +169,13 @@ class ResolvKeeper:
     """
 
     def __init__(self, path: str = "/etc/resolv.conf") -> None:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                syscalls.die_with_parent(parent)
-                os.closerange(0, writer)  # whoever waits for one of these to close waits for us
-                os.closerange(writer + 1, DESCRIPTORS_MAX)
-                _keep(path, writer)
-            finally:
-                os._exit(0)
+        self._reader, writer = os.pipe2(os.O_CLOEXEC)
+        self._process = Aside(lambda: _keep(path, writer), keep=[writer])
         os.close(writer)
-        self._reader = reader
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def fileno(self) -> int:
         return self._reader
@@ -192,9 +186,7 @@ class ResolvKeeper:
 
     def close(self) -> None:
         os.close(self._reader)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, 9)
-        os.waitpid(self.pid, 0)
+        self._process.close()
 
 
 def _keep(path: str, writer: int) -> None:

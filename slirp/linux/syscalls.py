@@ -35,6 +35,10 @@ MNT_DETACH: Final = 0x2
 
 AT_FDCWD: Final = -100  # linux/fcntl.h
 AT_RECURSIVE: Final = 0x8000
+OPEN_TREE_CLONE: Final = 0x1  # linux/mount.h
+OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
 MOUNT_ATTR_RDONLY: Final = 0x1  # linux/mount.h; as MS_RDONLY and so on, for mount_setattr(2)
 MOUNT_ATTR_NOSUID: Final = 0x2
 MOUNT_ATTR_NODEV: Final = 0x4
@@ -54,6 +58,11 @@ CAPABILITIES_MAX: Final = 64  # bits in version 3's two words
 CAP_NET_BIND_SERVICE: Final = 10
 NS_GET_USERNS: Final = 0xB701  # linux/nsfs.h: the user namespace that owns a namespace
 
+IN_ATTRIB: Final = 0x4  # linux/inotify.h; also when a link to the file has gone
+IN_DELETE_SELF: Final = 0x400
+IN_MOVE_SELF: Final = 0x800
+IN_DONT_FOLLOW: Final = 0x02000000
+
 _CAPABILITIES: Final = struct.Struct("6I")  # twice effective, permitted, inheritable: low, high
 
 SFD_NONBLOCK: Final = os.O_NONBLOCK
@@ -62,7 +71,9 @@ SIGSET_LEN: Final = 128  # octets of sigset_t in glibc and musl
 SIGNALFD_SIGINFO: Final = struct.Struct("IiiI112x")  # signo, errno, code, pid of 128 octets
 SI_KERNEL: Final = 0x80  # ssi_code: sent by the kernel, such as a terminal's Ctrl-C
 
-_SYS_MOUNT_SETATTR: Final = 442  # on every architecture
+_SYS_OPEN_TREE: Final = 428  # these three on every architecture
+_SYS_MOVE_MOUNT: Final = 429
+_SYS_MOUNT_SETATTR: Final = 442
 _SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -101,6 +112,42 @@ def mount_setattr(path: str, attributes: int) -> None:
         ctypes.c_uint(AT_RECURSIVE), request, ctypes.c_size_t(len(request)),
     )  # fmt: skip
     _checked(result, path)
+
+
+def open_tree(path: str, *, recursive: bool = False) -> int:
+    """A copy of the mount at `path`, or of what lies below `path` in it, that is mounted nowhere.
+
+    With `recursive` what is mounted below is copied too.
+    """
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_OPEN_TREE), ctypes.c_int(AT_FDCWD), os.fsencode(path),
+        ctypes.c_uint(flags),
+    )  # fmt: skip
+    return _checked(result, path)
+
+
+def move_mount(tree: int, folder: int, name: str) -> None:
+    """Mount a detached tree over an entry of a folder; "" is the folder itself.
+
+    A link is covered as it is, not followed.
+    """
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if name else MOVE_MOUNT_T_EMPTY_PATH)
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_MOVE_MOUNT), ctypes.c_int(tree), b"", ctypes.c_int(folder),
+        os.fsencode(name), ctypes.c_uint(flags),
+    )  # fmt: skip
+    _checked(result, name)
+
+
+def inotify_init() -> int:
+    """A descriptor that tells of changes to files, close-on-exec."""
+    return _checked(_libc.inotify_init1(ctypes.c_int(os.O_CLOEXEC)), "inotify")
+
+
+def inotify_add_watch(fd: int, path: str, events: int) -> None:
+    mask = ctypes.c_uint32(events)
+    _checked(_libc.inotify_add_watch(ctypes.c_int(fd), os.fsencode(path), mask), path)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:

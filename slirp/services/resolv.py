@@ -4,14 +4,13 @@
 library does, and the last `search` or `domain` line. Options are the library's business.
 
 `ResolvConf` looks at the file at most once a second and reads it again when it is another one than
-before; a file that is missing, empty or unreadable names no resolver, and the DNS service says
-SERVFAIL.
+before. Where the file is missing, empty or unreadable, or names no resolver, the one on the host
+itself is asked (`LOCAL`), as resolv.conf(5) says that the library does.
 
 A resolver on the host's loopback (127.0.0.53, ::1) is as good as any: the host asks it, not the
 guest. Addresses stay text, with the scope that link-local ones need (`fe80::1%eth0`).
 
-Does not do: nsswitch, resolvers per interface or per domain, the library's default of 127.0.0.1
-where no resolver is named.
+Does not do: nsswitch, resolvers per interface or per domain.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from slirp.address import addr_from_text
 NAMESERVERS_MAX: Final = 3  # MAXNS of resolv.conf(5)
 SEARCH_MAX: Final = 32  # domains
 FILE_MAX: Final = 65536  # octets that are read of the file
+LOCAL: Final = ("127.0.0.1",)  # resolv.conf(5), nameserver: where none is named
 LOOK_EVERY: Final = 1.0  # seconds between looks at the file
 
 
@@ -64,9 +64,15 @@ def _is_address(word: str) -> bool:
     return True
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(FILE_MAX)
+def resolvers(text: str) -> tuple[str, ...]:
+    """Whom a host with this file asks."""
+    return parse_resolv_conf(text).servers or LOCAL
+
+
+def read_file(path: str) -> bytes:
+    """The file's octets; also where it is a pipe that nobody writes to. Raises OSError."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        return file.read(FILE_MAX) or b""
 
 
 class ResolvConf:
@@ -77,7 +83,7 @@ class ResolvConf:
         path: str = "/etc/resolv.conf",
         *,
         stat: Callable[[str], os.stat_result] = os.stat,
-        read: Callable[[str], bytes] = _read,
+        read: Callable[[str], bytes] = read_file,
     ) -> None:
         self.path = path
         self.changes = 0  # times that what the file says became different
@@ -88,7 +94,7 @@ class ResolvConf:
         self._text = NOTHING
 
     def servers(self, now: float) -> tuple[str, ...]:
-        return self._look(now).servers
+        return self._look(now).servers or LOCAL
 
     def search(self, now: float) -> tuple[str, ...]:
         return self._look(now).search

@@ -140,12 +140,13 @@ def test_without_dns() -> None:
     assert "nameserver" not in result.stdout
 
 
-def test_hosts_search_list_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "# a comment\nnameserver 192.0.2.53\nsearch corp.example\noptions ndots:2\n"
-    monkeypatch.setattr(Path, "read_text", lambda *args, **options: text)
+def test_hosts_search_list_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text("# a comment\nnameserver 192.0.2.53\nsearch corp.example\noptions ndots:2\n")
+    monkeypatch.setattr(command, "RESOLV_CONF", str(path))
     files = command.files_for(tap.addresses(Config()), dns=True)
     expected = "search corp.example\noptions ndots:2\nnameserver 10.0.2.3\n"
-    assert files["/etc/resolv.conf"] == expected
+    assert files["resolv.conf"] == expected
 
 
 # --- forwards -------------------------------------------------------------------------------------

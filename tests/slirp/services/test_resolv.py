@@ -125,13 +125,13 @@ def test_a_file_that_goes_and_comes_back() -> None:
     host, conf = watched()
     assert conf.servers(0.0) == ("192.0.2.1",)
     kept, host.text = host.text, None
-    assert conf.servers(1.0) == ()
+    assert conf.servers(1.0) == resolv.LOCAL
     host.text = b""
-    assert conf.servers(2.0) == ()
+    assert conf.servers(2.0) == resolv.LOCAL
     host.text = kept
     assert conf.servers(3.0) == ("192.0.2.1",)
     host.readable, host.mtime = False, 7
-    assert conf.servers(4.0) == ()
+    assert conf.servers(4.0) == resolv.LOCAL
     host.readable = True
     assert conf.servers(5.0) == ("192.0.2.1",)
 
@@ -145,7 +145,7 @@ def test_octets_that_are_no_text_are_passed_over() -> None:
 def test_a_real_file(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     conf = ResolvConf(str(path))
-    assert conf.servers(0.0) == ()
+    assert conf.servers(0.0) == resolv.LOCAL
     path.write_text("nameserver ::1\n")
     assert conf.servers(1.0) == ("::1",)
     fresh = tmp_path / "new"
@@ -154,4 +154,16 @@ def test_a_real_file(tmp_path: Path) -> None:
     assert conf.servers(2.0) == ("::2",)
     path.unlink()
     path.mkdir()
-    assert conf.servers(3.0) == ()
+    assert conf.servers(3.0) == resolv.LOCAL
+
+
+def test_where_none_is_named_the_host_itself_is_asked() -> None:
+    assert resolv.resolvers("search example.org\n") == ("127.0.0.1",)
+    assert resolv.resolvers("nameserver 192.0.2.1\n") == ("192.0.2.1",)
+
+
+def test_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    os.mkfifo(path)
+    assert resolv.read_file(str(path)) == b""
+    assert ResolvConf(str(path)).servers(0.0) == resolv.LOCAL
