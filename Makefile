@@ -10,6 +10,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# pip compiles what it copies, and copies nothing for an editable install; without byte code every
+# start compiles anew where Python may not, or shall not, write any.
+BYTE_CODE = $(BIN)/python -m compileall -q slirp nic dma
 
 # What the tests talk to; each as Debian names it.
 TEST_PACKAGES := gcc libc6-dev iproute2 iputils-ping netcat-openbsd curl ethtool procps util-linux \
@@ -44,11 +47,13 @@ $(VENV)/bin/python:
 # Two steps, so that the demo need not wait for the developers' tools.
 $(VENV)/.guest: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[guest]'
+	$(BYTE_CODE)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --group dev --editable '.[guest,seccomp]'
+	$(BYTE_CODE)
 	touch $@ $(VENV)/.guest
 
 # No stamp: asking dpkg is quick, and who is not root is reminded until the packages are there.

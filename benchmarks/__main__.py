@@ -14,8 +14,17 @@ from typing import Final
 
 from benchmarks.report import show
 
-NAMES: Final = ("side_by_side", "chain", "profile", "many", "lanes", "tcp_numbers", "qemu")
-QUICK: Final = ("side_by_side", "chain", "profile", "many")  # those that know --quick
+NAMES: Final = (
+    "side_by_side",
+    "startup",
+    "chain",
+    "profile",
+    "many",
+    "lanes",
+    "tcp_numbers",
+    "qemu",
+)
+QUICK: Final = ("side_by_side", "startup", "chain", "profile", "many")  # those that know --quick
 
 
 def main() -> int:

@@ -30,15 +30,11 @@ from typing import Final
 
 from dma.iovec import Buffer, IoVec
 from nic.port import VNET_LEN, VNET_NONE, DeviceGone, Frame, PortDefaults, Shortage
+from nic.tun import open_tap as open_tap
 from slirp.errors import is_shortage
 
-TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
 TUNSETVNETHDRSZ: Final = 0x400454D8
-TUNGETIFF: Final = 0x800454D2
-IFF_TAP: Final = 0x0002
-IFF_NO_PI: Final = 0x1000
-IFF_VNET_HDR: Final = 0x4000
 TUN_F_CSUM: Final = 0x01
 TUN_F_TSO4: Final = 0x02
 TUN_F_TSO6: Final = 0x04
@@ -46,8 +42,6 @@ TUN_F_USO4: Final = 0x20
 TUN_F_USO6: Final = 0x40
 
 _GONE: Final = (errno.EBADFD, errno.EBADF, errno.ENODEV)
-_IFREQ: Final = struct.Struct("16sH22x")  # struct ifreq: name, flags
-
 FRAME_MAX: Final = 14 + 65535  # octets: Ethernet header and the largest IP packet
 FRAMES_PER_CALL: Final = 32  # frames that one frames() yields at the most
 HEADER_AREA: Final = 256  # octets of staging for the headers of one claim
@@ -56,22 +50,6 @@ FRAME_ROOM: Final = FRAME_MAX + 4
 RX_AREA: Final = 4 * FRAME_ROOM  # octets of staging for frames that are held together
 RETRY_AFTER: Final = 0.002  # seconds until a frame is tried again that met a shortage
 LAYOUTS_KEPT: Final = 512  # cut vectors kept for reuse
-
-
-def open_tap(name: str = "", *, vnet: bool = True) -> tuple[int, str]:
-    """Create or open the TAP device `name` in this network namespace: its descriptor and name.
-
-    Raises OSError (EPERM without CAP_NET_ADMIN over the namespace, ENOENT without /dev/net/tun).
-    """
-    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet else 0)
-        request = _IFREQ.pack(name.encode(), flags)
-        answer = fcntl.ioctl(fd, TUNSETIFF, request)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd, _IFREQ.unpack(answer)[0].rstrip(b"\0").decode()
 
 
 def set_offloads(fd: int, *, tso: bool = True, uso: bool = True) -> int:

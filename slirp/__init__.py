@@ -11,9 +11,10 @@ The names below are the library's interface; they are imported when they are fir
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
 if TYPE_CHECKING:
+    from typing import Any
+
     from slirp.config import Config
     from slirp.errors import ConfigError, MalformedPacket
     from slirp.host.forward import Forward

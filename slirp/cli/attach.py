@@ -1,19 +1,22 @@
 """`slirp attach`: give a network namespace that exists this network, with slirp4netns's options.
 
-Here are the options; what is done with them is slirp.cli.netns_server's.
+Here are the options; what is done with them is slirp.cli.early's and then slirp.cli.netns_server's.
 """
 
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
-from typing import Final
 
-from slirp.address import mac_from_text
-from slirp.cli import tap
+from slirp.cli.capture_file import add_output_options
+from slirp.cli.early import NETNS_TYPES, TARGET_TYPES, Options, send_for_tap
 from slirp.cli.failure import USAGE, Failure
-from slirp.cli.netns_server import NETNS_TYPES, TARGET_TYPES, Options, serve
-from slirp.cli.options import add_output_options, parse_forwards
+
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Final
+
+    from slirp.cli import tap
 
 DESCRIPTION: Final = """\
 Give a network namespace that exists this network: a TAP device is made in it and served until the
@@ -61,15 +64,24 @@ def run(args: Namespace) -> int:
     if args.macaddress is not None:
         check_mac(args.macaddress)
     given = vars(args)
-    values = {name: given[name] for name in Options.__slots__ if name in given}
+    values = {name: given[name] for name in Options.names() if name in given}
     values["netns_type"] = args.netns_type or ("pid" if args.target.isdecimal() else "path")
     if args.target_type == "bess":
         values["tap_name"] = args.target_type
-    values["forwards"] = parse_forwards(args.forward)
-    return serve(Options(**values, follow=True), args, describe, complain)
+    if args.forward:
+        from slirp.cli.options import parse_forwards
+
+        values["forwards"] = parse_forwards(args.forward)
+    options = Options(**values, follow=True)
+    errand = send_for_tap(options)
+    from slirp.cli.netns_server import serve  # now, while the device is being made
+
+    return serve(options, errand, describe, complain)
 
 
 def check_mac(text: str) -> None:
+    from slirp.address import mac_from_text
+
     try:
         mac = mac_from_text(text)
     except ValueError:

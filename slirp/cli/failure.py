@@ -6,7 +6,9 @@ The text is one line for the person at the terminal and says what to do; `main` 
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
+if TYPE_CHECKING:
+    from typing import Final
 
 FAILED: Final = 1
 USAGE: Final = 2  # as argparse and the shells have it

@@ -53,11 +53,11 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from slirp.linux import syscalls
+    from slirp.linux.signals import SignalFd
     from slirp.machines import Server
 
     with ExitStack() as stack:
-        signals = syscalls.SignalFd(ENDING)
+        signals = SignalFd(ENDING)
         stack.callback(signals.close)
         wrap = options.capture_of(args, stack)
         network = options.open_network(args, stack)

@@ -13,16 +13,16 @@ Does not do: anything that a subcommand does.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Final, NoReturn
 
 from slirp import __version__
 from slirp.cli.failure import FAILED, INTERRUPTED, USAGE, Failure
 from slirp.errors import ConfigError
 
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
 if TYPE_CHECKING:
     from argparse import ArgumentParser
+    from collections.abc import Sequence
+    from typing import Final, NoReturn
 
 # name: (module, what it is for)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -33,6 +33,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "qemu": ("slirp.cli.qemu", "start a QEMU machine with this network"),
     "layout": ("slirp.cli.layout", "show and check the header vectors of captured frames"),
 }
+
+COLUMNS: Final = 80  # where there is no terminal
 
 HELP: Final = """\
 usage: slirp COMMAND [OPTION…]
@@ -81,6 +83,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         kind = "option" if name.startswith("-") else "command"
         raise Failure(f"there is no {kind} {name!r}; slirp --help lists the commands", USAGE)
+    from importlib import import_module
+
     command = import_module(COMMANDS[name][0])
     parser = make_parser(f"slirp {name}")
     command.configure(parser)
@@ -96,13 +100,29 @@ def make_parser(prog: str) -> ArgumentParser:
     """A parser whose complaints are one line."""
     import argparse
 
+    class Formatter(argparse.RawDescriptionHelpFormatter):
+        def __init__(self, prog: str) -> None:
+            super().__init__(prog, width=_columns())
+
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
             self.exit(USAGE, f"slirp: {message}; see {self.prog} --help\n")
 
-    return Parser(
-        prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    return Parser(prog=prog, formatter_class=Formatter, allow_abbrev=False)
+
+
+def _columns() -> int:
+    """Of the terminal, as argparse takes them from `shutil`, whose import is slow."""
+    import os
+
+    try:
+        columns = int(os.environ.get("COLUMNS", "")) or COLUMNS
+    except ValueError:
+        try:
+            columns = os.get_terminal_size(sys.stdout.fileno()).columns or COLUMNS
+        except (OSError, ValueError):  # no terminal, no descriptor
+            columns = COLUMNS
+    return columns - 2
 
 
 def _help() -> str:

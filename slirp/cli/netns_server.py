@@ -1,8 +1,9 @@
 """A network for a namespace that exists: the program behind `slirp attach` and `slirp4netns-py`.
 
-`serve` opens the TAP device inside the namespace, puts it on a network, opens the control socket,
-gives up its rights where that was asked for, says that it is ready, and runs until the exit
-descriptor says so, a signal comes, or the device or the namespace is gone.
+`serve` takes the TAP device that a process was sent for (slirp.cli.early; this module is imported
+after that), puts it on a network, opens the control socket, gives up its rights where that was
+asked for, says that it is ready, and runs until the exit descriptor says so, a signal comes, or the
+device or the namespace is gone.
 
 A process that holds a TAP device keeps its namespace alive, so the end of the namespace's processes
 has to be looked for: with `follow`, `serve` waits for the process that was named and then for any
@@ -14,19 +15,17 @@ Does not do: IPv6. What asks for it is taken with a warning.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
-import struct
-from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from nic import tun
 from nic.port import DeviceGone
-from nic.tap import IFF_VNET_HDR, TUNGETIFF
+from nic.tap import TapPort
 from slirp.cli import tap
+from slirp.cli.early import Options
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.options import (
     add_forwards,
@@ -36,68 +35,40 @@ from slirp.cli.options import (
     print_stats,
 )
 from slirp.config import Config
-from slirp.forward import ForwardSpec
-from slirp.linux import netns, syscalls
+from slirp.linux import netns
+from slirp.linux.signals import SignalFd
+from slirp.network import Network
 
 if TYPE_CHECKING:
     from nic.bess import BessPort
-    from nic.tap import TapPort
-    from slirp.network import Network
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 READY: Final = b"1"
-TARGET_TYPES: Final = ("netns", "bess")
-NETNS_TYPES: Final = ("pid", "path", "tapfd")
 NO_IPV6: Final = "IPv6 is not supported yet; the namespace gets IPv4 only"
 RESOLV_CONF: Final = "/etc/resolv.conf"
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What both command lines say."""
-
-    target: str  # a process id, the path of a namespace or socket, or a descriptor
-    tap_name: str = "tap0"
-    configure: bool = False
-    exit_fd: int | None = None
-    ready_fd: int | None = None
-    mtu: int = 1500
-    ipv6: bool = False
-    api_socket: str | None = None
-    cidr: str = "10.0.2.0/24"
-    disable_host_loopback: bool = False
-    netns_type: str = "pid"
-    userns_path: str | None = None
-    sandbox: bool = False
-    seccomp: bool = False
-    outbound_addr: str | None = None
-    outbound_addr6: str | None = None
-    disable_dns: bool = False
-    macaddress: str | None = None
-    target_type: str = "netns"
-    follow: bool = False  # end with the namespace's last process
-    forwards: list[ForwardSpec] = field(default_factory=list)
-
-
 def serve(
     options: Options,
-    args: Namespace,
+    errand: netns.Errand | None,
     describe: Callable[[Options, tap.Addresses], None],
     complain: Say,
 ) -> int:
-    """Set up and run; the exit status. `args` has capture, split and stats."""
-    config = make_config(options)
-    where = tap.addresses(config)
-    if options.ipv6 or options.outbound_addr6 is not None:
-        complain(NO_IPV6)
+    """Set up and run; the exit status. `errand`: what `early.send_for_tap` gave."""
     with ExitStack() as stack:
-        signals = syscalls.SignalFd(ENDING)
+        if errand is not None:
+            stack.callback(errand.close)
+        config = make_config(options)
+        where = tap.addresses(config)
+        if options.ipv6 or options.outbound_addr6 is not None:
+            complain(NO_IPV6)
+        signals = SignalFd(ENDING)
         stack.callback(signals.close)
         network = stack.enter_context(make_network(config))
-        port = open_port(options, where, stack)
-        network.attach(capture_of(args, stack)(port), options.tap_name)
+        port = open_port(options, errand, stack)
+        network.attach(capture_of(options, stack)(port), options.tap_name)
         add_forwards(network, options.forwards, where.guest)
         if options.api_socket is not None:
             open_api_socket(options.api_socket, network, where.guest, stack)
@@ -109,38 +80,27 @@ def serve(
         if options.follow and options.target_type == "netns" and options.netns_type == "pid":
             ending.follow(int(options.target))
         describe(options, where)
-        restrict(options, args, network, stack, complain)
+        restrict(options, network, stack, complain)
         if options.ready_fd is not None:
             tell_ready(options.ready_fd)
         status = ending.run(options.tap_name)
-        print_stats(args, network)
+        print_stats(options, network)
         return status
 
 
 # --- setting up -----------------------------------------------------------------------------------
 
 
-def open_port(options: Options, where: tap.Addresses, stack: ExitStack) -> TapPort | BessPort:
+def open_port(
+    options: Options, errand: netns.Errand | None, stack: ExitStack
+) -> TapPort | BessPort:
     if options.target_type == "bess":
         return _wait_for_uml(options, stack)
-    if options.netns_type == "tapfd":
+    if errand is None:
         fd = _checked_fd(options.target, "the TAP's descriptor")
         return tap.tap_port(fd, options.mtu, stack, vnet=_has_vnet(fd))
-    interface = netns.Interface(
-        tap.check_tap_name(options.tap_name),
-        where.guest,
-        where.prefix_len,
-        where.gateway,
-        options.mtu,
-        options.macaddress,
-    )
-    target = (
-        netns.Target.of_pid(int(options.target), options.userns_path)
-        if options.netns_type == "pid"
-        else netns.Target(options.target, options.userns_path)
-    )
     try:
-        fd = netns.tap_from(target, lambda: tap.make_tap(interface, options.configure))
+        fd = errand.fd()
     except netns.NamespaceError as error:
         raise Failure(str(error)) from None
     return tap.tap_port(fd, options.mtu, stack)
@@ -170,11 +130,9 @@ def _checked_fd(word: str | int, what: str) -> int:
 
 def _has_vnet(fd: int) -> bool:
     try:
-        request = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
+        return tun.has_vnet(fd)
     except OSError:
         raise Failure(f"descriptor {fd} is no TAP device") from None
-    (flags,) = struct.unpack_from("=H", request, netns.IFNAMSIZ)
-    return bool(flags & IFF_VNET_HDR)
 
 
 def make_config(options: Options) -> Config:
@@ -196,17 +154,15 @@ def open_api_socket(path: str, network: Network, guest: str, stack: ExitStack) -
         raise Failure(f"--api-socket {path}: {error.strerror or error}") from None
 
 
-def restrict(
-    options: Options, args: Namespace, network: Network, stack: ExitStack, complain: Say
-) -> None:
+def restrict(options: Options, network: Network, stack: ExitStack, complain: Say) -> None:
     """Give up what is not needed any more."""
     if not (options.sandbox or options.seccomp):
         return
-    from slirp.linux import sandbox
+    from slirp.linux import sandbox, seccomp
 
-    load = sandbox.seccomp_loader() if options.seccomp else None
+    load = seccomp.seccomp_loader() if options.seccomp else None
     if options.sandbox:
-        if args.split:
+        if options.split:
             raise Failure("--split opens files as it goes, which a sandbox forbids", USAGE)
         if not options.disable_dns and not sandbox.is_shown(RESOLV_CONF):
             follow_resolvers(network, stack)
@@ -260,10 +216,10 @@ class Ending:
         self._pidfd = -1
         self._inode = 0
 
-    def on_signal(self, signals: syscalls.SignalFd) -> None:
+    def on_signal(self, signals: SignalFd) -> None:
         def ended() -> None:
-            for info in signals.read():
-                self._stop(128 + info.number)
+            for number, _, _ in signals.read():
+                self._stop(128 + number)
 
         self._network.watch(signals.fileno(), ended)
 

@@ -11,7 +11,6 @@ import fcntl
 import socket
 import struct
 import sys
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +24,8 @@ from slirp.forward import ForwardSpec, parse_forward
 from slirp.linux import syscalls
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
     from nic.port import Port
     from slirp.network import Network
 
@@ -58,10 +59,7 @@ def add_network_options(parser: ArgumentParser) -> None:
 
 def add_output_options(parser: ArgumentParser) -> None:
     """--capture and --stats."""
-    capture_file.add_options(parser)
-    parser.add_argument(
-        "--stats", action="store_true", help="print statistics at the end, as JSON, to stderr"
-    )
+    capture_file.add_output_options(parser)
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -140,7 +138,7 @@ def outbound(text: str | None) -> str | None:
             raise ConfigError(f"{text}: no IPv4 address, and no interface that has one") from None
 
 
-def capture_of(args: Namespace, stack: ExitStack) -> Callable[[Port], Port]:
+def capture_of(args: Namespace | capture_file.Output, stack: ExitStack) -> Callable[[Port], Port]:
     """What puts --capture's tap around a port."""
     writer = capture_file.open_writer(args)
     if writer is None:
@@ -171,7 +169,7 @@ def add_forwards(network: Network, specs: Sequence[ForwardSpec], guest: str) -> 
             raise Failure(f"--forward {proto}:{where}: {why}") from None
 
 
-def print_stats(args: Namespace, network: Network) -> None:
+def print_stats(args: Namespace | capture_file.Output, network: Network) -> None:
     """What --stats asks for."""
     if args.stats:
         import json

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 from slirp.cli import options
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.listen import report
-from slirp.linux import syscalls
+from slirp.linux.signals import SI_KERNEL, SignalFd
 
 if TYPE_CHECKING:
     from slirp.network import Network
@@ -83,7 +83,7 @@ def run(args: Namespace) -> int:
         server = Server(network, report=lambda line: None, wrap=wrap)
         stack.callback(server.close)
         check_version(argv[0])
-        signals = syscalls.SignalFd(FORWARDED)
+        signals = SignalFd(FORWARDED)
         stack.callback(signals.close)
         ours, theirs = socket.socketpair()
         machine = server.add_stream(ours, argv[0])
@@ -129,7 +129,7 @@ def check_version(program: str) -> None:
 
 
 def _start(
-    argv: Sequence[str], theirs: socket.socket, signals: syscalls.SignalFd
+    argv: Sequence[str], theirs: socket.socket, signals: SignalFd
 ) -> subprocess.Popen[bytes] | int:
     """The running machine, or the exit status where it cannot be started."""
     try:
@@ -139,10 +139,10 @@ def _start(
         return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
 
 
-def _serve(network: Network, process: subprocess.Popen[bytes], signals: syscalls.SignalFd) -> int:
+def _serve(network: Network, process: subprocess.Popen[bytes], signals: SignalFd) -> int:
     def pass_on() -> None:
         for number, code, sender in signals.read():
-            if code != syscalls.SI_KERNEL and sender != process.pid:
+            if code != SI_KERNEL and sender != process.pid:
                 process.send_signal(number)
 
     pidfd = os.pidfd_open(process.pid)

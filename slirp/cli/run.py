@@ -24,12 +24,11 @@ from argparse import REMAINDER, ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from nic.port import DeviceGone
 from slirp.cli import options, tap
 from slirp.cli.failure import FAILED, USAGE, Failure
-from slirp.linux import netns, syscalls
+from slirp.linux import netns
 from slirp.linux.command import Command
-from slirp.services.resolv import read_file
+from slirp.linux.signals import SI_KERNEL, SignalFd
 
 if TYPE_CHECKING:
     from slirp.network import Network
@@ -81,13 +80,13 @@ def run(args: Namespace) -> int:
     where = tap.addresses(config)
     interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, args.mtu)
     with ExitStack() as stack:
-        signals = syscalls.SignalFd(FORWARDED)
+        signals = SignalFd(FORWARDED)
         stack.callback(signals.close)
         try:
             command = Command(
                 argv,
                 lambda: tap.make_tap(interface),
-                files=files_for(where, dns=args.dns != options.NO_DNS),
+                files=lambda: files_for(where, dns=args.dns != options.NO_DNS),
                 map_root=args.map_root,
                 before_exec=signals.restore_mask,
             )
@@ -105,6 +104,8 @@ def run(args: Namespace) -> int:
 
 def files_for(where: tap.Addresses, dns: bool) -> dict[str, str]:
     """The command's own /etc/resolv.conf and /etc/hosts."""
+    from slirp.services.resolv import read_file
+
     kept = []
     try:
         for line in read_file(RESOLV_CONF).decode("utf-8", "replace").splitlines():
@@ -123,10 +124,12 @@ def _own_name(where: tap.Addresses) -> str:
     return f"{where.guest} {os.uname().nodename}\n"
 
 
-def _serve(network: Network, command: Command, signals: syscalls.SignalFd) -> int:
+def _serve(network: Network, command: Command, signals: SignalFd) -> int:
+    from nic.port import DeviceGone
+
     def pass_on() -> None:
         for number, code, sender in signals.read():
-            if code != syscalls.SI_KERNEL and sender != command.pid:
+            if code != SI_KERNEL and sender != command.pid:
                 command.signal(number)
 
     network.watch(signals.fileno(), pass_on)

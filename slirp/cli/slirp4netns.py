@@ -13,21 +13,20 @@ Differs from slirp4netns in: IPv6 (a warning instead).
 from __future__ import annotations
 
 import os
-import re
 import sys
-from argparse import Namespace
-from collections.abc import Callable, Sequence
-from getopt import GetoptError, gnu_getopt
-from ipaddress import AddressValueError, IPv4Address
-from typing import Any, Final
 
 from slirp import __version__
-from slirp.cli import tap
+from slirp.cli.early import TARGET_TYPES, Options, send_for_tap
 from slirp.cli.failure import Failure
-from slirp.cli.netns_server import TARGET_TYPES, Options, serve
-from slirp.cli.options import outbound
 from slirp.errors import ConfigError
 from slirp.linux.netns import netmask
+
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, Final
+
+    from slirp.cli import tap
 
 NAME: Final = "slirp4netns"
 COMPATIBLE: Final = "1.3.3"  # the slirp4netns whose command line this is
@@ -35,33 +34,42 @@ LIBSLIRP: Final = "4.8.0"  # the libslirp whose behaviour callers may count on
 CONFIG_VERSION_MAX: Final = 5  # of that libslirp
 
 MTU_MAX: Final = 65521  # octets
+HEX_DIGITS: Final = "0123456789abcdefABCDEF"
 PREFIX_MIN: Final = 1
 PREFIX_MAX: Final = 25  # the guest's address is the network's + 100
 
-SHORT: Final = "ce:r:m:6a:hv"
-LONG: Final = (
-    "configure",
-    "exit-fd=",
-    "ready-fd=",
-    "mtu=",
-    "enable-ipv6",
-    "api-socket=",
-    "cidr=",
-    "disable-host-loopback",
-    "no-host-loopback",
-    "netns-type=",
-    "userns-path=",
-    "enable-sandbox",
-    "create-sandbox",
-    "enable-seccomp",
-    "outbound-addr=",
-    "outbound-addr6=",
-    "disable-dns",
-    "macaddress=",
-    "target-type=",
-    "help",
-    "version",
-)
+# option as written: does it take a value?
+OPTIONS: Final = {
+    "-c": False,
+    "-e": True,
+    "-r": True,
+    "-m": True,
+    "-6": False,
+    "-a": True,
+    "-h": False,
+    "-v": False,
+    "--configure": False,
+    "--exit-fd": True,
+    "--ready-fd": True,
+    "--mtu": True,
+    "--enable-ipv6": False,
+    "--api-socket": True,
+    "--cidr": True,
+    "--disable-host-loopback": False,
+    "--no-host-loopback": False,
+    "--netns-type": True,
+    "--userns-path": True,
+    "--enable-sandbox": False,
+    "--create-sandbox": False,
+    "--enable-seccomp": False,
+    "--outbound-addr": True,
+    "--outbound-addr6": True,
+    "--disable-dns": False,
+    "--macaddress": True,
+    "--target-type": True,
+    "--help": False,
+    "--version": False,
+}
 # option as written: the Options field that it sets to True, or to its checked value
 FLAGS: Final = {
     "-c": "configure",
@@ -129,13 +137,15 @@ class Mistake(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    nothing_more = Namespace(capture=None, split=False, stats=False)
     try:
         options = parse(arguments)
         if isinstance(options, str):
             sys.stdout.write(options)
             return 0
-        return serve(options, nothing_more, describe, complain)
+        errand = send_for_tap(options)
+        from slirp.cli.netns_server import serve  # now, while the device is being made
+
+        return serve(options, errand, describe, complain)
     except Mistake as mistake:
         sys.stderr.write(f"{mistake}\n" if str(mistake) else "")
         if mistake.usage:
@@ -148,17 +158,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> Options | str:
     """The options; or the text that -h or -v asks for. Raises Mistake."""
-    try:
-        given, words = gnu_getopt(arguments, SHORT, LONG)
-    except GetoptError as error:
-        raise Mistake(f"{NAME}: {_in_getopts_words(error)}") from None
     values: dict[str, Any] = {}
-    for option, value in given:
-        if option in ("-h", "--help"):
+    words: list[str] = []
+    for option, value in split(arguments):
+        if not option:
+            words.append(value)
+        elif option in ("-h", "--help"):
             return usage()
-        if option in ("-v", "--version"):
+        elif option in ("-v", "--version"):
             return version()
-        if option in FLAGS:
+        elif option in FLAGS:
             values[FLAGS[option]] = True
         else:
             name = VALUES[option]
@@ -169,30 +178,70 @@ def parse(arguments: Sequence[str]) -> Options | str:
     return options
 
 
-def _in_getopts_words(error: GetoptError) -> str:
-    """As the C library's getopt_long says it."""
-    option, dashed = error.opt, f"--{error.opt}"
-    if "not recognized" in error.msg:
-        return f"unrecognized option '{dashed}'" if len(option) > 1 else _invalid(option)
-    if "requires argument" in error.msg:
-        if len(option) == 1:
-            return f"option requires an argument -- '{option}'"
-        return f"option '{dashed}' requires an argument"
-    if "must not have" in error.msg:
-        return f"option '{dashed}' doesn't allow an argument"
-    matches = [f"'--{name.rstrip('=')}'" for name in LONG if name.startswith(option)]
-    return f"option '{dashed}' is ambiguous; possibilities: {' '.join(matches)}"
+def split(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options with their values, and words with "", as the C library's getopt_long(3) has them.
+
+    Long names may be cut short, options may stand behind words. Python's `getopt` does it too, and
+    takes 6 ms to be imported. Raises Mistake in getopt's words.
+    """
+    left = list(reversed(arguments))
+    while left:
+        argument = left.pop()
+        if argument == "--":
+            yield from (("", word) for word in reversed(left))
+            return
+        if argument.startswith("--"):
+            yield _long(argument, left)
+        elif argument.startswith("-") and argument != "-":
+            yield from _short(argument[1:], left)
+        else:
+            yield "", argument
+            if "POSIXLY_CORRECT" in os.environ:
+                left.append("--")
 
 
-def _invalid(letter: str) -> str:
-    return f"invalid option -- '{letter}'"
+def _long(argument: str, left: list[str]) -> tuple[str, str]:
+    typed, equals, value = argument.partition("=")
+    matches = [typed] if typed in OPTIONS else [n for n in OPTIONS if n.startswith(typed)]
+    if not matches:
+        raise _getopt(f"unrecognized option '{typed}'")
+    if len(matches) > 1:
+        names = " ".join(f"'{name}'" for name in matches)
+        raise _getopt(f"option '{typed}' is ambiguous; possibilities: {names}")
+    name = matches[0]
+    if equals and not OPTIONS[name]:
+        raise _getopt(f"option '{name}' doesn't allow an argument")
+    if not equals and OPTIONS[name]:
+        if not left:
+            raise _getopt(f"option '{name}' requires an argument")
+        value = left.pop()
+    return name, value
+
+
+def _short(letters: str, left: list[str]) -> Iterator[tuple[str, str]]:
+    while letters:
+        letter, letters = letters[0], letters[1:]
+        takes_value = OPTIONS.get(f"-{letter}")
+        if takes_value is None:
+            raise _getopt(f"invalid option -- '{letter}'")
+        if not takes_value:
+            yield f"-{letter}", ""
+            continue
+        if not letters and not left:
+            raise _getopt(f"option requires an argument -- '{letter}'")
+        yield f"-{letter}", letters or left.pop()
+        return
+
+
+def _getopt(text: str) -> Mistake:
+    return Mistake(f"{NAME}: {text}")
 
 
 # --- checks ---------------------------------------------------------------------------------------
 
 
 def _number(word: str) -> int | None:
-    return int(word) if re.fullmatch(r"[0-9]{1,9}", word) else None
+    return int(word) if word.isascii() and word.isdecimal() and len(word) <= 9 else None
 
 
 def _descriptor(name: str) -> Callable[[str], int]:
@@ -214,12 +263,8 @@ def _mtu(word: str) -> int:
 
 def _cidr(word: str) -> str:
     addr, slash, length = word.partition("/")
-    try:
-        value = int(IPv4Address(addr))
-    except AddressValueError:
-        value = -1
-    prefix_len = _number(length)
-    if not slash or value < 0 or prefix_len is None:
+    value, prefix_len = _ipv4(addr), _number(length)
+    if not slash or value is None or prefix_len is None:
         raise Mistake(f"invalid CIDR: {word}", usage=False)
     if not PREFIX_MIN <= prefix_len <= PREFIX_MAX:
         raise Mistake(f"prefix length needs to be {PREFIX_MIN}-{PREFIX_MAX}", usage=False)
@@ -229,8 +274,22 @@ def _cidr(word: str) -> str:
     return word
 
 
+def _ipv4(text: str) -> int | None:
+    """Four decimal numbers, as inet_pton(3) wants them."""
+    octets = [_number(word) for word in text.split(".")]
+    if len(octets) != 4 or text != ".".join(map(str, octets)):  # no zero in front, none missing
+        return None
+    value = 0
+    for octet in octets:
+        if octet is None or octet > 255:
+            return None
+        value = value << 8 | octet
+    return value
+
+
 def _mac(word: str) -> str:
-    if not re.fullmatch(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}", word):
+    octets = word.split(":")
+    if len(octets) != 6 or any(len(o) != 2 or o.strip(HEX_DIGITS) for o in octets):
         text = "macaddress has to be a valid MAC address (hex string, 6 bytes, each byte separated"
         first = f'"{word}" is an invalid MAC address.\n'
         raise Mistake(f"{first}{text} by a ':').", usage=False)
@@ -238,6 +297,8 @@ def _mac(word: str) -> str:
 
 
 def _outbound(word: str) -> str:
+    from slirp.cli.options import outbound
+
     try:
         outbound(word)
     except ConfigError:
@@ -258,7 +319,7 @@ def _target_type(word: str) -> str:
     return word
 
 
-CHECKS: Final[dict[str, Callable[[str], Any]]] = {
+CHECKS: dict[str, Callable[[str], Any]] = {
     "exit_fd": _descriptor("exit-fd"),
     "ready_fd": _descriptor("ready-fd"),
     "mtu": _mtu,
@@ -309,13 +370,13 @@ def _check_together(options: Options) -> None:
 
 
 def usage() -> str:
-    from slirp.linux.sandbox import seccomp_available
+    from slirp.linux.seccomp import seccomp_available
 
     return USAGE.format(seccomp=SECCOMP_USAGE if seccomp_available() else "")
 
 
 def version() -> str:
-    from slirp.linux.sandbox import seccomp_version
+    from slirp.linux.seccomp import seccomp_version
 
     return (
         f"{NAME} version {COMPATIBLE}\n"

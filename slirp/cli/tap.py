@@ -1,7 +1,7 @@
 """What `slirp run` and `slirp attach` share: a namespace's TAP device put on a network.
 
-Everything here is small and is imported before the namespace is made; the network itself, which
-takes longer to import, comes after, while the other process sets the namespace up.
+What is imported here is small; the network itself, which takes longer to import, comes after, while
+another process sets the namespace up.
 
 Does not do: options; each command has its own.
 """
@@ -9,16 +9,17 @@ Does not do: options; each command has its own.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from nic.tap import TapPort, open_tap
+from nic.tun import open_tap
 from slirp.address import addr_to_text
 from slirp.config import Config
-from slirp.errors import ConfigError
 from slirp.linux import netns
 
+if TYPE_CHECKING:
+    from nic.tap import TapPort
+
 GUEST_HOST: Final = 100  # the guest's address, as an offset; slirp4netns's "recommended IP"
-TAP_NAME_MAX: Final = netns.IFNAMSIZ - 1  # octets
 
 
 class Addresses(NamedTuple):
@@ -39,22 +40,17 @@ def addresses(config: Config) -> Addresses:
     return Addresses(prefix.length, *map(addr_to_text, (*own, guest)))
 
 
-def make_tap(interface: netns.Interface, configure: bool = True) -> int:
+def make_tap(interface: netns.Interface) -> int:
     """To be run inside the namespace: open the device and configure it."""
     fd, _ = open_tap(interface.name)
-    if configure:
-        netns.configure(interface)
+    netns.configure(interface)
     return fd
-
-
-def check_tap_name(name: str) -> str:
-    if not 0 < len(name.encode()) <= TAP_NAME_MAX or "/" in name or name in (".", ".."):
-        raise ConfigError(f"{name!r}: a device's name has 1 to {TAP_NAME_MAX} octets and no slash")
-    return name
 
 
 def tap_port(fd: int, mtu: int, stack: ExitStack, vnet: bool = True) -> TapPort:
     """The device as a port, closed with `stack`."""
+    from nic.tap import TapPort
+
     port = TapPort(fd, mtu=mtu, vnet=vnet)
     stack.callback(port.close)
     return port

@@ -8,13 +8,14 @@ Does not do: restart what has ended.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-from collections.abc import Callable, Iterable
-from typing import Final
 
 from slirp.linux import syscalls
+
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Final
 
 DESCRIPTORS_MAX: Final = 1 << 20
 
@@ -35,8 +36,10 @@ class Aside:
 
     def close(self) -> None:
         """End it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        try:
+            os.kill(self.pid, syscalls.SIGKILL)
+        except ProcessLookupError:  # it has ended
+            pass
         os.waitpid(self.pid, 0)
 
 

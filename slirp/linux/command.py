@@ -23,15 +23,18 @@ import contextlib
 import errno
 import os
 import signal
-import socket
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Final, NoReturn
 
 from slirp.linux import own_files, report, syscalls
 from slirp.linux.aside import Aside
-from slirp.linux.netns import unshare_as_anyone
-from slirp.linux.own_files import Files, Inside
+from slirp.linux.netns import unshare_as_anyone, write_to
+from slirp.linux.own_files import Inside
+
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final, NoReturn
+
+    from slirp.linux.own_files import Files
 
 SIGNALS_OF_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)  # which the interpreter ignores
 
@@ -45,15 +48,16 @@ def _relax(gid: int) -> None:
     settings = {"ping_group_range": f"{gid} {gid}", "ip_unprivileged_port_start": "0"}
     for name, value in settings.items():
         with contextlib.suppress(OSError):
-            Path("/proc/sys/net/ipv4", name).write_text(value)
+            write_to(f"/proc/sys/net/ipv4/{name}", value)
 
 
 class Command:
     """A command in a network namespace of its own, held until its network runs.
 
     `make_tap()` runs inside the namespace and returns the device's descriptor, which `ready()`
-    hands out here. `files` are contents for names in /etc that only the command sees.
-    `before_exec()` runs last in the child, to undo what the parent did to itself (signal masks).
+    hands out here. `files()` gives contents for names in /etc that only the command sees; it runs
+    in other processes too. `before_exec()` runs last in the child, to undo what the parent did to
+    itself (signal masks).
     """
 
     def __init__(
@@ -61,19 +65,19 @@ class Command:
         argv: Sequence[str],
         make_tap: Callable[[], int],
         *,
-        files: Files | None = None,
+        files: Callable[[], Files] = dict,
         map_root: bool = False,
         before_exec: Callable[[], None] = lambda: None,
     ) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._files = files or {}
+        self._channel, theirs = syscalls.socketpair()
+        self._files = files
         self._keeper: Aside | None = None
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            self._channel.close()
+            os.close(self._channel)
             _child(theirs, parent, argv, make_tap, self._files, map_root, before_exec)
-        theirs.close()
+        os.close(theirs)
         self.pidfd = os.pidfd_open(self.pid)  # readable when the command has ended
         self.status: int | None = None
 
@@ -86,15 +90,21 @@ class Command:
 
     def _keep_covered(self, inside: Inside) -> None:
         try:
-            self._keeper = Aside(lambda: own_files.keep_covered(self._files, inside), keep=inside)
+            files = self._files
+            self._keeper = Aside(lambda: own_files.keep_covered(files(), inside), keep=inside.fds)
         finally:
             inside.close()
 
     def start(self) -> None:
         """Let the command begin."""
         with contextlib.suppress(BrokenPipeError):
-            self._channel.send(b"!")
-        self._channel.close()
+            os.write(self._channel, b"!")
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._channel >= 0:
+            os.close(self._channel)
+            self._channel = -1
 
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -110,7 +120,7 @@ class Command:
 
     def close(self) -> None:
         """End it, if it still runs, and give the descriptors back (not the TAP's)."""
-        self._channel.close()
+        self._leave()
         if self.status is None:
             self.signal(signal.SIGKILL)
             self.wait()
@@ -123,11 +133,11 @@ class Command:
 
 
 def _child(
-    channel: socket.socket,
+    channel: int,
     parent: int,
     argv: Sequence[str],
     make_tap: Callable[[], int],
-    files: Files,
+    files: Callable[[], Files],
     map_root: bool,
     before_exec: Callable[[], None],
 ) -> NoReturn:
@@ -135,12 +145,12 @@ def _child(
     try:
         unshare_as_anyone(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS, map_root)
         syscalls.die_with_parent(parent)
-        way_in = _cover(files) if files else ()
+        tap = make_tap()  # first, so that it is there early
+        way_in = _cover(files())
         _relax(os.getegid())
-        tap = make_tap()
         report.send(channel, tap, *way_in)
         os.close(tap)
-        if channel.recv(1):
+        if os.read(channel, 1):
             before_exec()
             status = _execute(argv)
     except BaseException as error:  # whatever it is: this process ends here, the parent tells
@@ -151,9 +161,11 @@ def _child(
 
 def _cover(files: Files) -> Sequence[int]:
     """The way in for the keeper, if it is to be kept."""
+    if not files:
+        return ()
     syscalls.mount("", "/", flags=syscalls.MS_REC | syscalls.MS_SLAVE)
     inside = Inside.of_this_process()
-    return inside if own_files.cover(files, inside.etc) else ()
+    return inside.fds if own_files.cover(files, inside.etc) else ()
 
 
 def _execute(argv: Sequence[str]) -> int:

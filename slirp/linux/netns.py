@@ -1,7 +1,7 @@
 """Linux network namespaces as guests: making one, entering one, configuring the TAP in it.
 
 This process stays where the host's network is; only a TAP device's descriptor comes out of the
-namespace. For a namespace that exists (`tap_from`), a child process enters its user namespace and
+namespace. For a namespace that exists (`Errand`), a child process enters its user namespace and
 then the namespace itself, opens the device, configures it, passes the descriptor back over a socket
 (slirp.linux.report) and ends. A namespace of one's own (`unshare_as_anyone`) is for commands that
 are started here: see slirp.linux.command.
@@ -13,19 +13,19 @@ Does not do: IPv6 addresses, PID namespaces, cgroups; several devices in one nam
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
-import socket
 import struct
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
 
-from slirp.address import mac_from_text
 from slirp.linux import report, syscalls
 from slirp.linux.report import NamespaceError as NamespaceError
+
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Final, NoReturn
 
 SIOCADDRT: Final = 0x890B  # linux/sockios.h from here on
 SIOCGIFFLAGS: Final = 0x8913
@@ -35,6 +35,7 @@ SIOCSIFNETMASK: Final = 0x891C
 SIOCSIFMTU: Final = 0x8922
 SIOCSIFHWADDR: Final = 0x8924
 IFF_UP: Final = 0x1
+AF_INET: Final = 2  # linux/socket.h
 ARPHRD_ETHER: Final = 1
 RTF_UP: Final = 0x1  # linux/route.h
 RTF_GATEWAY: Final = 0x2
@@ -50,22 +51,28 @@ NO_USER_NAMESPACES: Final = (
 )
 
 
-class Interface(NamedTuple):
+class Interface:
     """How the guest's end is configured. Without an address only the device is made."""
 
-    name: str
-    address: str | None = None
-    prefix_len: int = 24
-    gateway: str | None = None
-    mtu: int = 1500
-    mac: str | None = None
+    def __init__(
+        self, name: str, address: str | None = None, prefix_len: int = 24,
+        gateway: str | None = None, mtu: int = 1500, mac: str | None = None,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.address = address
+        self.prefix_len = prefix_len
+        self.gateway = gateway
+        self.mtu = mtu
+        self.mac = mac
 
 
-class Target(NamedTuple):
+class Target:
     """A namespace that exists, by its files."""
 
-    netns: str
-    userns: str | None = None  # None: the one that owns the network namespace
+    def __init__(self, netns: str, userns: str | None = None) -> None:
+        """`userns` None: the one that owns the network namespace."""
+        self.netns = netns
+        self.userns = userns
 
     @classmethod
     def of_pid(cls, pid: int, userns: str | None = None) -> Target:
@@ -80,11 +87,11 @@ def _ifreq(name: str, value: bytes) -> bytes:
 
 
 def _sockaddr(address: str) -> bytes:
-    return struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
+    return struct.pack("=HH4s8x", AF_INET, 0, bytes(map(int, address.split("."))))
 
 
 def netmask(prefix_len: int) -> str:
-    return socket.inet_ntoa(struct.pack("!I", 0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF))
+    return ".".join(map(str, (0xFFFFFFFF << (32 - prefix_len) & 0xFFFFFFFF).to_bytes(4, "big")))
 
 
 def _bring_up(sock: socket.socket, name: str) -> None:
@@ -93,8 +100,14 @@ def _bring_up(sock: socket.socket, name: str) -> None:
     fcntl.ioctl(sock, SIOCSIFFLAGS, _ifreq(name, struct.pack("=H", flags | IFF_UP)))
 
 
+def _any_socket() -> socket.socket:
+    import socket
+
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
 def bring_loopback_up() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with _any_socket() as sock:
         _bring_up(sock, "lo")
 
 
@@ -102,15 +115,19 @@ def _add_default_route(sock: socket.socket, gateway: str) -> None:
     anywhere, via = _sockaddr("0.0.0.0"), _sockaddr(gateway)
     flags = RTF_UP | RTF_GATEWAY
     entry = _RTENTRY.pack(0, anywhere, via, anywhere, flags, 0, 0, 0, 0, 0, 0, 0, 0)
-    with contextlib.suppress(FileExistsError):
+    try:
         fcntl.ioctl(sock, SIOCADDRT, entry)
+    except FileExistsError:
+        pass
 
 
 def configure(interface: Interface) -> None:
     """Give the device its MAC, MTU, address and default route, and bring it and `lo` up."""
     name = interface.name
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with _any_socket() as sock:
         if interface.mac is not None:
+            from slirp.address import mac_from_text
+
             value = struct.pack("=H6s", ARPHRD_ETHER, mac_from_text(interface.mac))
             fcntl.ioctl(sock, SIOCSIFHWADDR, _ifreq(name, value))
         fcntl.ioctl(sock, SIOCSIFMTU, _ifreq(name, struct.pack("=i", interface.mtu)))
@@ -125,15 +142,6 @@ def configure(interface: Interface) -> None:
 
 
 # --- a namespace that exists ----------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _namespace_fd(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _is_own(fd: int, path: str) -> bool:
@@ -155,7 +163,8 @@ def _owner_of(netns: int) -> int | None:
 
 def enter(target: Target) -> None:
     """Move this process into the namespace, by way of the user namespace that rules over it."""
-    with _namespace_fd(target.netns) as netns:
+    netns = os.open(target.netns, os.O_RDONLY | os.O_CLOEXEC)
+    try:
         if target.userns is not None:
             userns: int | None = os.open(target.userns, os.O_RDONLY | os.O_CLOEXEC)
         else:
@@ -165,27 +174,42 @@ def enter(target: Target) -> None:
                 syscalls.setns(userns, syscalls.CLONE_NEWUSER)
             os.close(userns)
         syscalls.setns(netns, syscalls.CLONE_NEWNET)
+    finally:
+        os.close(netns)
 
 
-def tap_from(target: Target, make: Callable[[], int]) -> int:
-    """What `make()` opens inside the namespace, as a descriptor here.
+class Errand:
+    """What `make()` opens inside a namespace that exists, by a process that ends with it.
 
-    `make` runs in a process of its own, which ends with it. Raises NamespaceError.
+    The process is on its way from the start; `fd()` waits for it, once.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        pid = os.fork()
-        if pid == 0:
-            _child_of_tap_from(theirs, target, make)
-        theirs.close()
+
+    def __init__(self, target: Target, make: Callable[[], int]) -> None:
+        self._channel, theirs = syscalls.socketpair()
         try:
-            (fd,) = report.read(ours)
+            self._pid = os.fork()
+            if self._pid == 0:
+                _run_errand(theirs, target, make)
+        finally:
+            os.close(theirs)
+
+    def fd(self) -> int:
+        """The descriptor, which is the caller's. Raises NamespaceError."""
+        try:
+            (fd,) = report.read(self._channel)
             return fd
         finally:
-            os.waitpid(pid, 0)
+            self.close()
+
+    def close(self) -> None:
+        """Leave it; what it opened is closed with it."""
+        if self._pid:
+            os.close(self._channel)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
 
 
-def _child_of_tap_from(channel: socket.socket, target: Target, make: Callable[[], int]) -> NoReturn:
+def _run_errand(channel: int, target: Target, make: Callable[[], int]) -> NoReturn:
     status = 1
     try:
         enter(target)
@@ -197,22 +221,38 @@ def _child_of_tap_from(channel: socket.socket, target: Target, make: Callable[[]
         os._exit(status)
 
 
+def tap_from(target: Target, make: Callable[[], int]) -> int:
+    """An errand that is waited for at once. Raises NamespaceError."""
+    return Errand(target, make).fd()
+
+
 # --- a namespace of one's own ---------------------------------------------------------------------
 
 
 def _write_maps(uid: int, gid: int, inner_uid: int, inner_gid: int) -> None:
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{inner_uid} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{inner_gid} {gid} 1")
+    write_to("/proc/self/setgroups", "deny")
+    write_to("/proc/self/uid_map", f"{inner_uid} {uid} 1")
+    write_to("/proc/self/gid_map", f"{inner_gid} {gid} 1")
+
+
+def write_to(path: str, text: str) -> None:
+    """Into a file of the kernel's, in one call. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 def unshare_as_anyone(flags: int, map_root: bool = False) -> None:
     """`unshare`: as root directly, as anyone else by way of a user namespace of one's own."""
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        with contextlib.suppress(PermissionError):  # root of a container that may not
+        try:
             syscalls.unshare(flags)
             return
+        except PermissionError:  # root of a container that may not
+            pass
     try:
         syscalls.unshare(flags | syscalls.CLONE_NEWUSER)
         _write_maps(uid, gid, *((0, 0) if map_root else (uid, gid)))

@@ -32,11 +32,16 @@ import contextlib
 import os
 import select
 import stat
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
 
 from slirp.linux import syscalls
 from slirp.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER
+
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Final, TypeAlias
+
+    Files: TypeAlias = Mapping[str, str]  # by name in /etc: contents
 
 ETC: Final = "/etc"
 HOST: Final = ".host"  # in a stand-in: the host's /etc
@@ -45,15 +50,14 @@ ROOM: Final = "size=4m,mode=755"  # of the tmpfs; it holds a few files, or links
 LOOK_EVERY_MS: Final = 1000  # milliseconds between looks, where the kernel does not tell before
 CHANGES: Final = syscalls.IN_ATTRIB | syscalls.IN_DELETE_SELF | syscalls.IN_MOVE_SELF
 
-Files = Mapping[str, str]  # by name in /etc: contents
 
-
-class Inside(NamedTuple):
+class Inside:
     """The way into a command's mount namespace, as descriptors."""
 
-    etc: int  # its /etc
-    mounts: int
-    users: int  # the user namespace that rules over it, perhaps our own
+    def __init__(self, etc: int, mounts: int, users: int) -> None:
+        self.etc = etc  # its /etc
+        self.mounts = mounts
+        self.users = users  # the user namespace that rules over it, perhaps our own
 
     @classmethod
     def of_this_process(cls) -> Inside:
@@ -64,6 +68,10 @@ class Inside(NamedTuple):
             os.open("/proc/self/ns/user", flags),
         )
 
+    @property
+    def fds(self) -> tuple[int, int, int]:
+        return (self.etc, self.mounts, self.users)
+
     def enter(self) -> None:
         """Raises OSError. Only for a process with one thread."""
         if not os.path.samestat(os.fstat(self.users), os.stat("/proc/self/ns/user")):
@@ -71,7 +79,7 @@ class Inside(NamedTuple):
         syscalls.setns(self.mounts, CLONE_NEWNS)
 
     def close(self) -> None:
-        for fd in self:
+        for fd in self.fds:
             os.close(fd)
 
 

@@ -8,11 +8,12 @@ Does not do: more than one message.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import socket
-from typing import Final
+
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
+if TYPE_CHECKING:
+    from typing import Final
 
 REPORT_MAX: Final = 4096  # octets of text
 DESCRIPTORS_MAX: Final = 8
@@ -30,20 +31,30 @@ class NamespaceError(Exception):
     """A namespace that cannot be made, entered or configured; the text says what to do."""
 
 
-def send(channel: socket.socket, *fds: int) -> None:
+def send(channel: int, *fds: int) -> None:
     """For the child: all went well, here they are."""
-    socket.send_fds(channel, [b"ok"], fds)
+    import socket
+
+    with socket.socket(fileno=channel) as sock:
+        socket.send_fds(sock, [b"ok"], fds)
+        sock.detach()
 
 
-def send_failure(channel: socket.socket, error: BaseException) -> None:
+def send_failure(channel: int, error: BaseException) -> None:
     """For the child: why it ends."""
-    with contextlib.suppress(OSError):
-        channel.send(FAILED + _plain(error).encode()[: REPORT_MAX - 1])
+    try:
+        os.write(channel, FAILED + _plain(error).encode()[: REPORT_MAX - 1])
+    except OSError:  # the parent does not listen any more
+        pass
 
 
-def read(channel: socket.socket) -> list[int]:
+def read(channel: int) -> list[int]:
     """For the parent: the child's descriptors, or NamespaceError with its words."""
-    data, fds, _, _ = socket.recv_fds(channel, REPORT_MAX, DESCRIPTORS_MAX)
+    import socket
+
+    with socket.socket(fileno=channel) as sock:
+        data, fds, _, _ = socket.recv_fds(sock, REPORT_MAX, DESCRIPTORS_MAX)
+        sock.detach()
     for fd in fds:
         os.set_inheritable(fd, False)
     if fds:

@@ -1,4 +1,4 @@
-"""Giving up what a running network no longer needs: the file system, the rights, the system calls.
+"""Giving up what a running network no longer needs: the file system and the rights.
 
 `enter_sandbox` is for a process that has opened everything it will ever need, save the ports of
 forwards that are still to come. Afterwards it sees /etc and /run, read-only, and nothing else of
@@ -12,30 +12,23 @@ followed there, links between the two included. Where it leads elsewhere (a link
 small process that stays outside reads it and sends what it says through a pipe (`ResolvKeeper`).
 That process can be told nothing.
 
-`seccomp_loader` gives a filter that refuses the calls that an intruder would want and a network
-does not (running programs, looking into other processes, mounts, modules, kexec …) with EPERM,
-through libseccomp: Debian's python3-seccomp or the pyseccomp package. Where neither is installed it
-says so and does nothing by halves.
+The filter of system calls is slirp.linux.seccomp.
 
-Does not do: an allow list (the interpreter's and the C library's own calls differ by version);
-follow a resolv.conf that leads out of /etc and /run only after the sandbox was closed; make
-read-only what the host mounts below /run later (it keeps its own rights).
+Does not do: follow a resolv.conf that leads out of /etc and /run only after the sandbox was closed;
+make read-only what the host mounts below /run later (it keeps its own rights).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import importlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from types import ModuleType
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
-from slirp.errors import ConfigError
 from slirp.linux import lookup, netns, syscalls
 from slirp.linux.aside import Aside
 from slirp.wire import checksum
@@ -58,23 +51,6 @@ PLACES: Final = ("/tmp", "/run", "/var", "/dev")  # directories, one of which is
 QUIET: Final = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 LOOK_EVERY: Final = 1.0  # seconds between looks at the host's resolv.conf
 RESOLV_MAX: Final = 4096  # octets of resolv.conf that are passed on; a pipe takes them at once
-
-REFUSED_CALLS: Final = (  # names with blanks between
-    # running programs, looking into other processes
-    "execve execveat ptrace process_vm_readv process_vm_writev process_madvise kcmp",
-    "pidfd_open pidfd_getfd pidfd_send_signal",
-    # another view of the files, other namespaces
-    "mount umount umount2 pivot_root chroot move_mount open_tree mount_setattr",
-    "fsopen fsmount fsconfig fspick setns unshare",
-    "name_to_handle_at open_by_handle_at quotactl swapon swapoff acct",
-    # the kernel itself
-    "init_module finit_module delete_module kexec_load kexec_file_load reboot",
-    "bpf perf_event_open userfaultfd lookup_dcookie syslog iopl ioperm",
-    "io_uring_setup io_uring_enter io_uring_register",
-    # keys, clocks, names
-    "keyctl add_key request_key settimeofday clock_settime adjtimex clock_adjtime",
-    "sethostname setdomainname vhangup personality",
-)
 
 
 def preload() -> None:
@@ -201,65 +177,3 @@ def _keep(path: str, writer: int) -> None:
             os.write(writer, text or b"\n")
             said = text
         time.sleep(LOOK_EVERY)
-
-
-def _seccomp() -> ModuleType | Any:
-    for name in ("seccomp", "pyseccomp"):
-        try:
-            module = importlib.import_module(name)
-        except (ImportError, RuntimeError, OSError):  # the package, or its libseccomp, is missing
-            continue
-        if hasattr(module, "SyscallFilter"):
-            return module
-    raise ConfigError(
-        "--enable-seccomp needs libseccomp's Python binding: "
-        "apt-get install python3-seccomp, or pip install 'slirp[seccomp]'"
-    )
-
-
-def seccomp_available() -> bool:
-    try:
-        _seccomp()
-    except ConfigError:
-        return False
-    return True
-
-
-def seccomp_version() -> str | None:
-    """libseccomp's version, or None where there can be no filter."""
-    if not seccomp_available():
-        return None
-
-    class Version(ctypes.Structure):
-        _fields_ = (("major", ctypes.c_uint), ("minor", ctypes.c_uint), ("micro", ctypes.c_uint))
-
-    try:
-        version = ctypes.CDLL("libseccomp.so.2").seccomp_version
-    except (OSError, AttributeError):
-        return None
-    version.restype = ctypes.POINTER(Version)
-    found = version().contents
-    return f"{found.major}.{found.minor}.{found.micro}"
-
-
-def seccomp_loader() -> Callable[[], tuple[str, ...]]:
-    """A function that puts the filter into force and returns the calls it refuses.
-
-    In two steps, so that the library is found while there is a file system. Raises ConfigError.
-    """
-    seccomp = _seccomp()
-
-    def load() -> tuple[str, ...]:
-        rules = seccomp.SyscallFilter(seccomp.ALLOW)
-        refused = []
-        for name in " ".join(REFUSED_CALLS).split():
-            try:
-                rules.add_rule(seccomp.ERRNO(1), name)
-            except (OSError, RuntimeError, ValueError):  # not a call of this architecture
-                continue
-            refused.append(name)
-        syscalls.set_no_new_privs()
-        rules.load()
-        return tuple(refused)
-
-    return load

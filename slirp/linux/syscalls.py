@@ -2,8 +2,7 @@
 
 Namespaces (`unshare`, `setns`), mounts (`mount`, `umount`, `pivot_root`), what a process may still
 do (`drop_capabilities`, `set_no_new_privs`, `raise_descriptor_limit`), its tie to its parent
-(`die_with_parent`) and signals as a descriptor (`SignalFd`, which tells a terminal's Ctrl-C from
-somebody's kill).
+(`die_with_parent`), and news of files (`inotify_init`).
 
 Does not do: decide anything. slirp.linux.netns and slirp.linux.sandbox say what these are for.
 """
@@ -12,10 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import struct
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+
+TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 CLONE_NEWNS: Final = 0x00020000  # linux/sched.h
 CLONE_NEWUSER: Final = 0x10000000
@@ -33,6 +33,9 @@ MS_SLAVE: Final = 1 << 19
 MS_SHARED: Final = 1 << 20
 MNT_DETACH: Final = 0x2
 
+AF_UNIX: Final = 1  # linux/socket.h
+SOCK_SEQPACKET: Final = 5
+
 AT_FDCWD: Final = -100  # linux/fcntl.h
 AT_RECURSIVE: Final = 0x8000
 OPEN_TREE_CLONE: Final = 0x1  # linux/mount.h
@@ -45,6 +48,8 @@ MOUNT_ATTR_NODEV: Final = 0x4
 MOUNT_ATTR_NOEXEC: Final = 0x8
 MOUNT_ATTR_QUIET: Final = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 MOUNT_ATTR: Final = struct.Struct("4Q")  # struct mount_attr: set, clear, propagation, userns
+
+SIGKILL: Final = 9  # signal(7)
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 PR_SET_DUMPABLE: Final = 4
@@ -65,53 +70,55 @@ IN_DONT_FOLLOW: Final = 0x02000000
 
 _CAPABILITIES: Final = struct.Struct("6I")  # twice effective, permitted, inheritable: low, high
 
-SFD_NONBLOCK: Final = os.O_NONBLOCK
-SFD_CLOEXEC: Final = os.O_CLOEXEC
-SIGSET_LEN: Final = 128  # octets of sigset_t in glibc and musl
-SIGNALFD_SIGINFO: Final = struct.Struct("IiiI112x")  # signo, errno, code, pid of 128 octets
-SI_KERNEL: Final = 0x80  # ssi_code: sent by the kernel, such as a terminal's Ctrl-C
-
 _SYS_OPEN_TREE: Final = 428  # these three on every architecture
 _SYS_MOVE_MOUNT: Final = 429
 _SYS_MOUNT_SETATTR: Final = 442
 _SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
+libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def _checked(result: int, what: str) -> int:
+def checked(result: int, what: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
     return result
 
 
+def socketpair() -> tuple[int, int]:
+    """Two connected sockets of sequenced packets, close-on-exec, without the `socket` module."""
+    pair = (ctypes.c_int * 2)()
+    kind = ctypes.c_int(SOCK_SEQPACKET | os.O_CLOEXEC)
+    checked(libc.socketpair(ctypes.c_int(AF_UNIX), kind, ctypes.c_int(0), pair), "socketpair")
+    return pair[0], pair[1]
+
+
 def unshare(flags: int) -> None:
-    _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
+    checked(libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
 def setns(fd: int, kind: int) -> None:
-    _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+    checked(libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
     names: list[Any] = [os.fsencode(name) if name else None for name in (source, target, kind)]
     options = data.encode() if data else None
-    _checked(_libc.mount(*names, ctypes.c_ulong(flags), options), target)
+    checked(libc.mount(*names, ctypes.c_ulong(flags), options), target)
 
 
 def umount(target: str, flags: int = 0) -> None:
-    _checked(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+    checked(libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
 
 
 def mount_setattr(path: str, attributes: int) -> None:
     """Set MOUNT_ATTR_ bits on a mount and on all that are below it (Linux 5.12)."""
     request = MOUNT_ATTR.pack(attributes, 0, 0, 0)
-    result = _libc.syscall(
+    result = libc.syscall(
         ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(AT_FDCWD), os.fsencode(path),
         ctypes.c_uint(AT_RECURSIVE), request, ctypes.c_size_t(len(request)),
     )  # fmt: skip
-    _checked(result, path)
+    checked(result, path)
 
 
 def open_tree(path: str, *, recursive: bool = False) -> int:
@@ -120,11 +127,11 @@ def open_tree(path: str, *, recursive: bool = False) -> int:
     With `recursive` what is mounted below is copied too.
     """
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
-    result = _libc.syscall(
+    result = libc.syscall(
         ctypes.c_long(_SYS_OPEN_TREE), ctypes.c_int(AT_FDCWD), os.fsencode(path),
         ctypes.c_uint(flags),
     )  # fmt: skip
-    return _checked(result, path)
+    return checked(result, path)
 
 
 def move_mount(tree: int, folder: int, name: str) -> None:
@@ -133,21 +140,21 @@ def move_mount(tree: int, folder: int, name: str) -> None:
     A link is covered as it is, not followed.
     """
     flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if name else MOVE_MOUNT_T_EMPTY_PATH)
-    result = _libc.syscall(
+    result = libc.syscall(
         ctypes.c_long(_SYS_MOVE_MOUNT), ctypes.c_int(tree), b"", ctypes.c_int(folder),
         os.fsencode(name), ctypes.c_uint(flags),
     )  # fmt: skip
-    _checked(result, name)
+    checked(result, name)
 
 
 def inotify_init() -> int:
     """A descriptor that tells of changes to files, close-on-exec."""
-    return _checked(_libc.inotify_init1(ctypes.c_int(os.O_CLOEXEC)), "inotify")
+    return checked(libc.inotify_init1(ctypes.c_int(os.O_CLOEXEC)), "inotify")
 
 
 def inotify_add_watch(fd: int, path: str, events: int) -> None:
     mask = ctypes.c_uint32(events)
-    _checked(_libc.inotify_add_watch(ctypes.c_int(fd), os.fsencode(path), mask), path)
+    checked(libc.inotify_add_watch(ctypes.c_int(fd), os.fsencode(path), mask), path)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
@@ -155,15 +162,15 @@ def pivot_root(new_root: str, put_old: str) -> None:
     if number is None:
         raise OSError(0, f"pivot_root's number is not known on {os.uname().machine}")
     paths = os.fsencode(new_root), os.fsencode(put_old)
-    _checked(_libc.syscall(ctypes.c_long(number), *paths), "pivot_root")
+    checked(libc.syscall(ctypes.c_long(number), *paths), "pivot_root")
 
 
 def _prctl(option: int, *arguments: int) -> None:
     words = [ctypes.c_ulong(word) for word in (*arguments, 0, 0, 0, 0)[:4]]
-    _checked(_libc.prctl(ctypes.c_int(option), *words), "prctl")
+    checked(libc.prctl(ctypes.c_int(option), *words), "prctl")
 
 
-def die_with_parent(parent: int, signum: int = signal.SIGKILL) -> None:
+def die_with_parent(parent: int, signum: int = SIGKILL) -> None:
     """Have the kernel send `signum` to this process when its parent (by id) ends.
 
     To be called after the last change of credentials, since that forgets it.
@@ -190,7 +197,7 @@ def drop_capabilities(keep: int = 0) -> None:
     """
     header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
     before = ctypes.create_string_buffer(_CAPABILITIES.size)
-    _checked(_libc.capget(header, before), "capget")
+    checked(libc.capget(header, before), "capget")
     low, high = _CAPABILITIES.unpack(before)[1::3]
     left = (high << 32 | low) & keep
     for capability in range(CAPABILITIES_MAX):
@@ -202,7 +209,7 @@ def drop_capabilities(keep: int = 0) -> None:
             break
     _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     low, high = left & 0xFFFFFFFF, left >> 32
-    _checked(_libc.capset(header, _CAPABILITIES.pack(low, low, 0, high, high, 0)), "capset")
+    checked(libc.capset(header, _CAPABILITIES.pack(low, low, 0, high, high, 0)), "capset")
     set_no_new_privs()
 
 
@@ -213,45 +220,3 @@ def raise_descriptor_limit() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
-
-
-class SignalInfo(NamedTuple):
-    number: int
-    code: int
-    pid: int  # of the sender, 0 for the kernel
-
-
-class SignalFd:
-    """Signals to read from a descriptor instead of handlers that interrupt."""
-
-    def __init__(self, signals: Iterable[int]) -> None:
-        numbers = set(signals)
-        bits = sum(1 << (number - 1) for number in numbers)
-        mask = bits.to_bytes(8, "little" if _little_endian() else "big").ljust(SIGSET_LEN, b"\0")
-        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-        flags = ctypes.c_int(SFD_NONBLOCK | SFD_CLOEXEC)
-        self._fd = _checked(_libc.signalfd(ctypes.c_int(-1), mask, flags), "signalfd")
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def read(self) -> Iterator[SignalInfo]:
-        """The signals that have come since the last call."""
-        try:
-            data = os.read(self._fd, 16 * SIGNALFD_SIGINFO.size)
-        except BlockingIOError:
-            return
-        for number, _, code, pid in SIGNALFD_SIGINFO.iter_unpack(data):
-            yield SignalInfo(number, code, pid)
-
-    def restore_mask(self) -> None:
-        """For a forked child: as it was before, so that what it executes is not deaf."""
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
-
-    def close(self) -> None:
-        os.close(self._fd)
-        self.restore_mask()
-
-
-def _little_endian() -> bool:
-    return struct.pack("=H", 1) == b"\1\0"

@@ -120,10 +120,8 @@ def chain(
 def make_tap(address: bool) -> int:
     """In the namespace: a device whose kernel has no offload to lean on."""
     fd, name = open_tap("le0", vnet=False)
-    interface = netns.Interface(name, mac=MAC)
-    if address:
-        interface = interface._replace(address=GUEST, gateway=GATEWAY)
-    netns.configure(interface)
+    where = (GUEST, GATEWAY) if address else (None, None)
+    netns.configure(netns.Interface(name, where[0], gateway=where[1], mac=MAC))
     return fd
 
 

@@ -6,6 +6,7 @@ caller can see (the first line of a mistake, the exit status, the replies of the
 
 from __future__ import annotations
 
+import getopt
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slirp.cli import slirp4netns as command
 from slirp.cli.slirp4netns import Mistake, parse
@@ -154,6 +157,27 @@ def test_more_than_two_arguments_are_only_a_warning(capsys: pytest.CaptureFixtur
 def test_a_letter_that_is_no_option() -> None:
     with pytest.raises(Mistake, match="invalid option -- 'q'"):
         parse(["-q"])
+
+
+WHOLE = ("--", "-", "-c", "-ce3", "-e", "3", "tap0", "--mtu=9", "--configure=1", "-6c", "")
+IN_PART = ("--conf", "--en", "--enable-s", "--m", "--user", "-x", "--foo", "-ax", "--mt=")
+WORDS = st.sampled_from([*command.OPTIONS, *WHOLE, *IN_PART])
+LETTERS = "".join(n[1] + ":" * v for n, v in command.OPTIONS.items() if not n.startswith("--"))
+NAMES = [n[2:] + "=" * v for n, v in command.OPTIONS.items() if n.startswith("--")]
+
+
+@given(st.lists(WORDS, max_size=6))
+def test_words_are_told_from_options_as_getopt_does(arguments: list[str]) -> None:
+    """Python's own `getopt` is the judge; it is only too slow to be imported."""
+    try:
+        expected = getopt.gnu_getopt(arguments, LETTERS, NAMES)
+    except getopt.GetoptError:
+        with pytest.raises(Mistake, match="slirp4netns: "):
+            list(command.split(arguments))
+        return
+    found = list(command.split(arguments))
+    words = [value for option, value in found if not option]
+    assert ([pair for pair in found if pair[0]], words) == expected
 
 
 # --- a namespace ----------------------------------------------------------------------------------

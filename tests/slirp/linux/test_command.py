@@ -26,7 +26,7 @@ def make():
     fd, name = open_tap(wanted.name)
     netns.configure(wanted)
     return fd
-command = Command(sys.argv[1:], make, files={files!r}, map_root={map_root})
+command = Command(sys.argv[1:], make, files=lambda: {files!r}, map_root={map_root})
 with contextlib.closing(command):
     command.ready()
     {between}

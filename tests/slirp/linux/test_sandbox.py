@@ -1,18 +1,16 @@
-"""The sandbox and the filter, each in a process that may be spoilt."""
+"""The sandbox, in processes that may be spoilt."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from slirp.errors import ConfigError
 from slirp.linux import lookup, sandbox
 from tests.kit.host_files import HostFiles
 from tests.kit.namespace import PYTHON, as_user, run
-from tests.kit.need import missing, need_netns, need_root, need_tool
+from tests.kit.need import need_netns, need_root, need_tool
 
 
 @pytest.fixture(params=["root", "user"])
@@ -187,6 +185,9 @@ traceback.format_stack()
 
 
 BEFORE_THE_SANDBOX = {
+    "slirp.cli.capture_file _path pathlib",
+    "slirp.cli.capture_file open_writer slirp.sight.pcapng",
+    "slirp.cli.capture_file files_of slirp.sight.pcapng",
     "slirp.cli.options capture_of slirp.sight.capture",
     "slirp.linux.syscalls raise_descriptor_limit resource",
 }
@@ -291,44 +292,3 @@ assert select.select([keeper], [], [], 10)[0]
 print("ended")
 """
     assert in_process(program) == "ended\n"
-
-
-def test_filter_refuses_and_lets_through(who: tuple[str, ...]) -> None:
-    if not sandbox.seccomp_available():
-        missing("neither seccomp nor pyseccomp is installed")
-    program = """
-import os, socket
-from slirp.linux import syscalls, sandbox
-calls = sandbox.seccomp_loader()()
-assert {"execve", "ptrace", "mount", "kexec_load", "bpf"} <= set(calls)
-for forbidden in (
-    lambda: os.execv("/bin/true", ["true"]),
-    lambda: syscalls.unshare(syscalls.CLONE_NEWUSER),
-    lambda: syscalls.mount("x", "/", "tmpfs"),
-    lambda: os.pidfd_open(os.getpid()),
-):
-    try:
-        forbidden()
-    except PermissionError:
-        print("refused")
-socket.create_server(("127.0.0.1", 0)).close()
-"""
-    assert in_process(program, who).split() == ["refused"] * 4
-
-
-def test_every_refused_call_is_known() -> None:
-    if not sandbox.seccomp_available():
-        missing("neither seccomp nor pyseccomp is installed")
-    names = " ".join(sandbox.REFUSED_CALLS).split()
-    program = "from slirp.linux import sandbox; print(*sandbox.seccomp_loader()())"
-    assert in_process(program).split() == names
-    assert len(set(names)) == len(names)
-
-
-def test_filter_without_a_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("seccomp", "pyseccomp"):
-        monkeypatch.setitem(sys.modules, name, None)
-    assert not sandbox.seccomp_available()
-    assert sandbox.seccomp_version() is None
-    with pytest.raises(ConfigError, match="apt-get install python3-seccomp"):
-        sandbox.seccomp_loader()

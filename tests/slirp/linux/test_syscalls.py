@@ -81,27 +81,6 @@ def test_parent_that_ended_before_is_noticed() -> None:
     assert result.returncode == -signal.SIGTERM
 
 
-def test_signals_come_by_descriptor() -> None:
-    """In a process without threads: another thread, which blocks nothing, would get the signal."""
-    run_python(
-        """
-import os, select, signal
-from slirp.linux import syscalls
-signals = syscalls.SignalFd([signal.SIGUSR1, signal.SIGRTMAX])
-assert list(signals.read()) == []
-os.kill(os.getpid(), signal.SIGUSR1)
-os.kill(os.getpid(), signal.SIGRTMAX)
-assert select.select([signals], [], [], 5)[0]
-found = {info.number: info for info in signals.read()}
-assert set(found) == {signal.SIGUSR1, signal.SIGRTMAX}
-assert found[signal.SIGUSR1].pid == os.getpid()
-assert found[signal.SIGUSR1].code != syscalls.SI_KERNEL
-signals.close()
-assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-"""
-    )
-
-
 def test_descriptor_limit_is_raised_to_what_is_allowed() -> None:
     limit = run_python("from slirp.linux import syscalls; print(syscalls.raise_descriptor_limit())")
     now = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[1])"
