@@ -683,7 +683,6 @@ TCP = [
         "loopback from the guest",
         tcp(SYN, "127.0.0.1", 22),
         why="destination that no packet may have",
-        replies=("rst",),
     ),
     led_nowhere(
         "DNS address, another port",
