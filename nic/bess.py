@@ -19,7 +19,7 @@ from typing import Final
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE, DeviceGone, Frame, PortDefaults, Shortage
-from slirp.errors import is_shortage
+from slirp.shortage import is_shortage
 
 ETHERNET_LEN: Final = 14  # octets
 FRAME_MAX: Final = ETHERNET_LEN + 65535

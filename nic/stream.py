@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final
 from dma.iovec import IoVec
 from nic.port import VNET_NONE, Frame, PortDefaults, Shortage
 from nic.readiness import Readiness
-from slirp.errors import is_shortage
+from slirp.shortage import is_shortage
 
 if TYPE_CHECKING:
     import socket

@@ -31,7 +31,7 @@ from typing import Final
 from dma.iovec import Buffer, IoVec
 from nic.port import VNET_LEN, VNET_NONE, DeviceGone, Frame, PortDefaults, Shortage
 from nic.tun import open_tap as open_tap
-from slirp.errors import is_shortage
+from slirp.shortage import is_shortage
 
 TUNSETOFFLOAD: Final = 0x400454D0
 TUNSETVNETHDRSZ: Final = 0x400454D8

@@ -3,28 +3,7 @@
 `MalformedPacket` is anything a peer or a guest can cause; it is raised by parsers, caught once at
 the stack's edge and counted by layer and reason. `ConfigError` is a mistake of whoever configures
 the network; its text says what to do. Anything else that is raised is a bug of this project.
-
-A host's system call may fail for a third reason, which is nobody's mistake: there is no memory, no
-descriptor, no room just now. `is_shortage` tells those apart. They pass, so whoever meets one tries
-again soon, and nothing ends because of it.
 """
-
-from __future__ import annotations
-
-import errno
-from typing import Final
-
-SHORTAGES: Final = frozenset(
-    (
-        errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM,
-        errno.EMFILE, errno.ENFILE, errno.ENOSPC,  # the last: epoll's watches are used up
-    )
-)  # fmt: skip
-
-
-def is_shortage(error: OSError) -> bool:
-    """May the same call succeed a moment later?"""
-    return error.errno in SHORTAGES
 
 
 class MalformedPacket(Exception):

@@ -29,7 +29,7 @@ LAZY: Final = frozenset({"numpy", "rich", "unicorn", "scapy", "seccomp", "pysecc
 
 # From the ground up. A name is a module, or a package with all that is in it.
 FLOORS: Final = (
-    ("slirp.errors", "slirp.address", "slirp.config", "slirp.forward"),
+    ("slirp.errors", "slirp.address", "slirp.shortage", "slirp.config", "slirp.forward"),
     ("slirp.wire",),
     ("slirp.flow", "slirp.guard", "slirp.switch"),
     ("slirp.tcp",),
@@ -60,10 +60,10 @@ NIC: Final = ("nic", "dma")
 ROOMS: Final = (  # the longest name that fits counts
     Room("dma", ("dma",)),
     Room("nic", NIC),
-    Room("nic.tap", (*NIC, "slirp.errors"), world=True),
-    Room("nic.stream", (*NIC, "slirp.errors"), world=True),
-    Room("nic.dgram", (*NIC, "slirp.errors"), world=True),
-    Room("nic.bess", (*NIC, "slirp.errors"), world=True),
+    Room("nic.tap", (*NIC, "slirp.errors", "slirp.shortage"), world=True),
+    Room("nic.stream", (*NIC, "slirp.errors", "slirp.shortage"), world=True),
+    Room("nic.dgram", (*NIC, "slirp.errors", "slirp.shortage"), world=True),
+    Room("nic.bess", (*NIC, "slirp.errors", "slirp.shortage"), world=True),
     Room("nic.readiness", world=True),
     Room("slirp", ("dma.iovec",)),
     Room("slirp.address", world=True),  # inet_pton and inet_ntop only: the forms of an address

@@ -22,8 +22,8 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
-from slirp.errors import is_shortage
 from slirp.host import timerfd
+from slirp.shortage import is_shortage
 
 Handler: TypeAlias = Callable[[int, float], None]  # epoll events, now
 

@@ -29,12 +29,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
-from slirp.errors import SHORTAGES, is_shortage
 from slirp.host.loop import HANGUP, RDHUP, READABLE, RETRY_AFTER, URGENT, WRITABLE, Loop
 from slirp.host.socket_errors import LOCAL_CODES
 from slirp.host.tcp_farewell import Farewells
 from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
 from slirp.host.tcp_flow import TcpFlow, pending_error, widen
+from slirp.shortage import SHORTAGES, is_shortage
 from slirp.tcp import connection as tcp
 from slirp.tcp.ahead import Shelf
 from slirp.tcp.initial import SECRET_LEN, InitialNumbers

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from slirp.host.tcp_flow import TcpFlow
 
 LINGER_FOR: Final = 60.0  # seconds for a host to take what the guest sent before it ended
+TCP_CLOSE: Final = 7  # linux/tcp_states.h
 LOOK_EVERY: Final = 0.02  # seconds between looks at a send queue
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
@@ -112,11 +113,14 @@ class Farewells:
 def unsent(sock: socket.socket) -> int:
     """Bytes in the kernel's send queue that the peer has not acknowledged (tcp(7), SIOCOUTQ).
 
-    A Unix socket has none: what it was given is in its peer's queue.
+    A Unix socket has none: what it was given is in its peer's queue. Neither has a connection that
+    is over, though the kernel goes on counting.
     """
     if sock.family == socket.AF_UNIX:
         return 0
     try:
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+            return 0
         return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), "little")
     except OSError:
         return 0

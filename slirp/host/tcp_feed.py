@@ -20,10 +20,10 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
-from slirp.errors import is_shortage
 from slirp.host.attachment import payload_views, write_headers
 from slirp.host.loop import EDGE, RDHUP, READABLE, URGENT, WRITABLE, Loop
 from slirp.host.tcp_flow import SO_PEEK_OFF, TcpFlow, peek_offset_works
+from slirp.shortage import is_shortage
 from slirp.tcp import connection as tcp
 from slirp.wire.checksum import ones_sum
 from slirp.wire.virtio_net import GSO_NONE, GSO_TCPV4, NEEDS_CSUM, VnetHeader

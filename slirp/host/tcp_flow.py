@@ -15,8 +15,8 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from slirp.errors import is_shortage
 from slirp.ip.template import PROTOCOL_TCP, Template4
+from slirp.shortage import is_shortage
 from slirp.tcp import connection as tcp
 
 if TYPE_CHECKING:
