@@ -112,6 +112,7 @@ class Fields(TypedDict, total=False):
     domain: str
     search: Iterable[str]
     static_leases: Mapping[str, str]
+    port_share: float
 
 
 class _Values(NamedTuple):
@@ -134,6 +135,7 @@ class _Values(NamedTuple):
     domain: str = ""
     search: tuple[str, ...] = ()
     static_leases: Mapping[str, str] = MappingProxyType({})  # MAC → address
+    port_share: float = 0.5  # of descriptors, flows and memory, for one port among others
 
 
 class Config(_Values):
@@ -281,6 +283,12 @@ def _integer(field: str, value: Any) -> int:
     return value
 
 
+def _share(field: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(f"{field} {value!r}: must be above 0 and up to 1", field)
+    return float(value)
+
+
 def _flag(field: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{field} {value!r}: must be true or false", field)
@@ -384,4 +392,5 @@ _CONVERSIONS: Final = {
     "domain": _optional_name,
     "search": _search,
     "static_leases": _leases,
+    "port_share": _share,
 }

@@ -250,6 +250,11 @@ class Network:
                 for a in relays.attachments
             },
             "ports_gone": self._gone,
+            "shortages": self._loop.shortages,
+            "descriptors": {
+                "displaced": relays.descriptors.displaced,
+                "refused": relays.descriptors.refused,
+            },
             "malformed": {f"{layer}: {why}": n for (layer, why), n in stack.malformed.items()},
             "refused": dict(stack.refused),
             "tcp": {

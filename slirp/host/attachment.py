@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from dma.iovec import IoVec, scatter_copy
 from nic.port import VNET_NONE, Frame, Port, PortDefaults
+
+if TYPE_CHECKING:
+    from slirp.tcp.ahead import Shelf
 
 RESUMES_PER_TURN: Final = 16  # who waits for room, looked at in one turn: most wait in vain
 BACKLOG_MAX: Final = 256  # frames that wait for room; the next one is lost
@@ -66,6 +69,9 @@ class Attachment:
         self.frames_in = 0
         self.frames_out = 0
         self.lost = 0
+        self.sockets = 0  # of the host's, held by guests of this port
+        self.flows = 0  # TCP flows of guests of this port
+        self.shelf: Shelf | None = None  # its share of what is kept ahead of its turn
         self.shortages = 0  # times that the kernel had no memory for its frames
         self.visit: float | None = None
         self._backlog: deque[tuple[tuple[bytes, ...], bytes, bytes]] = deque()

@@ -21,6 +21,7 @@ from slirp.config import Config
 from slirp.errors import MalformedPacket
 from slirp.flow import PORT_UNREACHABLE, Guest, Refusal
 from slirp.host.attachment import Attachment, send_all
+from slirp.host.descriptors import Descriptors
 from slirp.host.dns import DnsRelay
 from slirp.host.holding import Holding
 from slirp.host.loop import RETRY_AFTER, Loop
@@ -71,11 +72,16 @@ class Dispatcher:
         self.visit: float | None = None
         self.on_gone: Callable[[Attachment, DeviceGone], None] = _raise
         self._bind = config.outbound_addr
-        self.tcp = TcpRelay(loop, mss=config.mtu - 40, on_unreachable=self._tcp_unreachable)
-        self.udp = UdpRelay(loop, stack, mtu=config.mtu, bind=config.outbound_addr)
-        self.ping = PingRelay(loop, stack, bind=config.outbound_addr)
+        self.descriptors = descriptors = Descriptors(self.attachments, config.port_share)
+        self.tcp = TcpRelay(
+            loop, descriptors, mss=config.mtu - 40, on_unreachable=self._tcp_unreachable
+        )
+        self.udp = UdpRelay(loop, stack, descriptors, mtu=config.mtu, bind=config.outbound_addr)
+        self.ping = PingRelay(loop, stack, descriptors, bind=config.outbound_addr)
         self.holding = Holding(loop, stack, self.attachments)
-        self.dns = DnsRelay(loop, stack, dns, self.holding, bind=config.outbound_addr)
+        self.dns = DnsRelay(loop, stack, dns, self.holding, descriptors, bind=config.outbound_addr)
+        for lender in (self.udp, self.ping, self.dns, self.tcp):
+            descriptors.add(lender)
         stack.on_guest = self.holding.guest_seen
         stack.is_answer = self.udp.is_answer
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Hashable
+from functools import partial
 from typing import Final, cast
 
 from dma.iovec import IoVec
 from slirp.errors import MalformedPacket
 from slirp.flow import Guest
-from slirp.host.attachment import send_all
+from slirp.host.attachment import Attachment, send_all
+from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.holding import Holding
 from slirp.host.loop import HANGUP, READABLE, WRITABLE, Loop
 from slirp.services.dns import Action, Answer, DnsService, Forget, SendToResolver
@@ -94,9 +96,10 @@ class DnsRelay:
 
     def __init__(
         self, loop: Loop, stack: Stack, service: DnsService, holding: Holding,
-        *, bind: str | None = None,
+        descriptors: Descriptors, *, bind: str | None = None,
     ) -> None:  # fmt: skip
         """`bind`: the host's address that resolvers outside are asked from."""
+        self._descriptors = descriptors
         self._bind = bind
         self._holding = holding
         self._loop = loop
@@ -143,7 +146,7 @@ class DnsRelay:
         kind = socket.SOCK_STREAM if action.over_tcp else socket.SOCK_DGRAM
         try:
             found = socket.getaddrinfo(*action.resolver, type=kind, flags=socket.AI_NUMERICHOST)
-            sock = socket.socket(found[0][0], kind | socket.SOCK_NONBLOCK)
+            sock = self._descriptors.take(None, found[0][0], kind, 0, now)
         except OSError:
             return self.service.handle_failure(action.token, now)
         attempt = Attempt(self, action, sock, action.over_tcp)
@@ -228,7 +231,12 @@ class DnsRelay:
         try:
             ours, flows = socket.socketpair()
         except OSError:
-            return None
+            if not self._descriptors.make_room(now):
+                return None
+            try:
+                ours, flows = socket.socketpair()
+            except OSError:
+                return None
         ours.setblocking(False)
         flows.setblocking(False)
         self._accepted += 1
@@ -237,6 +245,13 @@ class DnsRelay:
         self._loop.register(ours.fileno(), READABLE, client.handle_ready)
         self._loop.visit_at(client, now + CLIENT_FOR)
         return flows
+
+    def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
+        """The stream that has asked nothing for longest; its sockets are the process's own."""
+        if attachment is not None or not self._clients:
+            return None
+        found = min(self._clients.values(), key=lambda client: client.used_at)
+        return Idle(found.used_at, partial(self.drop, found))
 
     def handle_client(self, client: Client, events: int, now: float) -> None:
         """A guest's stream is ready."""

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
+from nic.port import DeviceGone
 from slirp.host import timerfd
 from slirp.shortage import is_shortage
 
@@ -207,7 +208,10 @@ class Loop:
             handler = handlers.get(fd)
             # A handler before it in this turn may have closed it; its number may be another's now.
             if handler is not None and fd not in gone:
-                handler(events, now)
+                try:
+                    handler(events, now)
+                except OSError as error:
+                    self._bear(error)
         if self._visits and self._visits[0][0] <= now:
             self._visit(now)
         for settle in self._settlers:
@@ -216,6 +220,13 @@ class Loop:
         if self._timerfd >= 0:
             self._set_alarm()
         return len(ready)
+
+    def _bear(self, error: OSError) -> None:
+        """A handler met a shortage where it has no way of its own to go on: whoever it was for
+        comes again (a descriptor stays ready, a frame is lost as on a wire). Others go on now."""
+        if not is_shortage(error) or isinstance(error, DeviceGone):
+            raise error
+        self.shortages += 1
 
     def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
         try:
@@ -252,7 +263,12 @@ class Loop:
             at, _, timed = heapq.heappop(visits)
             if timed.visit == at:
                 timed.visit = None
-                self.visit_at(timed, timed.handle_timeout(now))
+                try:
+                    next_at = timed.handle_timeout(now)
+                except OSError as error:
+                    self._bear(error)
+                    next_at = now + RETRY_AFTER
+                self.visit_at(timed, next_at)
 
     def close(self) -> None:
         """Give the epoll descriptor back."""

@@ -17,12 +17,14 @@ import errno
 import os
 import socket
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
 from slirp.address import addr_from_text, addr_to_text
 from slirp.flow import PROHIBITED, Guest
 from slirp.host.attachment import send_all
+from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.loop import HANGUP, READABLE, Loop
 from slirp.host.socket_errors import (
     IP_MTU_DISCOVER,
@@ -54,6 +56,7 @@ class Ping:
     """One guest's echo identifier towards one destination."""
 
     __slots__ = (
+        "attachment",
         "guest",
         "hops",
         "ident",
@@ -73,6 +76,7 @@ class Ping:
         self.relay = relay
         self.key = key
         self.guest = guest
+        self.attachment: Attachment = guest.attachment  # that its socket is charged to
         self.ident = key[1]
         self.sock = sock
         self.raw = raw
@@ -99,7 +103,10 @@ class Ping:
 class PingRelay:
     """All echo sockets of one network."""
 
-    def __init__(self, loop: Loop, stack: Stack, *, bind: str | None = None) -> None:
+    def __init__(
+        self, loop: Loop, stack: Stack, descriptors: Descriptors, *, bind: str | None = None
+    ) -> None:
+        self._descriptors = descriptors
         self._bind = bind
         self._loop = loop
         self._stack = stack
@@ -113,7 +120,7 @@ class PingRelay:
     def send(self, echo: EchoArrived, host_addr: bytes, now: float) -> None:
         """A guest's echo request, to this host address."""
         key = (echo.guest.addr, echo.ident, echo.dst)
-        ping = self._pings.get(key) or self._open(key, echo.guest, host_addr)
+        ping = self._pings.get(key) or self._open(key, echo.guest, host_addr, now)
         payload = bytes(echo.payload)
         if not isinstance(ping, Ping):
             self._refuse(echo, payload, ping)
@@ -156,15 +163,15 @@ class PingRelay:
         )
 
     def _open(
-        self, key: tuple[bytes, int, bytes], guest: Guest, host_addr: bytes
+        self, key: tuple[bytes, int, bytes], guest: Guest, host_addr: bytes, now: float
     ) -> Ping | int | None:
         code: int | None = PROHIBITED
         if len(self._pings) >= PINGS_MAX:
             self.remove(min(self._pings.values(), key=lambda p: p.used_at))
         for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
             try:
-                sock = socket.socket(
-                    socket.AF_INET, kind | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
+                sock = self._descriptors.take(
+                    guest.attachment, socket.AF_INET, kind, socket.IPPROTO_ICMP, now
                 )
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EPROTONOSUPPORT):
@@ -183,6 +190,7 @@ class PingRelay:
                 sock.connect((addr_to_text(host_addr), 0))
             except OSError as error:
                 sock.close()
+                self._descriptors.release(guest.attachment)
                 code = LOCAL_CODES.get(error.errno or 0)
                 continue
             ping = Ping(self, key, guest, sock, kind == socket.SOCK_RAW)
@@ -240,7 +248,20 @@ class PingRelay:
         self._pings.pop(ping.key, None)
         self._loop.unregister(ping.sock.fileno())
         ping.sock.close()
+        self._descriptors.release(ping.attachment)
         ping.visit = None
+
+    def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
+        """The echo that nobody has sent for longest."""
+        pings = [
+            ping
+            for ping in self._pings.values()
+            if attachment is None or ping.attachment is attachment
+        ]
+        if not pings:
+            return None
+        found = min(pings, key=lambda ping: ping.used_at)
+        return Idle(found.used_at, partial(self.remove, found))
 
     def drop_port(self, attachment: Attachment) -> None:
         """The port is gone: nobody is left to have the replies."""

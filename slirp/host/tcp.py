@@ -26,9 +26,18 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
+from slirp.host.descriptors import (
+    HALF_CLOSED_MIN,
+    LOOKS,
+    TCP_IDLE_MIN,
+    Descriptors,
+    Idle,
+)
 from slirp.host.loop import HANGUP, RDHUP, READABLE, RETRY_AFTER, URGENT, WRITABLE, Loop
 from slirp.host.socket_errors import LOCAL_CODES
 from slirp.host.tcp_farewell import Farewells
@@ -60,14 +69,20 @@ class TcpRelay:
     """All TCP flows of one network."""
 
     def __init__(
-        self, loop: Loop, *, mss: int, on_unreachable: Callable[[TcpFlow, int], None]
+        self,
+        loop: Loop,
+        descriptors: Descriptors,
+        *,
+        mss: int,
+        on_unreachable: Callable[[TcpFlow, int], None],
     ) -> None:
         self._loop = loop
+        self._descriptors = descriptors
         self._mss = mss
         self._touched: list[TcpFlow] = []
         self._initial = InitialNumbers(os.urandom(SECRET_LEN))
         self.feeder = Feeder(loop, mss)
-        self._farewells = Farewells(loop, self.feeder)
+        self._farewells = Farewells(loop, self.feeder, descriptors)
         self._on_unreachable = on_unreachable
         self.flows: dict[bytes, TcpFlow] = {}
         self._shelf = Shelf(KEPT_MAX)
@@ -88,9 +103,9 @@ class TcpRelay:
 
         False: the table is full; the caller resets.
         """
-        if len(self.flows) >= FLOWS_MAX:
+        if not self._has_place(guest):
             return False
-        sock, failure = self._dial(address, bind)
+        sock, failure = self._dial(guest.attachment, address, bind, now)
         if sock is None:
             return True  # the SYN comes again, and then there may be what it needs
         flow = TcpFlow(self, key, self._passive(key, syn, now), sock, guest)
@@ -105,12 +120,21 @@ class TcpRelay:
             self._failed(flow, failure, now)
         return True
 
-    def _dial(self, address: tuple[str, int], bind: str | None) -> tuple[socket.socket | None, int]:
+    def _has_place(self, guest: Guest) -> bool:
+        """Is there room in the table, and in the port's share of it?"""
+        share = self._descriptors.share_of(FLOWS_MAX)
+        return len(self.flows) < FLOWS_MAX and guest.attachment.flows < share
+
+    def _dial(
+        self, attachment: Attachment, address: tuple[str, int], bind: str | None, now: float
+    ) -> tuple[socket.socket | None, int]:
         """A socket that connects, and how far it is by its error number; None: a shortage."""
         for _ in range(TRIES):
             sock = None
             try:
-                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                sock = self._descriptors.take(
+                    attachment, socket.AF_INET, socket.SOCK_STREAM, 0, now
+                )
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # RFC 6093 §5
                 if bind is not None:
@@ -126,11 +150,14 @@ class TcpRelay:
             self.shortages += 1
             if sock is not None:
                 sock.close()
+                self._descriptors.release(attachment)
         return None, 0
 
     def open(self, key: bytes, sock: socket.socket, guest: Guest, now: float) -> bool:
         """A connection that came in on the host's side: open it towards the guest."""
-        if len(self.flows) >= FLOWS_MAX or key in self.flows:
+        if key in self.flows or not self._has_place(guest):
+            return False
+        if not self._descriptors.admit(guest.attachment, sock, now):
             return False
         sock.setblocking(False)
         iss, offset = self._initial.iss(key, now), self._initial.ts_offset(key)
@@ -145,7 +172,7 @@ class TcpRelay:
         self, key: bytes, syn: tcp.Segment, sock: socket.socket, guest: Guest, now: float
     ) -> bool:
         """A guest's SYN for a service inside this process, whose other end is `sock`'s peer."""
-        if len(self.flows) >= FLOWS_MAX:
+        if not self._has_place(guest) or not self._descriptors.admit(guest.attachment, sock, now):
             return False
         flow = TcpFlow(self, key, self._passive(key, syn, now), sock, guest)
         if not self._add(flow):
@@ -165,9 +192,11 @@ class TcpRelay:
         except OSError:
             self.shortages += 1
             flow.sock.close()
+            self._descriptors.release(flow.guest.attachment)
             return False
         self.flows[flow.key] = flow
-        flow.conn.receive.shelf = self._shelf
+        flow.attachment.flows += 1
+        flow.conn.receive.shelf = self._shelf_of(flow.attachment)
         self.opened += 1
         if not flow.guest.attachment.offload:
             widen(flow.sock)
@@ -265,8 +294,15 @@ class TcpRelay:
             self._charge(flow, flow.kept_cost + take + KEPT_COST)
 
     def _charge(self, flow: TcpFlow, cost: int) -> None:
-        self._shelf.left += flow.kept_cost - cost
+        self._shelf_of(flow.attachment).charge(cost - flow.kept_cost)
         flow.kept_cost = cost
+
+    def _shelf_of(self, attachment: Attachment) -> Shelf:
+        shelf = attachment.shelf
+        if shelf is None:
+            share = self._descriptors.share_of(KEPT_MAX)
+            shelf = attachment.shelf = Shelf(share, self._shelf)
+        return shelf
 
     def _deliver_kept(self, flow: TcpFlow, seq: int, now: float) -> None:
         # rcv_nxt has passed over octets that were kept: they follow what was just delivered.
@@ -307,10 +343,16 @@ class TcpRelay:
             flow.touched = False
             flow.guest.seen_at = now
             events, flow.events = flow.events, 0
-            if self.flows.get(flow.key) is flow:
-                self._settle(flow, events, now)
-            else:
+            if self.flows.get(flow.key) is not flow:
                 self._close(flow, now)
+                continue
+            try:
+                self._settle(flow, events, now)
+            except OSError as error:
+                if not is_shortage(error):
+                    raise
+                flow.events |= events
+                self.retry(flow, now)
         if self._touched:
             self._loop.again()
 
@@ -348,7 +390,7 @@ class TcpRelay:
                 self.feeder.offer(flow)
             if events & tcp.ESTABLISHED:
                 flow.readable = True
-            if flow.readable or events & tcp.REWIND:
+            if flow.readable or events & tcp.REWIND or conn.send.loss is not None:
                 emitted = self.feeder.pump(flow, now)
         owed = events & tcp.ACK_LATER and conn.receive.unacknowledged()
         if not emitted and (owed or events & ACK_OWED):
@@ -480,10 +522,38 @@ class TcpRelay:
         """Take the flow out of the table."""
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
+            flow.attachment.flows -= 1
         flow.guest.attachment.forget(flow)
         flow.visit = None
         flow.kept = None
         self._charge(flow, 0)
+
+    def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
+        """A connection that has been idle long enough to give way."""
+        best: TcpFlow | None = None
+        flows = self.flows
+        for key in list(islice(flows, LOOKS)):
+            flow = flows[key]
+            flows[key] = flows.pop(key)  # the next look is at others
+            if attachment is not None and flow.attachment is not attachment:
+                continue
+            life = flow.conn.life
+            least = TCP_IDLE_MIN if life.state is tcp.State.ESTABLISHED else HALF_CLOSED_MIN
+            if now - life.heard_at >= least and (
+                best is None or life.heard_at < best.conn.life.heard_at
+            ):
+                best = flow
+        if best is None:
+            return None
+        return Idle(best.conn.life.heard_at, partial(self._displace, best, now))
+
+    def _displace(self, flow: TcpFlow, now: float) -> None:
+        """Both ends are reset, so that neither waits for the other."""
+        flow.conn.abort(now)
+        for emission in flow.conn.poll(now):
+            self.feeder.emit(flow, emission)
+        self.forget(flow)
+        self._farewells.reset(flow, now)
 
     def drop_port(self, attachment: Attachment) -> None:
         """The port is gone: reset the hosts that its guests talked to."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from slirp.host.loop import Loop
 
 if TYPE_CHECKING:
+    from slirp.host.descriptors import Descriptors
     from slirp.host.tcp_feed import Feeder
     from slirp.host.tcp_flow import TcpFlow
 
@@ -35,7 +36,8 @@ _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 class Farewells:
     """The flows of one relay that have left its table with a socket still open."""
 
-    def __init__(self, loop: Loop, feeder: Feeder) -> None:
+    def __init__(self, loop: Loop, feeder: Feeder, descriptors: Descriptors) -> None:
+        self._descriptors = descriptors
         self._loop = loop
         self._feeder = feeder
         self._until: dict[TcpFlow, float] = {}
@@ -103,6 +105,7 @@ class Farewells:
             flow.sock = None
             self._loop.unregister(sock.fileno())
             sock.close()
+            self._descriptors.release(flow.attachment)
 
     def end(self) -> None:
         """The network closes."""

@@ -21,6 +21,7 @@ from slirp.tcp import connection as tcp
 
 if TYPE_CHECKING:
     from slirp.flow import Guest
+    from slirp.host.attachment import Attachment
 
 RECEIVE_AHEAD: Final = 512 << 10  # octets that the host may be ahead of a guest without offloads
 BROKEN_FOR: Final = 60.0  # seconds for a guest to take what a host sent before it reset
@@ -42,6 +43,7 @@ class TcpFlow:
 
     __slots__ = (
         "armed",
+        "attachment",
         "broken_until",
         "chores_at",
         "conn",
@@ -81,6 +83,7 @@ class TcpFlow:
         self.conn = conn
         self.sock: socket.socket | None = sock
         self.guest = guest
+        self.attachment: Attachment = guest.attachment  # that its socket is charged to
         self.template = Template4(key[4:8] + key[:4], key[10:12] + key[8:10], PROTOCOL_TCP)
         self.discard = MSG_TRUNC if sock.family != socket.AF_UNIX else 0
         self.owned = 0  # octets at the front of the host's queue that the guest has acknowledged
@@ -111,8 +114,8 @@ class TcpFlow:
         self.relay.handle_ready(self, events, now)
 
     def resume(self, now: float) -> None:
-        """The guest has room again."""
-        self.relay.touch(self, tcp.SENDABLE)
+        """The guest has room again, for what is new or for what has to be sent again."""
+        self.relay.touch(self, tcp.SENDABLE | tcp.REWIND)
 
     def host_failed(self, now: float) -> None:
         """The host's side is broken. What waits for it is dropped; what its queue still holds goes

@@ -32,6 +32,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
@@ -39,6 +41,7 @@ from nic.port import VNET_NONE
 from slirp.address import addr_from_text, addr_to_text
 from slirp.flow import Guest
 from slirp.host.attachment import payload_views, send_all, write_headers
+from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.loop import HANGUP, READABLE, Loop
 from slirp.host.socket_errors import (
     IP_MTU_DISCOVER,
@@ -67,6 +70,7 @@ from slirp.wire.checksum import ones_sum
 
 if TYPE_CHECKING:
     from nic.port import Claim
+    from slirp.host.attachment import Attachment
     from slirp.stack import UdpArrived
 
 MAPPINGS_MAX: Final = 8192
@@ -84,7 +88,16 @@ _VNET: Final = vnet_of(0)
 class UdpRelay:
     """All UDP mappings of one network."""
 
-    def __init__(self, loop: Loop, stack: Stack, *, mtu: int, bind: str | None = None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        stack: Stack,
+        descriptors: Descriptors,
+        *,
+        mtu: int,
+        bind: str | None = None,
+    ) -> None:
+        self._descriptors = descriptors
         self._loop = loop
         self._stack = stack
         self._nat = stack.nat
@@ -211,42 +224,52 @@ class UdpRelay:
 
     def _open(self, key: tuple[bytes, int], guest: Guest, now: float) -> Mapping | int:
         """A mapping, or the errno of what stood in the way."""
+        attachment: Attachment = guest.attachment
         if len(self.mappings) >= MAPPINGS_MAX:
-            self._evict()
+            idle = self.idlest(attachment, now) or self.idlest(None, now)
+            if idle is not None:
+                idle.close()
         try:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            sock = self._descriptors.take(attachment, socket.AF_INET, socket.SOCK_DGRAM, 0, now)
         except OSError as error:
-            self._evict()  # out of descriptors: the next datagram may find one
             return error.errno or 0
+        mapping = Mapping(self, guest, key[1], sock)
+        try:
+            self._set_up(sock)
+            self.watch(mapping)
+        except OSError as error:  # the host has lost that address, has no port left on it …
+            sock.close()
+            self._descriptors.release(attachment)
+            return error.errno or 0
+        mapping.used_at = mapping.queued_at = now
+        self.mappings[key] = mapping
+        self._loop.visit_at(mapping, now + MAPPING_FOR)
+        return mapping
+
+    def _set_up(self, sock: socket.socket) -> None:
         if self._bind is not None:
-            try:
-                sock.bind((self._bind, 0))
-            except OSError as error:  # the host has lost that address, or has no port left on it
-                sock.close()
-                return error.errno or 0
+            sock.bind((self._bind, 0))
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
         widen_queue(sock)
-        mapping = Mapping(self, guest, key[1], sock)
-        mapping.used_at = mapping.queued_at = now
-        self.mappings[key] = mapping
-        self.watch(mapping)
-        self._loop.visit_at(mapping, now + MAPPING_FOR)
-        return mapping
 
-    def _evict(self) -> None:
-        # The table is the queue. Who was used since it took its place takes a new one.
-        for _ in range(EVICT_LOOKS):
-            if not self.mappings:
-                return
-            key, mapping = next(iter(self.mappings.items()))
+    def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
+        """A mapping that has not been used since it took its place; the table is the queue."""
+        found: Mapping | None = None
+        for key, mapping in list(islice(self.mappings.items(), EVICT_LOOKS)):
+            if attachment is not None and mapping.attachment is not attachment:
+                continue
             if mapping.used_at <= mapping.queued_at:
+                found = mapping
                 break
             mapping.queued_at = mapping.used_at
-            del self.mappings[key]
-            self.mappings[key] = mapping
-        self.remove(mapping)
+            self.mappings[key] = self.mappings.pop(key)
+        if found is None and attachment is not None:
+            found = next((m for m in self.mappings.values() if m.attachment is attachment), None)
+        elif found is None:
+            found = next(iter(self.mappings.values()), None)
+        return None if found is None else Idle(found.used_at, partial(self.remove, found))
 
     def watch(self, mapping: Mapping) -> None:
         """Have the socket's datagrams reported."""
@@ -261,6 +284,7 @@ class UdpRelay:
         self._loop.unregister(mapping.sock.fileno())
         self.dropped += dropped_by_kernel(mapping.sock)
         mapping.sock.close()
+        self._descriptors.release(mapping.attachment)
         mapping.visit = None
 
     def dropped_by_host(self) -> int:

@@ -13,6 +13,7 @@ import socket
 from typing import Final, Protocol
 
 from slirp.flow import Guest
+from slirp.host.attachment import Attachment
 from slirp.ip.template import Template4
 
 MAPPING_FOR: Final = 300.0  # seconds without traffic, RFC 4787 REQ-5 recommends five minutes
@@ -46,13 +47,14 @@ class Mapping:
     """One guest endpoint and its host socket."""
 
     __slots__ = (
-        "from_addr", "guest", "hops", "port", "queued_at", "relay", "sock", "takes_runs",
-        "template", "to_addr", "to_key", "used_at", "visit",
+        "attachment", "from_addr", "guest", "hops", "port", "queued_at", "relay", "sock",
+        "takes_runs", "template", "to_addr", "to_key", "used_at", "visit",
     )  # fmt: skip
 
     def __init__(self, relay: Owner, guest: Guest, port: int, sock: socket.socket) -> None:
         self.relay = relay
         self.guest = guest
+        self.attachment: Attachment = guest.attachment  # that its socket is charged to
         self.port = port
         self.sock = sock
         self.hops = 0  # as the socket is set: its TTL, and stack.DONT_FRAGMENT or not

@@ -261,7 +261,7 @@ class DhcpServer:
         self.stats["decline"] += 1
         current = self._find(request)
         addr = request.address(wire.REQUESTED_ADDRESS)
-        if current is None or current.addr != addr or not self._is_for_us(request):
+        if current is None or current.addr != addr or not self._is_holders(current, request):
             return  # only who was given an address may say that it is taken
         self._forget_client(current)
         if addr in self._pool:  # a static lease stays where the configuration put it
@@ -273,8 +273,19 @@ class DhcpServer:
     def _handle_release(self, request: DhcpMessage, now: float) -> None:
         self.stats["release"] += 1
         current = self._find(request)
-        if current is not None and current.addr == request.ciaddr and self._is_for_us(request):
+        if (
+            current is not None
+            and current.addr == request.ciaddr
+            and self._is_holders(current, request)
+        ):
             self._free(current, now)
+
+    def _is_holders(self, binding: _Binding, request: DhcpMessage) -> bool:
+        """Did this come from where the lease is held? A client identifier is anybody's to write."""
+        if binding.port is not self._port:
+            self.stats["elsewhere"] += 1
+            return False
+        return self._is_for_us(request)
 
     # RFC 2131 §4.3.5: parameters only, no address, no lease time
     def _handle_inform(self, request: DhcpMessage, now: float) -> DhcpReply | None:

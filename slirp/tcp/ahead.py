@@ -26,13 +26,25 @@ Span = tuple[int, int]  # [left, right) in sequence space
 class Shelf:
     """The room that many connections share for octets ahead of their turn; the relay keeps count.
 
-    It may go below zero, by one segment: a connection asks only whether there is any.
+    It may go below zero, by one segment: a connection asks only whether there is any. A shelf may
+    be part of a larger one, and is full when either is.
     """
 
-    __slots__ = ("left",)
+    __slots__ = ("_whole", "left")
 
-    def __init__(self, left: int) -> None:
-        self.left = left  # octets
+    def __init__(self, left: int, whole: Shelf | None = None) -> None:
+        self.left = left  # bytes
+        self._whole = whole
+
+    def is_full(self) -> bool:
+        """Is there no room at all?"""
+        return self.left <= 0 or (self._whole is not None and self._whole.is_full())
+
+    def charge(self, size: int) -> None:
+        """So many bytes are taken; negative: given back."""
+        self.left -= size
+        if self._whole is not None:
+            self._whole.charge(size)
 
 
 class Ahead:
@@ -78,7 +90,7 @@ class Ahead:
             len(self.ranges) >= AHEAD_RANGES_MAX
             or self.segments >= AHEAD_SEGMENTS_MAX
             or self.octets + more > AHEAD_OCTETS_MAX
-            or (self._shelf is not None and self._shelf.left <= 0)
+            or (self._shelf is not None and self._shelf.is_full())
         )
 
     def _join(self, span: Span) -> None:

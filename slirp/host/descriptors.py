@@ -1,0 +1,131 @@
+"""Who holds how many of the process's descriptors, and who gives way when there are no more.
+
+Every flow, mapping and echo of a guest is a host socket, and a process may have only so many. A
+relay asks here for a socket on behalf of a port. Where none is to be had, what has been idle
+longest gives way, of whatever kind: each relay is a `Lender` that names its idlest and can close
+it. So who asks is served, and what nobody uses is what is missed.
+
+Each port may hold a share of the descriptors (`Config.port_share`) while there are other ports; at
+its share a port displaces what is its own. The last RESERVE descriptors go to nobody's guest: with
+them the control socket answers, a forward accepts and a module is imported, whatever guests do.
+
+What may be displaced: a UDP mapping, an echo, a DNS stream, at any time; a TCP connection only
+after TCP_IDLE_MIN without a segment from the guest, or HALF_CLOSED_MIN where one side has closed.
+Where nothing may be, the request is refused with EMFILE, as the kernel would refuse it.
+
+Does not do: flows without sockets, listening sockets (whoever opens a forward is told).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from slirp.host.attachment import Attachment
+
+RESERVE: Final = 16  # descriptors that are not for guests
+TCP_IDLE_MIN: Final = 300.0  # seconds, as long as a UDP mapping lives unused
+HALF_CLOSED_MIN: Final = 60.0  # seconds
+TRIES: Final = 4  # times that something is displaced for one request
+LOOKS: Final = 64  # candidates that a lender looks at for one that is idle
+
+
+class Idle(NamedTuple):
+    """Something that may give way."""
+
+    since: float  # when it was last used
+    close: Callable[[], None]
+
+
+class Lender(Protocol):
+    """A relay whose sockets may be displaced."""
+
+    def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
+        """What has been idle longest, of this port or of any; None: nothing may go."""
+
+
+class Descriptors:
+    """The ledger of one network."""
+
+    def __init__(self, attachments: Collection[Attachment], share: float) -> None:
+        """`attachments`: the network's, as they are; `share`: of one port, above 0 and up to 1."""
+        self._attachments = attachments
+        self._share = share
+        self._lenders: list[Lender] = []
+        self.displaced = 0
+        self.refused = 0
+
+    def add(self, lender: Lender) -> None:
+        """Its sockets may be displaced from now on."""
+        self._lenders.append(lender)
+
+    def share_of(self, whole: int) -> int:
+        """One port's part of something that all ports have `whole` of."""
+        return whole if len(self._attachments) <= 1 else max(1, int(whole * self._share))
+
+    def take(
+        self, attachment: Attachment | None, family: int, kind: int, proto: int, now: float
+    ) -> socket.socket:
+        """A socket for a guest of this port, or for the network itself (None), non-blocking.
+
+        Raises OSError where there is none.
+        """
+        if attachment is not None:
+            self._make_share(attachment, now)
+        for _ in range(TRIES):
+            try:
+                sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, proto)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                if not self.make_room(now):
+                    break
+                continue
+            if self.admit(attachment, sock, now):
+                return sock
+            break
+        raise self._refuse()
+
+    def admit(self, attachment: Attachment | None, sock: socket.socket, now: float) -> bool:
+        """Enter a socket that is open already; False, and it is closed, where there is no room."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
+        if attachment is not None and sock.fileno() >= limit and not self.make_room(now):
+            sock.close()
+            self.refused += 1
+            return False
+        if attachment is not None:
+            attachment.sockets += 1
+        return True
+
+    def make_room(self, now: float) -> bool:
+        """Have whatever has been idle longest give way; False: nothing may."""
+        return self._displace(None, now)
+
+    def release(self, attachment: Attachment) -> None:
+        """One of this port's sockets was closed."""
+        attachment.sockets -= 1
+
+    def _make_share(self, attachment: Attachment, now: float) -> None:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
+        if attachment.sockets < self.share_of(limit):
+            return
+        if not self._displace(attachment, now):
+            raise self._refuse()
+
+    def _refuse(self) -> OSError:
+        self.refused += 1
+        return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def _displace(self, attachment: Attachment | None, now: float) -> bool:
+        """Close what has been idle longest; False: nothing may go."""
+        found = [idle for lender in self._lenders if (idle := lender.idlest(attachment, now))]
+        if not found:
+            return False
+        min(found, key=lambda idle: idle.since).close()
+        self.displaced += 1
+        return True
