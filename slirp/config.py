@@ -34,6 +34,7 @@ FIRST_LEASE: Final = 15
 DNS_PORT: Final = 53
 LABEL_MAX: Final = 63  # bytes, RFC 1035 §2.3.4
 NAME_MAX: Final = 253  # bytes of a name in text
+PORT_SHARE: Final = 0.5
 RESOLV_CONF: Final = "/etc/resolv.conf"
 
 _UNUSABLE: Final = (  # networks that no host's kernel routes to
@@ -135,7 +136,7 @@ class _Values(NamedTuple):
     domain: str = ""
     search: tuple[str, ...] = ()
     static_leases: Mapping[str, str] = MappingProxyType({})  # MAC → address
-    port_share: float = 0.5  # of descriptors, flows and memory, for one port among others
+    port_share: float = PORT_SHARE  # of descriptors, flows and memory, for one port among others
 
 
 class Config(_Values):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from slirp.address import addr_from_text, addr_to_text
 from slirp.cli import capture_file
 from slirp.cli.failure import USAGE, Failure
-from slirp.config import MTU, MTU_MAX, MTU_MIN, NETWORK, Config
+from slirp.config import MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
 from slirp.errors import ConfigError
 from slirp.forward import ForwardSpec, parse_forward
 from slirp.linux import syscalls
@@ -71,13 +71,22 @@ def add_options(parser: ArgumentParser) -> None:
         help="always the same address for this machine",
     )  # fmt: skip
     add("--isolate", action="store_true", help="machines do not reach each other")
+    add(
+        "--port-share", type=float, default=PORT_SHARE, metavar="PART",
+        help="of descriptors, flows and memory, for one machine among others (%(default)s)",
+    )  # fmt: skip
     add_output_options(parser)
 
 
 def open_network(args: Namespace, stack: ExitStack) -> Network:
     """The network that the options ask for, its forwards open; closed with `stack`."""
     forwards = parse_forwards(args.forward)
-    config = make_config(args, static_leases=dict(map(_lease, args.lease)), isolate=args.isolate)
+    config = make_config(
+        args,
+        static_leases=dict(map(_lease, args.lease)),
+        isolate=args.isolate,
+        port_share=args.port_share,
+    )
     network = stack.enter_context(make_network(config))
     add_forwards(network, forwards, addr_to_text(config.first_lease_addr))
     return network

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RESERVE: Final = 16  # descriptors that are not for guests
 TCP_IDLE_MIN: Final = 300.0  # seconds, as long as a UDP mapping lives unused
-HALF_CLOSED_MIN: Final = 60.0  # seconds
+HALF_CLOSED_MIN: Final = 30.0  # seconds; less than until it is probed, which counts as use
 TRIES: Final = 4  # times that something is displaced for one request
 LOOKS: Final = 64  # candidates that a lender looks at for one that is idle
 
@@ -83,23 +83,24 @@ class Descriptors:
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE):
                     raise
-                if not self.make_room(now):
-                    break
-                continue
-            if self.admit(attachment, sock, now):
-                return sock
-            break
+            else:
+                if attachment is None:
+                    return sock
+                if not _is_reserved(sock):
+                    attachment.sockets += 1
+                    return sock
+                sock.close()
+            if not self.make_room(now):
+                break
         raise self._refuse()
 
-    def admit(self, attachment: Attachment | None, sock: socket.socket, now: float) -> bool:
+    def admit(self, attachment: Attachment, sock: socket.socket, now: float) -> bool:
         """Enter a socket that is open already; False, and it is closed, where there is no room."""
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
-        if attachment is not None and sock.fileno() >= limit and not self.make_room(now):
+        if _is_reserved(sock) and not self.make_room(now):
             sock.close()
             self.refused += 1
             return False
-        if attachment is not None:
-            attachment.sockets += 1
+        attachment.sockets += 1
         return True
 
     def make_room(self, now: float) -> bool:
@@ -111,8 +112,7 @@ class Descriptors:
         attachment.sockets -= 1
 
     def _make_share(self, attachment: Attachment, now: float) -> None:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
-        if attachment.sockets < self.share_of(limit):
+        if attachment.sockets < self.share_of(_limit()):
             return
         if not self._displace(attachment, now):
             raise self._refuse()
@@ -129,3 +129,13 @@ class Descriptors:
         min(found, key=lambda idle: idle.since).close()
         self.displaced += 1
         return True
+
+
+def _limit() -> int:
+    """Descriptors that guests may have, and whatever else is open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
+
+
+def _is_reserved(sock: socket.socket) -> bool:
+    """The kernel gives the lowest number that is free: one of the last is one of the reserve."""
+    return sock.fileno() >= _limit()

@@ -314,7 +314,7 @@ OPTIONS: Final[dict[str, tuple[Any, dict[str, str]]]] = {
 
 # What is no matter of traffic: what a lease says (tests/slirp/services/test_dhcp.py).
 ELSEWHERE_TESTED: Final = {
-    "first_lease", "hostname", "domain", "search", "static_leases",
+    "first_lease", "hostname", "domain", "search", "static_leases", "port_share",
 }  # fmt: skip
 
 

@@ -419,6 +419,28 @@ def test_only_the_leaseholder_may_decline_or_release() -> None:
     assert len(target.leases(0.0)) == 2
 
 
+def test_a_lease_is_given_up_from_the_port_that_holds_it_only() -> None:
+    """A MAC and a client identifier are anybody's to write; where they come from is not."""
+    target = DhcpServer(config())
+    here, there = object(), object()
+
+    def send(kind: int, port: object, options: dict[int, bytes], **fields: Any) -> None:
+        request = blank(MAC)._replace(
+            options={wire.MESSAGE_TYPE: bytes((kind,))} | options, **fields
+        )
+        target.handle_message(request.emit(), 0.0, port)
+
+    wanted = {wire.REQUESTED_ADDRESS: addr(15), wire.SERVER_IDENTIFIER: GATEWAY}
+    send(wire.DISCOVER, here, {})
+    send(wire.REQUEST, here, wanted)
+    send(wire.RELEASE, there, {}, ciaddr=addr(15))
+    send(wire.DECLINE, there, wanted)
+    assert [lease.addr for lease in target.leases(0.0)] == [addr(15)]
+    assert target.stats["elsewhere"] == 2
+    send(wire.RELEASE, here, {}, ciaddr=addr(15))
+    assert not target.leases(0.0)
+
+
 def test_a_released_address_waits_for_its_client() -> None:
     target = DhcpServer(config(pool_size=2))
     client, second, third = (Client(target, m) for m in (MAC, OTHER, b"\2" * 6))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slirp.tcp.ahead import AHEAD_RANGES_MAX, Ahead
+from slirp.tcp.ahead import AHEAD_RANGES_MAX, Ahead, Shelf
 from slirp.tcp.seq import MASK
 from slirp.wire.tcp import ACK
 from tests.kit.peer import established, guest_octets
@@ -65,3 +65,17 @@ def test_the_fin_is_last_whenever_it_comes(order: list[tuple[int, int]], alone: 
     assert c.mirror.received == guest_octets(1, 200)
     assert c.mirror.guest_closed
     assert c.connection.receive.nxt == (c.irs + 202) & MASK
+
+
+def test_a_shelf_is_full_when_the_one_that_it_is_part_of_is() -> None:
+    whole = Shelf(1000)
+    ours, theirs = Shelf(500, whole), Shelf(500, whole)
+    ours.charge(500)
+    assert ours.is_full()
+    assert not theirs.is_full()
+    whole.charge(500)
+    assert theirs.is_full()
+    ours.charge(-500)
+    whole.charge(-500)
+    assert not ours.is_full()
+    assert whole.left == 1000
