@@ -59,6 +59,15 @@ class Descriptors:
         self._lenders: list[Lender] = []
         self.displaced = 0
         self.refused = 0
+        self.look()
+
+    def look(self) -> int:
+        """Learn, and tell, up to which number descriptors are for guests.
+
+        Looked at where it matters; whoever lowers the process's limit calls it.
+        """
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
+        return self._limit
 
     def add(self, lender: Lender) -> None:
         """Its sockets may be displaced from now on."""
@@ -75,7 +84,7 @@ class Descriptors:
 
         Raises OSError where there is none.
         """
-        if attachment is not None:
+        if attachment is not None and len(self._attachments) > 1:
             self._make_share(attachment, now)
         for _ in range(TRIES):
             try:
@@ -83,20 +92,22 @@ class Descriptors:
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE):
                     raise
+                self.look()
             else:
                 if attachment is None:
                     return sock
-                if not _is_reserved(sock):
+                if sock.fileno() < self._limit or sock.fileno() < self.look():
                     attachment.sockets += 1
                     return sock
-                sock.close()
+                sock.close()  # the lowest number that was free is one of the reserve
             if not self.make_room(now):
                 break
         raise self._refuse()
 
     def admit(self, attachment: Attachment, sock: socket.socket, now: float) -> bool:
         """Enter a socket that is open already; False, and it is closed, where there is no room."""
-        if _is_reserved(sock) and not self.make_room(now):
+        number = sock.fileno()
+        if number >= self._limit and number >= self.look() and not self.make_room(now):
             sock.close()
             self.refused += 1
             return False
@@ -112,7 +123,8 @@ class Descriptors:
         attachment.sockets -= 1
 
     def _make_share(self, attachment: Attachment, now: float) -> None:
-        if attachment.sockets < self.share_of(_limit()):
+        held = attachment.sockets
+        if held < self.share_of(self._limit) or held < self.share_of(self.look()):
             return
         if not self._displace(attachment, now):
             raise self._refuse()
@@ -129,13 +141,3 @@ class Descriptors:
         min(found, key=lambda idle: idle.since).close()
         self.displaced += 1
         return True
-
-
-def _limit() -> int:
-    """Descriptors that guests may have, and whatever else is open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
-
-
-def _is_reserved(sock: socket.socket) -> bool:
-    """The kernel gives the lowest number that is free: one of the last is one of the reserve."""
-    return sock.fileno() >= _limit()

@@ -89,50 +89,47 @@ class Dispatcher:
 
     def handle_port(self, attachment: Attachment, now: float) -> None:
         """One batch of frames from this port."""
-        try:
-            self._take_frames(attachment, now)
-        except Shortage:
-            attachment.shortages += 1
-            self.loop.rest(attachment.port.fileno(), RETRY_AFTER)
-            self.udp.outgoing.flush(now)
-        except DeviceGone as gone:
-            self.udp.outgoing.flush(now)
-            self.on_gone(attachment, gone)
-
-    def _take_frames(self, attachment: Attachment, now: float) -> None:
         flows, routes, outgoing = self.tcp.flows, self.udp.routes, self.udp.outgoing
         unpack = _PLAIN.unpack_from
         count = 0
-        for frame in attachment.port.frames():
-            count += 1
-            segments = frame.iov.segments
-            if segments and len(head := segments[0]) >= PLAIN_LEN:
-                ethertype, version, total, fragment, protocol, key, seq, ack, bits, window = unpack(
-                    head
-                )
-                if ethertype == 0x0800 and version == 0x45 and not fragment & FRAGMENTED:
-                    if protocol == PROTOCOL_TCP and key in flows:
-                        flow = flows[key]
-                        if flow.guest.attachment is attachment and self._plain(
-                            flow, frame, head, total, seq, ack, bits, window, now
-                        ):
-                            frame.release()
-                            continue
-                    elif protocol == PROTOCOL_UDP and key in routes:
-                        route = routes[key]
-                        if route.mapping.guest.attachment is attachment and is_plain_datagram(
-                            frame, head, total, seq
-                        ):
-                            hops = head[22] - 1
-                            if total <= LINK_MTU:
-                                hops |= (head[20] & 0x40) << 2  # DONT_FRAGMENT
-                            outgoing.add(route, head[42 : 14 + total], hops, frame, now)
-                            if not attachment.keeps_frames:
-                                outgoing.flush(now)
-                            continue
-            outgoing.flush(now)  # what follows may be of the same flow
-            self.perform_all(self.stack.handle_frame(frame, attachment, now))
-            frame.release()
+        try:
+            for frame in attachment.port.frames():
+                count += 1
+                segments = frame.iov.segments
+                if segments and len(head := segments[0]) >= PLAIN_LEN:
+                    ethertype, version, total, fragment, protocol, key, seq, ack, bits, window = (
+                        unpack(head)
+                    )
+                    if ethertype == 0x0800 and version == 0x45 and not fragment & FRAGMENTED:
+                        if protocol == PROTOCOL_TCP and key in flows:
+                            flow = flows[key]
+                            if flow.guest.attachment is attachment and self._plain(
+                                flow, frame, head, total, seq, ack, bits, window, now
+                            ):
+                                frame.release()
+                                continue
+                        elif protocol == PROTOCOL_UDP and key in routes:
+                            route = routes[key]
+                            if route.mapping.guest.attachment is attachment and is_plain_datagram(
+                                frame, head, total, seq
+                            ):
+                                hops = head[22] - 1
+                                if total <= LINK_MTU:
+                                    hops |= (head[20] & 0x40) << 2  # DONT_FRAGMENT
+                                outgoing.add(route, head[42 : 14 + total], hops, frame, now)
+                                if not attachment.keeps_frames:
+                                    outgoing.flush(now)
+                                continue
+                outgoing.flush(now)  # what follows may be of the same flow
+                self.perform_all(self.stack.handle_frame(frame, attachment, now))
+                frame.release()
+        except Shortage:
+            attachment.shortages += 1
+            self.loop.rest(attachment.port.fileno(), RETRY_AFTER)
+        except DeviceGone as gone:
+            outgoing.flush(now)
+            self.on_gone(attachment, gone)
+            return
         outgoing.flush(now)
         attachment.frames_in += count
         if self.stack.reassemblers:

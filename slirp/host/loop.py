@@ -229,31 +229,26 @@ class Loop:
         self.shortages += 1
 
     def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        poll = self._epoll.poll
         try:
-            return self._poll(timeout)
+            if timeout == 0.0:
+                return poll(0.0, EVENTS_PER_TURN)
+            clock = time.monotonic  # spinning costs real time, whatever the network takes for time
+            begun = clock()
+            if self._brisk:
+                until = begun + BRISK_FOR
+                while clock() < until:
+                    ready = poll(0.0, EVENTS_PER_TURN)
+                    if ready:
+                        return ready
+                    os.sched_yield()  # whoever is to answer may need this processor
+            ready = poll(timeout, EVENTS_PER_TURN)
+            self._brisk = clock() - begun < BRISK_FOR
+            return ready
         except OSError as error:
-            if not is_shortage(error):
-                raise
-            self.shortages += 1
+            self._bear(error)
             time.sleep(RETRY_AFTER)
             return []
-
-    def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        poll = self._epoll.poll
-        if timeout == 0.0:
-            return poll(0.0, EVENTS_PER_TURN)
-        clock = time.monotonic  # spinning costs real time, whatever the network takes for time
-        begun = clock()
-        if self._brisk:
-            until = begun + BRISK_FOR
-            while clock() < until:
-                ready = poll(0.0, EVENTS_PER_TURN)
-                if ready:
-                    return ready
-                os.sched_yield()  # whoever is to answer may need this processor
-        ready = poll(timeout, EVENTS_PER_TURN)
-        self._brisk = clock() - begun < BRISK_FOR
-        return ready
 
     def _visit(self, now: float) -> None:
         visits = self._visits

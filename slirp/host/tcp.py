@@ -122,8 +122,10 @@ class TcpRelay:
 
     def _has_place(self, guest: Guest) -> bool:
         """Is there room in the table, and in the port's share of it?"""
-        share = self._descriptors.share_of(FLOWS_MAX)
-        return len(self.flows) < FLOWS_MAX and guest.attachment.flows < share
+        if len(self.flows) >= FLOWS_MAX:
+            return False
+        attachment: Attachment = guest.attachment
+        return attachment.flows < self._descriptors.share_of(FLOWS_MAX)
 
     def _dial(
         self, attachment: Attachment, address: tuple[str, int], bind: str | None, now: float
@@ -526,7 +528,8 @@ class TcpRelay:
         flow.guest.attachment.forget(flow)
         flow.visit = None
         flow.kept = None
-        self._charge(flow, 0)
+        if flow.kept_cost:
+            self._charge(flow, 0)
 
     def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
         """A connection that has been idle long enough to give way."""

@@ -23,18 +23,20 @@ from slirp.tcp.seq import MASK
 
 TICKS: Final = 250_000  # per second: M of RFC 6528 §3
 SECRET_LEN: Final = 32  # bytes
+OFFSETS_KEPT: Final = 1024
 PORTS_LEN: Final = 4  # bytes at the end of a four-tuple
 
 
 class InitialNumbers:
     """The initial numbers of one network's connections."""
 
-    __slots__ = ("_isn", "_stamps")
+    __slots__ = ("_isn", "_offsets", "_stamps")
 
     def __init__(self, secret: bytes) -> None:
         """`secret`: SECRET_LEN bytes that nobody else knows."""
         self._isn = hashlib.blake2s(key=secret, digest_size=4, person=b"isn")
         self._stamps = hashlib.blake2s(key=secret, digest_size=4, person=b"stamps")
+        self._offsets: dict[bytes, int] = {}  # of pairs of hosts; worked out again when dropped
 
     def iss(self, tuple4: bytes, now: float) -> int:
         """The ISS of a connection; `tuple4` is both addresses, then both ports."""
@@ -44,6 +46,12 @@ class InitialNumbers:
 
     def ts_offset(self, tuple4: bytes) -> int:
         """What the timestamp clock of the two hosts is ahead of ours, in milliseconds."""
-        digest = self._stamps.copy()
-        digest.update(tuple4[:-PORTS_LEN])
-        return int.from_bytes(digest.digest())
+        hosts = tuple4[:-PORTS_LEN]
+        offset = self._offsets.get(hosts)
+        if offset is None:
+            digest = self._stamps.copy()
+            digest.update(hosts)
+            if len(self._offsets) >= OFFSETS_KEPT:
+                self._offsets.clear()
+            offset = self._offsets[hosts] = int.from_bytes(digest.digest())
+        return offset

@@ -54,18 +54,6 @@ _HALF_CLOSED: Final = (State.FIN_WAIT_2, State.CLOSE_WAIT)
 _KEPT_ALIVE: Final = (State.ESTABLISHED, State.FIN_WAIT_2, State.CLOSE_WAIT)
 _CLOSING: Final = (State.CLOSING, State.LAST_ACK)
 
-# RFC 9293 §3.3.2, figure 5: what each of the two FINs leads to.
-_OUR_FIN_ACKED: Final = {
-    State.FIN_WAIT_1: State.FIN_WAIT_2,
-    State.CLOSING: State.TIME_WAIT,
-    State.LAST_ACK: State.CLOSED,
-}
-_GUEST_FIN: Final = {
-    State.ESTABLISHED: State.CLOSE_WAIT,
-    State.FIN_WAIT_1: State.CLOSING,
-    State.FIN_WAIT_2: State.TIME_WAIT,
-}
-
 
 class Due(enum.Enum):
     """What the deadline of a state asks for."""
@@ -105,12 +93,26 @@ class Lifecycle:
             self.idle_at = now + CLOSING_FOR
 
     def after_our_fin(self) -> State:
-        """The state once our FIN is acknowledged."""
-        return _OUR_FIN_ACKED.get(self.state, self.state)
+        """The state once our FIN is acknowledged (RFC 9293 §3.3.2, figure 5)."""
+        match self.state:
+            case State.FIN_WAIT_1:
+                return State.FIN_WAIT_2
+            case State.CLOSING:
+                return State.TIME_WAIT
+            case State.LAST_ACK:
+                return State.CLOSED
+        return self.state
 
     def after_guest_fin(self) -> State:
         """The state once the guest's FIN is taken."""
-        return _GUEST_FIN.get(self.state, self.state)
+        match self.state:
+            case State.ESTABLISHED:
+                return State.CLOSE_WAIT
+            case State.FIN_WAIT_1:
+                return State.CLOSING
+            case State.FIN_WAIT_2:
+                return State.TIME_WAIT
+        return self.state
 
     def wait_again(self, now: float) -> None:
         """TIME-WAIT begins anew: the guest's FIN came once more."""

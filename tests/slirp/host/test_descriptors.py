@@ -28,16 +28,22 @@ from tests.slirp.host.test_tcp import connected, received
 
 
 @contextlib.contextmanager
-def only(count: int) -> Iterator[None]:
+def only(count: int, ledger: Descriptors) -> Iterator[None]:
     """This process may open so many more descriptors, the reserve included."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     spare = os.dup(0)
     os.close(spare)
     resource.setrlimit(resource.RLIMIT_NOFILE, (spare + count, hard))
+    ledger.look()
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        ledger.look()
+
+
+def ledger_of(lab: Lab) -> Descriptors:
+    return lab.network._dispatcher.descriptors
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def ports() -> Iterator[list[Attachment]]:
 def test_the_idlest_gives_way_whoever_holds_it(ports: list[Attachment]) -> None:
     ledger = Descriptors(ports[:1], 0.5)
     first, second = Lender(ledger, ports[0]), Lender(ledger, ports[0])
-    with only(RESERVE + 6), contextlib.closing(first), contextlib.closing(second):
+    with only(RESERVE + 6, ledger), contextlib.closing(first), contextlib.closing(second):
         for now in range(6):
             (first, second)[now % 2].take(float(now))
         second.take(6.0)
@@ -99,11 +105,11 @@ def test_the_idlest_gives_way_whoever_holds_it(ports: list[Attachment]) -> None:
 
 def test_the_reserve_is_not_for_guests(ports: list[Attachment]) -> None:
     ledger = Descriptors(ports[:1], 0.5)
-    with only(RESERVE), pytest.raises(OSError, match="Too many") as caught:
+    with only(RESERVE, ledger), pytest.raises(OSError, match="Too many") as caught:
         ledger.take(ports[0], socket.AF_INET, socket.SOCK_DGRAM, 0, 0.0)
     assert caught.value.errno == errno.EMFILE
     assert ledger.refused == 1
-    with only(RESERVE):  # but for the network itself
+    with only(RESERVE, ledger):  # but for the network itself
         ledger.take(None, socket.AF_INET, socket.SOCK_DGRAM, 0, 0.0).close()
 
 
@@ -141,7 +147,7 @@ def test_short_questions_do_not_starve_what_comes_after_them(
 ) -> None:
     clock = Clock()
     lab = make_lab(clock=clock)
-    with only(RESERVE + 20):
+    with only(RESERVE + 20, ledger_of(lab)):
         for number in range(100):
             ask(lab, echo, 20_000 + number)
             lab.turn(lambda: echo.pump() and bool(lab.guest.inbox))
@@ -163,7 +169,7 @@ def test_connections_that_are_used_never_give_way(
     with (
         connected(lab, listener) as (old, old_peer),
         connected(lab, listener) as (young, young_peer),
-        only(RESERVE),
+        only(RESERVE, ledger_of(lab)),
     ):
         clock.advance(TCP_IDLE_MIN - 1)
         young.send(b"still here")
@@ -185,7 +191,7 @@ def test_a_half_closed_connection_gives_way_sooner(
 ) -> None:
     clock = Clock()
     lab = make_lab(clock=clock)
-    with connected(lab, listener) as (old, old_peer), only(RESERVE):
+    with connected(lab, listener) as (old, old_peer), only(RESERVE, ledger_of(lab)):
         old_peer.shutdown(socket.SHUT_WR)
         lab.turn(lambda: old.got_fin)
         lab.turn()
