@@ -17,17 +17,19 @@ BYTE_CODE = $(BIN)/python -m compileall -q slirp nic dma
 # What the tests talk to; each as Debian names it.
 TEST_PACKAGES := gcc libc6-dev iproute2 iputils-ping netcat-openbsd curl ethtool procps util-linux \
     iperf3 bind9-dnsutils isc-dhcp-client udhcpc tshark slirp4netns libseccomp2 \
-    gcc-sparc64-linux-gnu binutils-sparc64-linux-gnu qemu-system-x86 busybox-static cpio
+    gcc-sparc64-linux-gnu binutils-sparc64-linux-gnu qemu-system-x86 busybox-static cpio \
+    debootstrap debian-archive-keyring gpgv
 # What the benchmarks compare with.
-BENCH_PACKAGES := gcc libc6-dev iproute2 iperf3 curl slirp4netns passt
+BENCH_PACKAGES := gcc libc6-dev iproute2 util-linux iperf3 curl slirp4netns passt \
+    debootstrap debian-archive-keyring gpgv
 
-.PHONY: demo test lint bench coverage clean test-packages bench-packages
+.PHONY: demo test lint bench coverage clean test-packages bench-packages testing-root
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.guest
 	$(BIN)/slirp demo --capture captures/out/demo.pcapng $(ARGS)
 
-test: lint
+test: lint testing-root
 	$(BIN)/pytest -n auto --dist loadgroup -q $(ARGS)
 
 lint: $(VENV)/.dev test-packages
@@ -38,7 +40,7 @@ lint: $(VENV)/.dev test-packages
 bench: $(VENV)/.dev bench-packages
 	$(BIN)/python -m benchmarks $(ARGS)
 
-coverage: $(VENV)/.dev test-packages
+coverage: $(VENV)/.dev test-packages testing-root
 	$(BIN)/pytest -n auto --dist loadgroup -q --cov --cov-report=term:skip-covered $(ARGS)
 
 $(VENV)/bin/python:
@@ -62,6 +64,11 @@ test-packages:
 
 bench-packages:
 	@tools/debian-packages $(BENCH_PACKAGES)
+
+# Newer programs that the tests run as well, under ~/.cache/slirp. Where it cannot be built the tool
+# says why, and so do the tests that want it.
+testing-root: test-packages
+	@tools/testing-root > /dev/null || true
 
 clean:
 	rm -rf $(VENV) build dist benchmarks/out captures/out .mypy_cache .ruff_cache .pytest_cache

@@ -102,7 +102,7 @@ VALUES: Final = {
 }
 
 USAGE: Final = """\
-Usage: slirp4netns [OPTION]... PID|PATH [TAPNAME]
+Usage: slirp4netns [OPTION]... PID|PATH|FD [TAPNAME]
 User-mode networking for unprivileged network namespaces.
 
 -c, --configure          bring up the interface
@@ -343,7 +343,11 @@ def _target(values: dict[str, Any], words: Sequence[str]) -> dict[str, str]:
     named = {"target": words[0], "tap_name": words[1] if len(words) > 1 else target_type}
     if target_type == "bess":
         return named
-    if netns_type in ("pid", "tapfd"):
+    if netns_type == "tapfd":
+        if _number(words[0]) is None:
+            raise Mistake("TAPFD must a file descriptor")  # as slirp4netns 1.3 has it
+        return named
+    if netns_type == "pid":
         if not _number(words[0]):
             raise Mistake("PID must be a positive integer")
         return named
