@@ -27,6 +27,9 @@ WHY: Final = {
     "redirect": "the server redirects; give --url the address that it redirects to",
 }
 
+# Wireshark 4.2 and later: what came by another interface is another conversation.
+EACH_STAGE: Final = "-o protocols.conversation_deinterlacing_key:.MI"
+
 
 class Outcome(NamedTuple):
     """All that there is to tell afterwards."""
@@ -139,7 +142,9 @@ def _show_captures(outcome: Outcome) -> None:
     out.write("\nTo look into it:\n")
     if len(paths) == 1:
         pick = 'frame.interface_name == "lance"'
-        out.write(f"  wireshark {paths[0]}      and as a display filter: {pick}\n")
+        out.write(f"  wireshark {EACH_STAGE} {paths[0]}\n")
+        out.write(f"  tshark {EACH_STAGE} -r {paths[0]} -Y http\n")
+        out.write("  before Wireshark 4.2, one stage alone:\n")
         out.write(f"  tshark -r {paths[0]} -Y '{pick}' -w - | tshark -r - -Y http\n")
     else:
         out.write(f"  wireshark {paths[0]}\n  tshark -r {paths[0]} -Y http\n")

@@ -10,7 +10,7 @@
 what they may cost are slirp.control.clients'. What callers can see is as slirp4netns does it, words
 included, with these differences: its `list_hostfwd` answers `{"entries": […]}` where its manual
 says `{"return": {"entries": […]}}`, so ours answers with both; arguments that are missing are
-refused where slirp4netns 1.2 crashes; a port above 65535 is refused; other requests and the guest's
+refused where slirp4netns crashes; a port above 65535 is refused; other requests and the guest's
 traffic go on while a client is slow.
 
 Does not do: several requests per connection; anything that slirp4netns's socket does not have.

@@ -7,6 +7,7 @@ import http.server
 import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from typing import Any, ClassVar, Final
 
 import pytest
 
+from slirp.cli.demo_report import EACH_STAGE
 from slirp.cli.main import main
 from slirp.sight.layout import STAGES, check, frames
 from slirp.sight.pcapng import read_packets
-from tests.kit.need import need_tool
+from tests.kit.tshark import both, tshark
 from tests.slirp.guest.bench import need_unicorn
 
 CONTENT: Final = bytes(range(251)) * 800  # 200,800 octets; no power of two in it
@@ -271,7 +273,8 @@ def test_split_writes_a_file_for_each_stage(
     assert main(["layout", *map(str, sorted(tmp_path.glob("*.pcapng")))]) == 0
 
 
-def test_tshark_reads_the_demo(server: str, tmp_path: Path) -> None:
+@both
+def test_tshark_reads_the_demo(server: str, tmp_path: Path, version: str) -> None:
     path = tmp_path / "demo.pcapng"
     assert main(["demo", "--url", f"http://{server}/", "--capture", str(path), "--split"]) == 0
     for stage in ("ip", "ethernet", "lance"):
@@ -280,17 +283,21 @@ def test_tshark_reads_the_demo(server: str, tmp_path: Path) -> None:
         options = [*checks, "-oeth.check_fcs:TRUE", "-Tfields", *(f"-e{name}" for name in fields)]
         wanted = "http.response || _ws.expert.severity == error || eth.fcs.status == 0"
         file = path.with_name(f"demo-{stage}.pcapng")
-        done = subprocess.run(
-            [need_tool("tshark"), "-r", str(file), "-Y", wanted, *options],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        assert [line for line in done.stderr.splitlines() if "Running as user" not in line] == []
-        code, length, whole = done.stdout.split()
+        (line,) = tshark(version, file, "-Y", wanted, *options)
+        code, length, whole = line.split()
         assert (code, length) == ("200", str(len(CONTENT)))
         assert int(whole) > len(CONTENT)
+
+
+def test_tshark_tells_the_demos_stages_apart(server: str, tmp_path: Path) -> None:
+    """With what the demo prints, typed as it is printed."""
+    path = tmp_path / "demo.pcapng"
+    assert main(["demo", "--url", f"http://{server}/", "--capture", str(path)]) == 0
+    wanted = ("-T", "fields", "-e", "frame.interface_name", "-e", "http.content_length")
+    option = shlex.split(EACH_STAGE)
+    shown = tshark("testing", path, *option, "-Y", "http.response", *wanted)
+    assert sorted(shown) == sorted(f"{stage}\t{len(CONTENT)}" for stage in STAGES)
+    assert tshark("testing", path, *option, "-Y", "tcp.analysis.retransmission") == []
 
 
 def test_ctrl_c_leaves_a_valid_capture_and_status_130(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nic.lance import COUNTERS
-from slirp.cli.demo_report import Outcome, as_json, show, why
+from slirp.cli.demo_report import EACH_STAGE, Outcome, as_json, show, why
 from slirp.cli.origin import Origin
 from slirp.guest import prom
 from slirp.guest.prom import Result
@@ -75,8 +75,10 @@ def test_where_captures_are_and_how_to_open_them(capsys: pytest.CaptureFixture[s
     show(outcome(captures=[(Path("a.pcapng"), {"ip": 3, "lance": 1200})]))
     shown = capsys.readouterr().out
     assert "capture  a.pcapng (ip 3, lance 1,200)\n" in shown
-    assert "\n  wireshark a.pcapng" in shown
-    assert "\n  tshark -r a.pcapng -Y 'frame.interface_name == \"lance\"'" in shown
+    first = shown.index(f"\n  wireshark {EACH_STAGE} a.pcapng\n")
+    assert f"\n  tshark {EACH_STAGE} -r a.pcapng -Y http\n" in shown
+    picked = "-Y 'frame.interface_name == \"lance\"' -w - | tshark -r - -Y http"
+    assert shown.index(f"\n  tshark -r a.pcapng {picked}\n") > first
     assert "\n  slirp layout a.pcapng\n" in shown
     split = [(Path(f"a-{stage}.pcapng"), {stage: 7}) for stage in ("ip", "lance")]
     show(outcome(captures=split))

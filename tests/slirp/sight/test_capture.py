@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import struct
-import subprocess
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from nic.port import VNET_NONE, Claim, Frame, PortDefaults
 from slirp.guest.driver import MAC, LanceDriver
 from slirp.guest.machine import sun4m_board
 from slirp.sight.capture import Capture
-from slirp.sight.layout import Disagreement, FrameLayout, Vector, check, exchange, frames
+from slirp.sight.layout import STAGES, Disagreement, FrameLayout, Vector, check, exchange, frames
 from slirp.sight.pcapng import (
     INBOUND,
     LINKTYPE_ETHERNET,
@@ -36,7 +35,7 @@ from slirp.sight.pcapng import (
     PcapngWriter,
     read_packets,
 )
-from tests.kit.need import need_tool
+from tests.kit.tshark import BY_INTERFACE, both, tshark
 
 GATEWAY: Final = "52:55:0a:00:02:02"
 HEADERS: Final = (14, 20, 20)
@@ -427,7 +426,10 @@ REQUEST: Final = b"GET /file HTTP/1.1\r\nHost: 10.0.2.2\r\n\r\n"
 BODY: Final = bytes(range(256)) * 12
 RESPONSE: Final = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 CHECKS: Final = ("ip.check_checksum", "tcp.check_checksum", "eth.check_fcs")
-EACH_STAGE: Final = ("tcp.analyze_sequence_numbers:FALSE", "tcp.desegment_tcp_streams:FALSE")
+EACH_STAGE: Final = (
+    *("-o", "tcp.analyze_sequence_numbers:FALSE", "-o", "tcp.desegment_tcp_streams:FALSE"),
+)
+REASSEMBLED: Final = "tcp.reassembled.length"
 
 
 @pytest.fixture(scope="module")
@@ -446,52 +448,53 @@ def conversation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tshark(path: Path, show: str, *fields: str, options: Sequence[str] = ()) -> list[str]:
+def shown_of(
+    version: str, path: Path, show: str, *fields: str, options: Sequence[str] = ()
+) -> list[str]:
     """One line per packet that `show` selects; no warning allowed."""
-    preferences = [f"{check}:TRUE" for check in CHECKS] + list(options)
-    done = subprocess.run(
-        [need_tool("tshark"), "-r", str(path), "-Y", show, "-T", "fields"]
-        + [word for field in fields or ("frame.number",) for word in ("-e", field)]
-        + [word for preference in preferences for word in ("-o", preference)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    complaints = [line for line in done.stderr.splitlines() if "Running as user" not in line]
-    assert complaints == []
-    return done.stdout.splitlines()
+    words = [word for check in CHECKS for word in ("-o", f"{check}:TRUE")]
+    words += [word for field in fields or ("frame.number",) for word in ("-e", field)]
+    return tshark(version, path, "-Y", show, "-T", "fields", *words, *options)
 
 
-def test_tshark_finds_every_checksum_and_fcs_right(conversation: Path) -> None:
-    assert tshark(conversation, "ip.checksum.status != 1 || tcp.checksum.status != 1") == []
-    assert tshark(conversation, "eth.fcs.status == 0 || _ws.malformed") == []
-    good = tshark(conversation, "eth.fcs.status == 1", "frame.interface_name")
-    count = len(tshark(conversation, 'frame.interface_name == "lance"', "frame.number"))
+@both
+def test_tshark_finds_every_checksum_and_fcs_right(conversation: Path, version: str) -> None:
+    wrong = "ip.checksum.status != 1 || tcp.checksum.status != 1"
+    assert shown_of(version, conversation, wrong) == []
+    assert shown_of(version, conversation, "eth.fcs.status == 0 || _ws.malformed") == []
+    good = shown_of(version, conversation, "eth.fcs.status == 1", "frame.interface_name")
+    count = len(shown_of(version, conversation, 'frame.interface_name == "lance"'))
     assert good.count("lance") == count > 0
 
 
-def test_tshark_dissects_http_at_every_stage(conversation: Path) -> None:
-    fields = ("frame.interface_name", "http.request.uri", "http.response.code")
-    shown = tshark(conversation, "http.request || http.response", *fields, options=EACH_STAGE)
-    stages = ("ip", "ethernet", "lance", "ledma", "memory")
+@both
+def test_tshark_dissects_http_at_every_stage(conversation: Path, version: str) -> None:
+    fields = ("frame.interface_name", "http.request.method", "http.response.code")
+    wanted = "http.request || http.response"
+    shown = shown_of(version, conversation, wanted, *fields, options=EACH_STAGE)
     assert sorted(shown) == sorted(
-        [f"{stage}\t/file\t" for stage in stages] + [f"{stage}\t\t200" for stage in stages]
+        [f"{stage}\tGET\t" for stage in STAGES] + [f"{stage}\t\t200" for stage in STAGES]
     )
 
 
-def test_tshark_puts_the_response_together_from_one_stage(
-    conversation: Path, tmp_path: Path
-) -> None:
+@both
+def test_tshark_puts_the_response_together_from_one_stage(conversation: Path, version: str) -> None:
     for stage in ("ip", "ethernet", "lance"):
-        path = tmp_path / f"{stage}.pcapng"
-        picked = ["-Y", f'frame.interface_name == "{stage}"', "-w", str(path)]
-        subprocess.run(
-            [need_tool("tshark"), "-r", str(conversation), *picked],
-            capture_output=True,
-            check=True,
-            timeout=60,
-        )
-        shown = tshark(path, "http.response", "http.response.code", "tcp.reassembled.length")
+        path = conversation.with_name(f"{stage}-{version}.pcapng")
+        tshark(version, conversation, "-Y", f'frame.interface_name == "{stage}"', "-w", str(path))
+        shown = shown_of(version, path, "http.response", "http.response.code", REASSEMBLED)
         assert shown == [f"200\t{len(RESPONSE)}"]
-        assert tshark(path, "tcp.analysis.flags") == []
+        assert shown_of(version, path, "tcp.analysis.flags") == []
+
+
+def test_tshark_tells_the_stages_apart(conversation: Path) -> None:
+    """By interface, the combined capture is five conversations and no retransmission."""
+    fields = ("frame.interface_name", "http.request.method", "http.response.code", REASSEMBLED)
+    wanted = "http.request || http.response"
+    shown = shown_of("testing", conversation, wanted, *fields, options=BY_INTERFACE)
+    assert sorted(shown) == sorted(
+        [f"{stage}\tGET\t\t" for stage in STAGES]
+        + [f"{stage}\t\t200\t{len(RESPONSE)}" for stage in STAGES]
+    )
+    assert shown_of("testing", conversation, "tcp.analysis.flags", options=BY_INTERFACE) == []
+    assert shown_of("testing", conversation, "tcp.analysis.flags") != []  # so this is the reason

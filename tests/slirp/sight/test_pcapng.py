@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -27,7 +26,7 @@ from slirp.sight.pcapng import (
     SplitWriter,
     read_packets,
 )
-from tests.kit.need import need_tool
+from tests.kit.tshark import both, tshark
 
 NOW: Final = 1_795_399_885_051_912_140  # nanoseconds since 1970
 LANCE: Final = Interface("lance", LINKTYPE_ETHERNET, "the chip", 4)
@@ -339,21 +338,18 @@ def test_split_keeps_a_file_for_each_interface(tmp_path: Path) -> None:
     assert [(packet.interface, packet.comments) for packet in lance] == [(LANCE, ("hello",))]
 
 
-def test_tshark_reads_names_comments_directions_and_nanoseconds(tmp_path: Path) -> None:
+@both
+def test_tshark_reads_names_comments_directions_and_nanoseconds(
+    tmp_path: Path, version: str
+) -> None:
     path = tmp_path / "named.pcapng"
     with PcapngWriter.create(path, clock()) as writer:
         writer.write(LANCE, [memoryview(bytes(64))], comment="c1", direction=INBOUND, packet_id=9)
         writer.write(IP, [memoryview(b"E" + bytes(19))], direction=OUTBOUND)
     fields = ["frame.interface_name", "frame.comment", "frame.packet_flags_direction"]
     fields += ["frame.packet_id", "frame.time_epoch"]
-    shown = subprocess.run(
-        [need_tool("tshark"), "-r", str(path), "-T", "fields", *(f"-e{field}" for field in fields)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert shown.stdout.splitlines() == [
+    shown = tshark(version, path, "-T", "fields", *(f"-e{field}" for field in fields))
+    assert shown == [
         "lance\tc1\t0x00000001\t9\t1795399885.051912140",
         "ip\t\t0x00000002\t\t1795399885.051912141",
     ]
