@@ -6,6 +6,8 @@ modules that virtio-net needs, and an /init that loads them, brings eth0 up by u
 test's script. What the script prints comes out of the serial port, which is the machine's standard
 output. The machine is emulated (no KVM) and takes two to four seconds to its script.
 
+QEMU is the one that is installed, or the newest from Debian testing (`qemu="testing"`).
+
     machine = Machine(tmp_path, "wget -qO- http://10.0.2.2:8000/ | sha256sum", netdev)
     assert digest in machine.finish()
 
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from tests.kit.need import missing, need_tool
+from tests.kit.testing_root import newer
 
 CACHE: Final = Path(__file__).parent.parent.parent / "build/cache/qemu"
 METAPACKAGE: Final = "linux-image-cloud-amd64"
@@ -158,11 +161,18 @@ def make_initramfs(folder: Path, script: str) -> Path:
     return archive
 
 
-def command_line(folder: Path, script: str, memory: int = MEMORY) -> list[str]:
-    """QEMU's command line without a network."""
+def command_line(
+    folder: Path, script: str, memory: int = MEMORY, qemu: str = "installed"
+) -> list[str]:
+    """QEMU's command line without a network. The newer one sees the folder in which `folder` is."""
     kernel = need_kernel()
+    program = (
+        newer("qemu-system-x86_64", folder.parent, CACHE)
+        if qemu == "testing"
+        else (need_tool("qemu-system-x86_64"),)
+    )
     return [
-        need_tool("qemu-system-x86_64"),
+        *program,
         *("-accel", "tcg", "-m", str(memory), "-no-reboot", "-nodefaults"),
         *("-display", "none", "-serial", "stdio"),
         *("-kernel", str(kernel.image), "-initrd", str(make_initramfs(folder, script))),
@@ -181,13 +191,14 @@ class Machine:
         *,
         mac: str = "52:54:00:12:34:56",
         memory: int = MEMORY,
+        qemu: str = "installed",
     ) -> None:
         folder.mkdir(exist_ok=True)
         network: list[str] = []
         if netdev:
             network = ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
         self.process = subprocess.Popen(
-            [*command_line(folder, script, memory), *network],
+            [*command_line(folder, script, memory, qemu), *network],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,6 +1,7 @@
 """Machines that nobody here wrote, on a network that they get from the command line.
 
-Each test boots Debian's kernel under QEMU (tests/kit/qemu.py). The guest's own programs judge:
+Each test boots Debian's kernel under QEMU (tests/kit/qemu.py): the installed one, and where it says
+so the newest, from Debian testing. The guest's own programs judge:
 udhcpc, ping, wget, sha256sum; from outside it is Python's sockets.
 """
 
@@ -19,6 +20,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ pytestmark = pytest.mark.xdist_group("qemu")  # one machine's emulation fills a 
 
 CONTENT = random.Random(7).randbytes(3_000_000)
 MTU_1500, MTU_9000 = 1500, 9000
+QEMUS = ("installed", "testing")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,13 +126,15 @@ def check_everything(machine: Machine, web: WebServer, forwarded: int) -> str:
     return output
 
 
-@pytest.mark.parametrize("mtu", [MTU_1500, MTU_9000])
-def test_a_machine_over_stream(tmp_path: Path, web: WebServer, mtu: int) -> None:
+@pytest.mark.parametrize(
+    ("mtu", "qemu"), [(MTU_1500, "installed"), (MTU_9000, "installed"), (MTU_9000, "testing")]
+)
+def test_a_machine_over_stream(tmp_path: Path, web: WebServer, mtu: int, qemu: str) -> None:
     path, capture, port = tmp_path / "net", tmp_path / "all.pcapng", free_port()
     options = ("--forward", f"tcp:{port}-80", "--capture", str(capture), "--mtu", str(mtu))
     with listening(*options, f"unix:{path}") as server:
         netdev = f"stream,id=n0,addr.type=unix,addr.path={path}"
-        with Machine(tmp_path / "m", script_for(web.port), netdev) as machine:
+        with Machine(tmp_path / "m", script_for(web.port), netdev, qemu=qemu) as machine:
             output = check_everything(machine, web, port)
         assert f"lease 10.0.2.15 mtu {mtu}" in output
         server.expect("machine 1 closed its connection")
@@ -141,14 +146,15 @@ def test_a_machine_over_stream(tmp_path: Path, web: WebServer, mtu: int) -> None
     assert max(lengths) == mtu + 14
 
 
-def test_a_machine_over_dgram(tmp_path: Path, web: WebServer) -> None:
+@pytest.mark.parametrize("qemu", QEMUS)
+def test_a_machine_over_dgram(tmp_path: Path, web: WebServer, qemu: str) -> None:
     path, port = tmp_path / "net", free_port()
     with listening("--forward", f"tcp:{port}-80", f"dgram:{path}") as server:
         netdev = (
             f"dgram,id=n0,local.type=unix,local.path={tmp_path}/qemu,"
             f"remote.type=unix,remote.path={path}"
         )
-        with Machine(tmp_path / "m", script_for(web.port), netdev) as machine:
+        with Machine(tmp_path / "m", script_for(web.port), netdev, qemu=qemu) as machine:
             check_everything(machine, web, port)
         assert server.end() == 0
     assert "a machine is there" in server.said
@@ -215,6 +221,25 @@ def test_a_machine_comes_back(tmp_path: Path) -> None:
             assert "lease 10.0.2.15" in output
             assert "1 packets received" in output
         server.expect("machine 2 closed its connection")
+
+
+def test_a_newer_qemu_connects_again_by_itself(tmp_path: Path) -> None:
+    """docs/qemu.md: `reconnect-ms`, from QEMU 9.2 on."""
+    path = tmp_path / "net"
+    netdev = f"stream,id=n0,addr.type=unix,addr.path={path},reconnect-ms=100"
+    script = """
+ping -c 1 -W 5 10.0.2.2 > /dev/null && echo there
+while ping -c 1 -W 1 10.0.2.2 > /dev/null; do :; done; echo gone
+until ping -c 1 -W 1 10.0.2.2 > /dev/null; do :; done; echo there again
+"""
+    with ExitStack() as stack:
+        first = stack.enter_context(listening(f"unix:{path}"))
+        machine = stack.enter_context(Machine(tmp_path / "m", script, netdev, qemu="testing"))
+        machine.expect("there\n")
+        assert first.end() == 0
+        machine.expect("gone\n")
+        stack.enter_context(listening(f"unix:{path}"))
+        assert "there again" in machine.finish()
 
 
 def slirp_qemu(*line: str) -> subprocess.CompletedProcess[str]:
