@@ -10,9 +10,10 @@ import argparse
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.report import show
+from benchmarks.report import end_tidily, show
 
 NAMES: Final = (
     "side_by_side",
@@ -24,6 +25,7 @@ NAMES: Final = (
     "tcp_numbers",
     "qemu",
 )
+ENDS_FOR: Final = 30.0  # seconds for a benchmark to end what it has started
 QUICK: Final = ("side_by_side", "startup", "chain", "profile", "many")  # those that know --quick
 
 
@@ -32,6 +34,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="short runs, for a first look")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all")
     args = parser.parse_args()
+    end_tidily()
     unknown = set(args.names) - set(NAMES)
     if unknown:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
@@ -41,11 +44,22 @@ def main() -> int:
             continue
         show(f"\n== {name}")
         options = ["--quick"] if args.quick and name in QUICK else []
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options]).returncode:
+        if run([sys.executable, "-m", f"benchmarks.{name}", *options]):
             failed.append(name)
     if failed:
         show(f"\nfailed: {', '.join(failed)}")
     return bool(failed)
+
+
+def run(argv: Sequence[str]) -> int:
+    """The exit status. Ctrl-C is the benchmark's too: it gets the time that it needs to end."""
+    with subprocess.Popen(argv) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait(ENDS_FOR)
+            raise
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import time
 from typing import Final, NamedTuple
 
 from benchmarks.networks import HOST, Guest, Slirp
-from benchmarks.report import keep, number, show, table
+from benchmarks.report import end_tidily, keep, number, show, table
 from benchmarks.side_by_side import compile_load, echo_server
+from tests.kit.family import running
 
 COUNTS: Final = (10, 1000, 10_000)
 ROUNDS: Final = 3
@@ -44,7 +45,7 @@ def with_open(guest: Guest, load: str, count: int, seconds: float) -> Figures:
         time.sleep(FORGOTTEN_AFTER)
         before = guest.memory("RssAnon")
         argv = guest.command([load, "idle", HOST, idle_port, str(count)])
-        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+        with running(argv, stdout=subprocess.PIPE) as client:
             assert client.stdout is not None
             if client.stdout.readline() != b"ready\n":
                 raise OSError(f"{count} connections could not be opened")
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Ten or ten thousand connections.")
     parser.add_argument("--quick", action="store_true", help="shorter runs")
     args = parser.parse_args(argv)
+    end_tidily()
     if shutil.which("nsenter") is None:
         show("many connections: left out, nsenter not installed")
         return

@@ -1,9 +1,15 @@
 """User-mode networks for benchmarks: each with a namespace of its own, the host at 10.0.2.2.
 
 A `Guest` is a running network and a process that sits in its namespace. All networks are started
-with the MTU asked for and otherwise as they come.
+with the MTU asked for and otherwise as they come. The peers are those that are installed
+(`NETWORKS`) or those of Debian testing (`of_testing`): there a process sits in that root, and each
+peer enters it by `nsenter`, which costs it a millisecond at its start.
 
-pasta, started by root, becomes nobody and then fails to map users; `--runas 0:0` avoids that.
+pasta, started by root, becomes nobody and then fails to map users; `--runas 0:0` avoids that, in
+newer ones together with `--netns-only`.
+
+Nothing outlives a block, whether it ends well, by an error or by Ctrl-C: tests/kit/family.py. Even
+where this process is killed, since what sits in a namespace waits for its standard input to close.
 
 Does not do: networks that need an interface of the host, QEMU.
 """
@@ -12,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,9 +27,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import slirp
+from benchmarks.report import OUT
+from tests.kit.family import WAITER, descendants, running
+from tests.kit.testing_root import TOOL
+
 HOST: Final = "10.0.2.2"
 READY_FOR: Final = 10.0  # seconds to wait for a network to be up
-SITTER: Final = ("sleep", "infinity")
 PASTA: Final = (
     *("pasta", "-q", "-f", "--config-net", "--ns-ifname", "tap0", "-a", "10.0.2.15", "-n", "24"),
     *("-g", HOST, "-t", "none", "-u", "none", "-T", "none", "-U", "none"),
@@ -44,12 +55,12 @@ class Guest:
 
     def __init__(self, network: int, sitter: int) -> None:
         self.network = network  # PID of the process that is measured
-        self._sitter = sitter
+        self.sitter = sitter  # PID of the process in the namespace
 
     def command(self, argv: Argv) -> list[str]:
         """What runs `argv` in the namespace."""
         user = () if os.geteuid() == 0 else ("-U", "--preserve-credentials")
-        return ["nsenter", "-t", str(self._sitter), "-n", *user, "--", *argv]
+        return ["nsenter", "-t", str(self.sitter), "-n", *user, "--", *argv]
 
     def run(self, argv: Argv, timeout: float = 60.0) -> str:
         """The standard output of a command in the namespace."""
@@ -75,9 +86,18 @@ class Network:
 
     name = ""
 
+    def __init__(self, entering: Argv = ()) -> None:
+        self.entering = entering  # what leads to where the program is
+
     def is_here(self) -> bool:
         """Is it installed?"""
-        return shutil.which(self.name) is not None
+        return bool(self.entering) or shutil.which(self.name) is not None
+
+    def version(self) -> str:
+        asked = [*self.entering, self.name, "--version"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=READY_FOR, check=False)
+        found = re.search(r"\b\d+\.\d\S*", done.stdout)
+        return found[0] if found is not None else "of unknown version"
 
     def guest(self, mtu: int) -> contextlib.AbstractContextManager[Guest]:
         raise NotImplementedError
@@ -95,15 +115,14 @@ class OneCommand(Network):
 
     @contextlib.contextmanager
     def guest(self, mtu: int) -> Iterator[Guest]:
-        with running(self.argv(mtu, SITTER)) as process:
-            yield Guest(process.pid, _wait_for(SITTER[0], process))
+        with running(self.argv(mtu, WAITER)) as process:
+            yield Guest(process.pid, _wait_for(WAITER[0], process))
 
     def first(self, argv: Argv) -> float:
         begun = time.monotonic()
-        done = subprocess.run(
-            self.argv(1500, argv), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
-        )
-        return float(done.stdout) - begun
+        with running(self.argv(1500, argv), tied=False, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            return float(process.stdout.read()) - begun
 
 
 class Slirp(OneCommand):
@@ -111,6 +130,9 @@ class Slirp(OneCommand):
 
     def is_here(self) -> bool:
         return True
+
+    def version(self) -> str:
+        return slirp.__version__
 
     def argv(self, mtu: int, command: Argv) -> list[str]:
         return [sys.executable, "-m", "slirp", "run", "--mtu", str(mtu), "--", *command]
@@ -120,8 +142,10 @@ class Pasta(OneCommand):
     name = "pasta"
 
     def argv(self, mtu: int, command: Argv) -> list[str]:
-        runas = ("--runas", "0:0") if os.geteuid() == 0 else ()
-        return [*PASTA, *runas, "-m", str(mtu), "--", *command]
+        runas: Argv = ()
+        if os.geteuid() == 0:
+            runas = ("--netns-only", "--runas", "0") if self.entering else ("--runas", "0:0")
+        return [*self.entering, *PASTA, *runas, "-m", str(mtu), "--", *command]
 
 
 class Slirp4netns(Network):
@@ -141,58 +165,51 @@ class Slirp4netns(Network):
     @contextlib.contextmanager
     def _namespace(self) -> Iterator[int]:
         user = () if os.geteuid() == 0 else ("-r",)
-        with running(["unshare", *user, "-n", *SITTER]) as process:
-            _wait_for(SITTER[0], process)
+        with running(["unshare", *user, "-n", *WAITER]) as process:
+            _wait_for(WAITER[0], process)
             yield process.pid
 
     @contextlib.contextmanager
     def _network(self, mtu: int, sitter: int) -> Iterator[subprocess.Popen[bytes]]:
         ready, told = os.pipe()
-        argv = ["slirp4netns", "-c", "-m", str(mtu), "-r", str(told), str(sitter), "tap0"]
-        with running(argv, told) as process, os.fdopen(ready, "rb") as pipe:
-            os.close(told)
-            if not pipe.read(1):
-                raise OSError("slirp4netns did not come up")
-            yield process
+        ended, held = os.pipe()  # slirp4netns ends when `held` is closed: with this process
+        options = ["-c", "-m", str(mtu), "-r", str(told), "-e", str(ended)]
+        argv = [*self.entering, "slirp4netns", *options, str(sitter), "tap0"]
+        with os.fdopen(ready, "rb") as pipe, os.fdopen(held, "wb"):
+            try:
+                with running(argv, told, ended, tied=False) as process:
+                    os.close(told)
+                    told = -1
+                    if not pipe.read(1):
+                        raise OSError("slirp4netns did not come up")
+                    yield process
+            finally:
+                for fd in filter(lambda fd: fd >= 0, (told, ended)):
+                    os.close(fd)
 
 
 NETWORKS: Final = (Slirp(), Slirp4netns(), Pasta())
 
 
 @contextlib.contextmanager
-def running(argv: Argv, *fds: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A program, until the block is left."""
-    with subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=fds,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(2.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
+def of_testing() -> Iterator[tuple[Network, ...]]:
+    """This network, and its peers from the root of Debian testing, which is built if need be."""
+    if subprocess.run([TOOL], stdout=subprocess.DEVNULL, check=False).returncode != 0:
+        raise SystemExit("benchmarks: no root of Debian testing")
+    OUT.mkdir(exist_ok=True)
+    with running([TOOL, "--bind", str(OUT), "--", *WAITER]) as process:
+        sitter = _wait_for(WAITER[0], process)
+        entering = ("nsenter", "--target", str(sitter), "--mount", "--")
+        yield Slirp(), Slirp4netns(entering), Pasta(entering)
 
 
 def _wait_for(comm: str, process: subprocess.Popen[bytes]) -> int:
     """The process that has become `comm`: this one or a descendant."""
     until = time.monotonic() + READY_FOR
     while time.monotonic() < until and process.poll() is None:
-        for pid in _family(process.pid):
+        for pid in (process.pid, *descendants(process.pid)):
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text().strip() == comm:
                     return pid
         time.sleep(0.005)
     raise OSError(f"{process.args!r} did not come up")
-
-
-def _family(pid: int) -> Iterator[int]:
-    yield pid
-    with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            yield from _family(int(child))

@@ -25,7 +25,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from benchmarks.networks import HOST, NETWORKS, Guest
-from benchmarks.report import keep, number, show, table
+from benchmarks.report import end_tidily, keep, number, show, table
 from benchmarks.side_by_side import compile_load, echo_server, iperf, udp_down, udp_up
 from benchmarks.stages import Stopwatch
 from benchmarks.wire import ACK, FIN, PSH, Rig
@@ -330,6 +330,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs")
     parser.add_argument("--in-process", action="store_true", help="the first table only")
     args = parser.parse_args(argv)
+    end_tidily()
     stages = in_process(BATCHES // 8 if args.quick else BATCHES)
     names = list(dict.fromkeys(stage for row in stages.values() for stage in row))
     show("µs per operation, in this process")

@@ -31,7 +31,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from benchmarks.report import keep, number, show, table
+from benchmarks.report import end_tidily, keep, number, show, table
+from tests.kit.family import running
 from tests.kit.qemu import Machine, need_kernel
 
 ROUNDS: Final = 3
@@ -89,12 +90,9 @@ def network(name: str, folder: Path, port: int, mtu: int) -> Iterator[str]:
             argv += ["--address", "10.0.2.15", "--netmask", "24", "--gateway", "10.0.2.2"]
             argv += ["--tcp-ports", f"127.0.0.1/{port}:80", "--mtu", str(mtu)]
             netdev = stream
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:
-        try:
-            _wait_for(path)
-            yield netdev
-        finally:
-            process.terminate()
+    with running(argv):
+        _wait_for(path)
+        yield netdev
 
 
 def _wait_for(path: Path) -> None:
@@ -111,8 +109,7 @@ def measure(name: str, octets: int, mtu: int) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         argv = [sys.executable, "-c", END, str(octets)]
-        end = stack.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
-        stack.callback(end.kill)
+        end = stack.enter_context(running(argv, stdout=subprocess.PIPE, stderr=None))
         assert end.stdout is not None
         script = f"""
 ping -q -c {PINGS} -i 0.02 -W 1 10.0.2.2 | tail -n 1
@@ -164,6 +161,7 @@ def main() -> None:
     parser.add_argument("--octets", type=int, default=OCTETS)
     parser.add_argument("--mtu", type=int, default=MTU)
     args = parser.parse_args()
+    end_tidily()
     need_kernel()
     names = [name for name in NETWORKS if is_there(name, args.mtu)]
     figures: dict[str, Figures] = {name: {} for name in names}

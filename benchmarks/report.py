@@ -1,4 +1,4 @@
-"""What the benchmarks share: medians, tables, and the JSON in benchmarks/out/.
+"""What the benchmarks share: tables, the JSON in benchmarks/out/, and an end that leaves nothing.
 
 Does not do: measuring.
 """
@@ -8,12 +8,24 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 OUT: Final = Path(__file__).parent / "out"
+
+
+def end_tidily() -> None:
+    """Leave by the way of errors when told to end, so that what was started is ended first."""
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
 
 
 def show(line: str = "") -> None:

@@ -1,8 +1,9 @@
 """This network, slirp4netns and pasta, each in turn under the same loads.
 
-    python -m benchmarks.side_by_side [--quick] [--rounds N] [--only WORD]
+    python -m benchmarks.side_by_side [--quick] [--rounds N] [--only WORD] [--peers testing]
 
-Every network gets a fresh namespace per MTU and round; what is not installed is left out. A figure
+Every network gets a fresh namespace per MTU and round; what is not installed is left out. With
+`--peers testing` the others are those of Debian testing (tools/testing-root). A figure
 is the median of the rounds. The ratio is to the better of the other two, turned so that more than 1
 is better. TCP throughput is iperf3's; the other loads are load.c's, compiled here. Both ends run on
 the same machine as the network in the middle, so on two processors they compete.
@@ -25,8 +26,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from benchmarks.networks import HOST, NETWORKS, Guest, Network, running
-from benchmarks.report import OUT, keep, number, show, table
+from benchmarks.networks import HOST, NETWORKS, Guest, Network, of_testing
+from benchmarks.report import OUT, end_tidily, keep, number, show, table
+from tests.kit.family import running
 
 ROUNDS: Final = 3
 DATAGRAM: Final = 1400  # octets
@@ -109,13 +111,10 @@ def iperf(guest: Guest, argv: list[str], seconds: float) -> float:
 def udp_up(guest: Guest, load: str, seconds: float) -> float:
     """Datagrams per second that arrived."""
     port = free_port(socket.SOCK_DGRAM)
-    with subprocess.Popen([load, "sink", port], stdout=subprocess.PIPE) as sink:
-        try:
-            time.sleep(0.05)
-            guest.run([load, "flood", HOST, port, str(DATAGRAM), str(seconds)])
-            return float(sink.communicate(timeout=20)[0])
-        finally:
-            sink.kill()
+    with running([load, "sink", port], stdout=subprocess.PIPE) as sink:
+        time.sleep(0.05)
+        guest.run([load, "flood", HOST, port, str(DATAGRAM), str(seconds)])
+        return float(sink.communicate(timeout=20)[0])
 
 
 def udp_down(guest: Guest, load: str, seconds: float) -> float:
@@ -131,7 +130,7 @@ def idle_memory(guest: Guest, load: str, port: str) -> float:
     time.sleep(2.5)  # … and what the connections before left has gone (TIME-WAIT)
     before = guest.memory("RssAnon")
     argv = guest.command([load, "idle", HOST, port, str(IDLE)])
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+    with running(argv, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None
         if client.stdout.readline() != b"ready\n":
             raise OSError("the connections could not be opened")
@@ -244,13 +243,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default {ROUNDS}")
     parser.add_argument("--only", default="", metavar="WORD", help="works whose name has this")
     parser.add_argument("--networks", metavar="NAME,…", help="only these")
+    where = "of what the others are: installed (the default), or Debian testing's newer ones"
+    parser.add_argument(
+        "--peers", choices=("installed", "testing"), default="installed", help=where
+    )
     args = parser.parse_args(argv)
+    end_tidily()
     missing = [tool for tool in ("iperf3", "nsenter", "unshare") if shutil.which(tool) is None]
     if missing:
         show(f"side by side: left out, {', '.join(missing)} not installed")
         return
-    wanted = args.networks.split(",") if args.networks else None
-    networks = [n for n in NETWORKS if n.is_here() and (wanted is None or n.name in wanted)]
+    with of_testing() if args.peers == "testing" else contextlib.nullcontext(NETWORKS) as found:
+        wanted = args.networks.split(",") if args.networks else None
+        compare([n for n in found if n.is_here() and (wanted is None or n.name in wanted)], args)
+
+
+def compare(networks: Sequence[Network], args: argparse.Namespace) -> None:
     benchmark = Benchmark(Setting(1.0 if args.quick else 2.0, args.only))
     rounds = args.rounds or (1 if args.quick else ROUNDS)
     for count in range(rounds):
@@ -259,7 +267,10 @@ def main(argv: list[str] | None = None) -> None:
                 sys.stderr.write(f"round {count + 1} of {rounds}: {network.name}\n")
             benchmark.round(network)
     show(f"side by side: medians of {rounds} rounds, load {os.getloadavg()[0]:.1f}")
-    keep("side_by_side", benchmark.report(networks))
+    versions = {network.name: network.version() for network in networks}
+    show(", ".join(f"{name} {version}" for name, version in versions.items()))
+    name = "side_by_side" + ("-testing" if args.peers == "testing" else "")
+    keep(name, {"versions": versions, **benchmark.report(networks)})
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.networks import PASTA
-from benchmarks.report import keep, number, show, table
+from benchmarks.report import end_tidily, keep, number, show, table
+from tests.kit.family import running
 
 ROUNDS: Final = 20
 QUICK_ROUNDS: Final = 5
@@ -118,16 +119,13 @@ def programs(beside: Path | None) -> Iterator[Program]:
 
 
 @contextlib.contextmanager
-def namespace(*argv: str) -> Iterator[subprocess.Popen[str]]:
+def namespace(*argv: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a network namespace of its own, its first line read."""
     command = ["unshare", "--map-root-user", "--net", *argv]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield process
-        finally:
-            process.kill()
+    with running(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
 
 
 @contextlib.contextmanager
@@ -135,18 +133,12 @@ def attached(program: Program, pid: int) -> Iterator[tuple[float, int]]:
     """The instant at which it was started, and the descriptor that becomes readable."""
     ready, told = os.pipe()
     begun = time.monotonic()
-    with subprocess.Popen(
-        [*program.attach, "-r", str(told), str(pid), "tap0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[told],
-        cwd=program.folder,
-    ) as process:
+    argv = [*program.attach, "-r", str(told), str(pid), "tap0"]
+    with running(argv, told, tied=False, cwd=program.folder):
         os.close(told)
         try:
             yield begun, ready
         finally:
-            process.kill()
             os.close(ready)
 
 
@@ -189,7 +181,7 @@ def whole(argv: Argv, folder: Path = HERE) -> float:
 def found_at_once(program: Program) -> float:
     """1.0 where the client that did not wait found the device."""
     with (
-        namespace("sh", "-c", "echo; exec sleep 100") as held,
+        namespace("sh", "-c", "echo; exec cat") as held,
         attached(program, held.pid),
     ):
         done = subprocess.run(
@@ -230,6 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
     parser.add_argument("--beside", type=Path, metavar="FOLDER", help="another checkout")
     args = parser.parse_args(argv)
+    end_tidily()
     missing = [name for name in ("unshare", "nsenter", "ip", "bash") if not shutil.which(name)]
     if missing:
         show(f"start: left out, not installed: {', '.join(missing)}")

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from slirp.cli.failure import USAGE, Failure
+from slirp.linux.syscalls import die_with_parent
 
 PIECE_LEN: Final = 1 << 20  # octets handled at once
 TIMEOUT: Final = 30.0  # seconds without an answer
@@ -62,6 +63,7 @@ def _generate(path: Path, size: int) -> str:
 
 def _serve(directory: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
+    parent = os.getpid()
     return subprocess.Popen(
         [*command, "--directory", directory],
         stdin=subprocess.DEVNULL,
@@ -69,6 +71,7 @@ def _serve(directory: str) -> subprocess.Popen[str]:
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,  # a Ctrl-C at the terminal is ours to handle
+        preexec_fn=lambda: die_with_parent(parent),  # and nobody can handle SIGKILL
     )
 
 

@@ -27,6 +27,7 @@ from slirp.cli import options
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.listen import report
 from slirp.linux.signals import SI_KERNEL, SignalFd
+from slirp.linux.syscalls import die_with_parent
 
 if TYPE_CHECKING:
     from slirp.network import Network
@@ -132,8 +133,14 @@ def _start(
     argv: Sequence[str], theirs: socket.socket, signals: SignalFd
 ) -> subprocess.Popen[bytes] | int:
     """The running machine, or the exit status where it cannot be started."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        die_with_parent(parent, signal.SIGTERM)  # QEMU closes its disks then
+        signals.restore_mask()
+
     try:
-        return subprocess.Popen(argv, pass_fds=[theirs.fileno()], preexec_fn=signals.restore_mask)
+        return subprocess.Popen(argv, pass_fds=[theirs.fileno()], preexec_fn=prepare)
     except OSError as error:
         report(f"{argv[0]}: {error.strerror}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE

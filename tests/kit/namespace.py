@@ -9,6 +9,7 @@ root may read), with no capability, an id that is not 0, and nested namespaces o
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.kit.family import TIED, end
 from tests.kit.need import need_tool, need_tun
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -59,9 +61,10 @@ class Holder:
 def holder(script: str = "exec sleep 1000") -> Iterator[Holder]:
     """`script` is the shell's; the namespace is there when this yields."""
     need_tun()
-    for tool in ("unshare", "nsenter", "ip"):
+    for tool in ("unshare", "nsenter", "ip", TIED[0]):
         need_tool(tool)
-    command = ["unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c"]
+    # Tied behind `unshare`, since a new user namespace unties.
+    command = ["unshare", "--user", "--map-root-user", "--net", "--mount", *TIED, "sh", "-c"]
     with subprocess.Popen(
         [*command, f"echo; {script}"],
         stdin=subprocess.PIPE,
@@ -73,7 +76,7 @@ def holder(script: str = "exec sleep 1000") -> Iterator[Holder]:
             process.stdout.readline()
             yield Holder(process)
         finally:
-            process.kill()
+            end(process, signal.SIGKILL)
 
 
 @contextmanager
@@ -81,7 +84,7 @@ def attached(*command: str, who: tuple[str, ...] = ()) -> Iterator[subprocess.Po
     """A command that takes --ready-fd, run until the end of the block; ready when this yields."""
     reader, writer = os.pipe()
     with subprocess.Popen(
-        [*who, *command[:-2], "--ready-fd", str(writer), *command[-2:]],
+        [*who, *TIED, *command[:-2], "--ready-fd", str(writer), *command[-2:]],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -96,4 +99,4 @@ def attached(*command: str, who: tuple[str, ...] = ()) -> Iterator[subprocess.Po
             yield process
         finally:
             os.close(reader)
-            process.kill()
+            end(process, signal.SIGKILL)
