@@ -27,7 +27,6 @@ from slirp.cli import options
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.listen import report
 from slirp.linux.signals import SI_KERNEL, SignalFd
-from slirp.linux.syscalls import die_with_parent
 
 if TYPE_CHECKING:
     from slirp.network import Network
@@ -133,6 +132,8 @@ def _start(
     argv: Sequence[str], theirs: socket.socket, signals: SignalFd
 ) -> subprocess.Popen[bytes] | int:
     """The running machine, or the exit status where it cannot be started."""
+    from slirp.linux.syscalls import die_with_parent
+
     parent = os.getpid()
 
     def prepare() -> None:
