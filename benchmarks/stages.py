@@ -55,7 +55,8 @@ class Stopwatch:
         feeder = relay.feeder
         feeder._peek = self.timed("host socket", feeder._peek)
         feeder.drop = self.timed("host socket", feeder.drop)
-        relay._deliver = self.timed("host socket", relay._deliver)
+        deliverer = relay.deliverer
+        deliverer.deliver = self.timed("host socket", deliverer.deliver)
         network.poll = self.timed("TCP, IPv4, Ethernet", network.poll)
         chain.port = TimedPort(self, lance)
         for name in ("connect", "handle_interrupt", "flush", "pump"):

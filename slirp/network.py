@@ -262,8 +262,8 @@ class Network:
                 "opened": relays.tcp.opened,
                 "refused": relays.tcp.refused,
                 "octets_to_guest": relays.tcp.feeder.to_guest,
-                "octets_to_host": relays.tcp.to_host,
-                "octets_copied": relays.tcp.copied,
+                "octets_to_host": relays.tcp.deliverer.to_host,
+                "octets_copied": relays.tcp.deliverer.copied,
                 "shortages": relays.tcp.shortages,
             },
             "udp": {

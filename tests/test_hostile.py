@@ -459,7 +459,7 @@ def test_a_connect_that_the_kernel_never_answers_ends() -> None:
 def test_octets_ahead_of_their_turn_are_bounded_over_all_flows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("slirp.host.tcp.KEPT_MAX", 100_000)
+    monkeypatch.setattr("slirp.host.tcp_deliver.KEPT_MAX", 100_000)
     with Lab() as lab, listener() as server:
         relay = lab.network._dispatcher.tcp
         streams = [lab.guest.connect((GATEWAY, server.getsockname()[1])) for _ in range(8)]
@@ -484,10 +484,10 @@ def test_octets_ahead_of_their_turn_are_bounded_over_all_flows(
             left = 60_000
             while left:
                 left -= len(peer.recv(left))
-        assert relay._shelf.left == 100_000
+        assert relay.deliverer.shelf.left == 100_000
         last.reset()
         lab.turn()
-        assert relay._shelf.left == 100_000
+        assert relay.deliverer.shelf.left == 100_000
 
 
 def test_a_flood_of_endpoints_pushes_out_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from typing import Final
 import pytest
 
 from nic.port import VNET_NONE
-from slirp.host.tcp import KEPT_MAX
+from slirp.host.tcp_deliver import KEPT_MAX
 from tests.kit.clock import Clock
 from tests.kit.guest import (
     ACK,
@@ -264,5 +264,5 @@ def test_damaged_conversations(seed: int) -> None:
         hosts.close()
         settle(lab, clock)
         assert lab.network.flows() == []
-        assert lab.network._dispatcher.tcp._shelf.left == KEPT_MAX
+        assert lab.network._dispatcher.tcp.deliverer.shelf.left == KEPT_MAX
     assert len(os.listdir("/proc/self/fd")) == before

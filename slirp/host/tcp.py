@@ -1,18 +1,21 @@
 """TCP between a guest and the host's sockets, without a payload buffer in between.
 
-The connection that the guest sees is numbers (slirp.tcp); the octets are in the kernel. Host to
+The connection that the guest sees is numbers (slirp.tcp); the bytes are in the kernel. Host to
 guest (slirp.host.tcp_feed): the receive queue of the host's socket *is* the retransmission buffer;
-octets are peeked at straight into the guest and dropped when it has acknowledged them. Guest to
-host: `segment` sends the payload from where it lies in the guest's memory and acknowledges what the
-kernel took; what the kernel did not take is copied to the flow's spill, which the window bounds,
-since the window offered to the guest is the free space of the socket's send queue.
+bytes are peeked at straight into the guest and dropped when it has acknowledged them. Guest to host
+(slirp.host.tcp_deliver): the payload leaves from where it lies in the guest's memory, and what the
+kernel took is acknowledged. This file ties both to the loop: who connects, who is settled, who ends.
+A flow that is over with bytes still on their way to the host is seen off by slirp.host.tcp_farewell.
+
+A host that breaks (a reset, mostly) is not the guest's end at once: what its queue still holds goes
+to the guest first, through the guest's window, and then the RST does.
 
 One batch of frames touches some flows; `settle`, at the end of the turn, does per touched flow what
 can be done once: pump, control segments, one ACK, the deadline. Sockets are registered edge-
-triggered and once: a queue that is full of peeked octets would be readable for ever. Where the
+triggered and once: a queue that is full of peeked bytes would be readable for ever. Where the
 guest has no room, the flow waits at its attachment and goes on when room comes back.
 
-An urgent octet of the host's stays in the stream where it was sent (RFC 6093 §5), but a read ends
+An urgent byte of the host's stays in the stream where it was sent (RFC 6093 §5), but a read ends
 in front of it, so that a short read does not mean that the queue is empty.
 
 Does not do: urgent data as such, TCP options other than those of slirp.tcp, splicing.
@@ -24,13 +27,11 @@ import contextlib
 import errno
 import os
 import socket
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from dma.iovec import IoVec
 from slirp.host.descriptors import (
     HALF_CLOSED_MIN,
     LOOKS,
@@ -40,20 +41,18 @@ from slirp.host.descriptors import (
 )
 from slirp.host.loop import HANGUP, RDHUP, READABLE, RETRY_AFTER, URGENT, WRITABLE, Loop
 from slirp.host.socket_errors import LOCAL_CODES
+from slirp.host.tcp_deliver import Deliverer
 from slirp.host.tcp_farewell import Farewells
 from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
 from slirp.host.tcp_flow import TcpFlow, pending_error, widen
 from slirp.shortage import SHORTAGES, is_shortage
 from slirp.tcp import connection as tcp
-from slirp.tcp.ahead import Shelf
 from slirp.tcp.initial import SECRET_LEN, InitialNumbers
 
 if TYPE_CHECKING:
     from slirp.flow import Guest
     from slirp.host.attachment import Attachment
 
-KEPT_MAX: Final = 64 << 20  # octets kept ahead of rcv_nxt, all flows together; then dropped
-KEPT_COST: Final = 128  # octets charged for what a kept segment costs beside its payload
 CHORES_DELAY: Final = 0.001  # seconds that a small ACK or drop waits for company (RFC: 0.5)
 DROP_AT: Final = 1024  # acknowledged octets that are dropped from the host's queue at once; fewer
 # wait for CHORES_DELAY, no longer: they may hold a large buffer, and with it the host's window
@@ -85,12 +84,10 @@ class TcpRelay:
         self._farewells = Farewells(loop, self.feeder, descriptors)
         self._on_unreachable = on_unreachable
         self.flows: dict[bytes, TcpFlow] = {}
-        self._shelf = Shelf(KEPT_MAX)
+        self.deliverer = Deliverer(self.feeder, descriptors)
         self.opened = 0
         self.refused = 0
         self.shortages = 0  # calls on hosts' sockets that were made again
-        self.copied = 0  # octets that went through a spill
-        self.to_host = 0
         loop.add_settler(self.settle)
 
     # Opening
@@ -198,7 +195,7 @@ class TcpRelay:
             return False
         self.flows[flow.key] = flow
         flow.attachment.flows += 1
-        flow.conn.receive.shelf = self._shelf_of(flow.attachment)
+        flow.conn.receive.shelf = self.deliverer.shelf_of(flow.attachment)
         self.opened += 1
         if not flow.guest.attachment.offload:
             widen(flow.sock)
@@ -240,11 +237,11 @@ class TcpRelay:
                 self._loop.visit_at(flow, flow.chores_at)
         if take:
             if events & tcp.KEEP:
-                self._keep(flow, (segment.seq + skip) & 0xFFFFFFFF, payload, skip, take)
+                self.deliverer.keep(flow, (segment.seq + skip) & 0xFFFFFFFF, payload, skip, take)
             else:
-                self._deliver(flow, payload, skip, take, now)
+                self.deliverer.deliver(flow, payload, skip, take, now)
                 if flow.kept is not None:
-                    self._deliver_kept(flow, segment.seq + skip + take, now)
+                    self.deliverer.deliver_kept(flow, segment.seq + skip + take, now)
         if events & tcp.ACK_NOW:
             self.feeder.acknowledge(flow, now)
         flow.events |= events
@@ -252,82 +249,6 @@ class TcpRelay:
             flow.touched = True
             self._touched.append(flow)
         return events
-
-    def _deliver(
-        self, flow: TcpFlow, payload: tuple[memoryview, ...], skip: int, take: int, now: float
-    ) -> None:
-        if len(payload) != 1:
-            payload = IoVec(payload).slice(skip, skip + take).segments
-        elif skip or take != len(payload[0]):
-            payload = (payload[0][skip : skip + take],)
-        sock = flow.sock
-        if sock is None or flow.broken_until is not None:
-            return
-        sent = 0
-        if flow.spill is None:
-            try:
-                sent = sock.send(payload[0]) if len(payload) == 1 else sock.sendmsg(payload)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                if not is_shortage(error):
-                    flow.host_failed(now)
-                    return
-                self.retry(flow, now)
-            self.to_host += sent
-        if sent < take:
-            rest = bytes(IoVec(payload).slice(sent, take))
-            self.copied += len(rest)
-            if flow.spill is None:
-                flow.spill = deque()
-                self.feeder.arm(flow)
-            flow.spill.append(memoryview(rest))
-            flow.spilled += len(rest)
-
-    def _keep(
-        self, flow: TcpFlow, seq: int, payload: tuple[memoryview, ...], skip: int, take: int
-    ) -> None:
-        if flow.kept is None:
-            flow.kept = {}
-        data = bytes(IoVec(payload).slice(skip, skip + take))
-        if len(data) > len(flow.kept.get(seq, b"")):
-            flow.kept[seq] = data
-            self.copied += take
-            self._charge(flow, flow.kept_cost + take + KEPT_COST)
-
-    def _charge(self, flow: TcpFlow, cost: int) -> None:
-        self._shelf_of(flow.attachment).charge(cost - flow.kept_cost)
-        flow.kept_cost = cost
-
-    def _shelf_of(self, attachment: Attachment) -> Shelf:
-        shelf = attachment.shelf
-        if shelf is None:
-            share = self._descriptors.share_of(KEPT_MAX)
-            shelf = attachment.shelf = Shelf(share, self._shelf)
-        return shelf
-
-    def _deliver_kept(self, flow: TcpFlow, seq: int, now: float) -> None:
-        # rcv_nxt has passed over octets that were kept: they follow what was just delivered.
-        kept = flow.kept or {}
-        end = flow.conn.receive.nxt
-        seq &= 0xFFFFFFFF
-        while seq != end:
-            for start, data in kept.items():
-                behind = (seq - start) & 0xFFFFFFFF
-                if behind < len(data):
-                    break
-            else:
-                break
-            left = (end - seq) & 0xFFFFFFFF
-            piece = memoryview(data)[behind : behind + left]
-            self._deliver(flow, (piece,), 0, len(piece), now)
-            seq = (seq + len(piece)) & 0xFFFFFFFF
-        flow.kept = {
-            start: data
-            for start, data in kept.items()
-            if 0 < (start + len(data) - end) & 0xFFFFFFFF < 1 << 31
-        } or None
-        self._charge(flow, sum(len(data) + KEPT_COST for data in (flow.kept or {}).values()))
 
     # Towards the guest
 
@@ -453,29 +374,9 @@ class TcpRelay:
             self._connected(flow, now)
 
     def _drain(self, flow: TcpFlow, now: float) -> None:
-        spill, sock = flow.spill, flow.sock
-        assert spill is not None
-        assert sock is not None
-        while spill:
-            try:
-                sent = sock.send(spill[0])
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if is_shortage(error):
-                    self.retry(flow, now)
-                else:
-                    flow.host_failed(now)
-                return
-            self.to_host += sent
-            flow.spilled -= sent
-            if sent == len(spill[0]):
-                spill.popleft()
-            else:
-                spill[0] = spill[0][sent:]
-        flow.spill = None
-        self.touch(flow, 0)
-        self._farewells.spilled(flow)
+        if self.deliverer.drain(flow, now):
+            self.touch(flow, 0)
+            self._farewells.spilled(flow)
 
     def _reopen(self, flow: TcpFlow) -> None:
         if flow.sock is not None and flow.conn.life.state is not tcp.State.CLOSED:
@@ -527,9 +428,7 @@ class TcpRelay:
             flow.attachment.flows -= 1
         flow.guest.attachment.forget(flow)
         flow.visit = None
-        flow.kept = None
-        if flow.kept_cost:
-            self._charge(flow, 0)
+        self.deliverer.forget(flow)
 
     def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
         """A connection that has been idle long enough to give way."""

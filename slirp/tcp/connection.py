@@ -63,6 +63,8 @@ from slirp.tcp.segment import (
     Emission,
     Outcome,
     Segment,
+    is_opening,
+    refusal,
 )
 from slirp.tcp.send import (
     SEND_FIN,
@@ -104,26 +106,8 @@ MSS_MIN: Final = 28  # bytes: the smallest MTU of IPv4, 68 (RFC 791), less 40 of
 WSCALE_MAX: Final = 14  # RFC 7323 §2.3
 ROOM_INITIAL: Final = 0xFFFF  # bytes, until set_room()
 
-PAWS_IDLE: Final = 24 * 86400.0  # seconds after which TS.Recent says nothing, RFC 7323 §5.5
-
-_FLAGS: Final = FIN | SYN | RST | ACK
 _PSH_ACK: Final = PSH | ACK
 _new: Final = tuple.__new__  # half the time of Outcome(...) and Emission(...)
-
-
-def is_opening(segment: Segment) -> bool:
-    """Whether the segment asks for a new connection."""
-    return segment.flags & _FLAGS == SYN
-
-
-def refusal(segment: Segment, length: int) -> Emission | None:
-    """The RST that answers a segment of no connection (RFC 9293 §3.10.7.1); none for a RST."""
-    if segment.flags & RST:
-        return None
-    if segment.flags & ACK:
-        return Emission(segment.ack, 0, RST, 0, b"")
-    extent = length + bool(segment.flags & SYN) + bool(segment.flags & FIN)
-    return Emission(0, (segment.seq + extent) & MASK, RST | ACK, 0, b"")
 
 
 class Connection:
@@ -396,8 +380,7 @@ class Connection:
         ts = seg.options.ts if seg.options is not None and self.timestamps.length else None
         if ts is None:
             return True
-        recent = self.timestamps.recent
-        if (ts[0] - recent) & MASK >= HALF and now - self.life.heard_at < PAWS_IDLE:
+        if self.timestamps.is_old(ts[0], now - self.life.heard_at):
             return False
         if distance(seg.seq, self.receive.last_ack) <= 0 and offset <= 0:
             self.timestamps.recent = ts[0]

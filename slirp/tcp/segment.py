@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from slirp.wire.tcp import TcpOptions
+from slirp.tcp.seq import MASK
+from slirp.wire.tcp import ACK, FIN, RST, SYN, TcpOptions
+
+_FLAGS: Final = FIN | SYN | RST | ACK
 
 
 class Segment(NamedTuple):
@@ -49,3 +52,18 @@ REOPEN: Final = 1024  # with CLOSED: the segment is a SYN that opens anew; give 
 GUEST_GONE: Final = 2048  # with CLOSED: the guest stopped answering: reset the host's side
 
 NOTHING: Final = Outcome(0, 0, 0, 0)
+
+
+def is_opening(segment: Segment) -> bool:
+    """Whether the segment asks for a new connection."""
+    return segment.flags & _FLAGS == SYN
+
+
+def refusal(segment: Segment, length: int) -> Emission | None:
+    """The RST that answers a segment of no connection (RFC 9293 §3.10.7.1); none for a RST."""
+    if segment.flags & RST:
+        return None
+    if segment.flags & ACK:
+        return Emission(segment.ack, 0, RST, 0, b"")
+    extent = length + bool(segment.flags & SYN) + bool(segment.flags & FIN)
+    return Emission(0, (segment.seq + extent) & MASK, RST | ACK, 0, b"")

@@ -5,7 +5,7 @@ host's uptime from it. `recent` is TS.Recent, which PAWS and the echo need; the 
 which segments may move it. Where the guest's SYN had no timestamps, `length` is 0 and nothing is
 sent.
 
-Does not do: PAWS (slirp.tcp.connection), choose the offset.
+Does not do: choose the offset (slirp.tcp.initial), decide when TS.Recent moves.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from slirp.tcp.seq import MASK
+from slirp.tcp.seq import HALF, MASK
 
 OPTION_LEN: Final = 12  # bytes in every segment, once negotiated: two NOPs and the option
+PAWS_IDLE: Final = 24 * 86400.0  # seconds after which TS.Recent says nothing, RFC 7323 §5.5
 ECHO_MAX: Final = 60_000  # milliseconds; an echo older than that says nothing of the round trip
 
 _pack: Final = Struct("!III").pack  # RFC 7323 appendix A
@@ -37,6 +38,10 @@ class Timestamps:
         self.length = 0 if first is None else OPTION_LEN
         if first is not None:
             self.recent = first
+
+    def is_old(self, tsval: int, silence: float) -> bool:
+        """Is it from before TS.Recent, of a guest that was heard `silence` seconds ago? (PAWS)"""
+        return (tsval - self.recent) & MASK >= HALF and silence < PAWS_IDLE
 
     def clock(self, now: float) -> int:
         """TSval at this instant."""
