@@ -4,8 +4,8 @@ The connection that the guest sees is numbers (slirp.tcp); the bytes are in the 
 guest (slirp.host.tcp_feed): the receive queue of the host's socket *is* the retransmission buffer;
 bytes are peeked at straight into the guest and dropped when it has acknowledged them. Guest to host
 (slirp.host.tcp_deliver): the payload leaves from where it lies in the guest's memory, and what the
-kernel took is acknowledged. This file ties both to the loop: who connects, who is settled, who ends.
-A flow that is over with bytes still on their way to the host is seen off by slirp.host.tcp_farewell.
+kernel took is acknowledged. This file ties both to the loop: who connects, who is settled, who
+ends. A flow that is over with bytes on their way to the host is slirp.host.tcp_farewell's.
 
 A host that breaks (a reset, mostly) is not the guest's end at once: what its queue still holds goes
 to the guest first, through the guest's window, and then the RST does.
