@@ -26,6 +26,8 @@ def end_tidily() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
+    # A shell has what it starts in the background ignore SIGINT, and Python leaves that so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def show(line: str = "") -> None:
