@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import resource
 import socket
@@ -31,9 +32,9 @@ from tests.slirp.host.test_tcp import connected, received
 def only(count: int, ledger: Descriptors) -> Iterator[None]:
     """This process may open so many more descriptors, the reserve included."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    spare = os.dup(0)
-    os.close(spare)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (spare + count, hard))
+    unused = filter(is_unused, itertools.count())  # others may leave holes between theirs
+    last = next(itertools.islice(unused, count - RESERVE, None))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + RESERVE, hard))
     ledger.look()
     try:
         yield
@@ -44,6 +45,14 @@ def only(count: int, ledger: Descriptors) -> Iterator[None]:
 
 def ledger_of(lab: Lab) -> Descriptors:
     return lab.network._dispatcher.descriptors
+
+
+def is_unused(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return True
+    return False
 
 
 @pytest.fixture
