@@ -5,6 +5,8 @@ the stack's edge and counted by layer and reason. `ConfigError` is a mistake of 
 the network; its text says what to do. Anything else that is raised is a bug of this project.
 """
 
+SHOWN_MAX = 80  # letters of a configured value in a message
+
 
 class MalformedPacket(Exception):
     """Octets that break their protocol's rules. `reason` is one of a small fixed set per layer."""
@@ -24,3 +26,9 @@ class ConfigError(ValueError):
     def __init__(self, text: str, field: str = "") -> None:
         super().__init__(text)
         self.field = field
+
+
+def shown(value: object) -> str:
+    """What somebody configured, as a message has it: in one line, and not too long."""
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"

@@ -28,7 +28,7 @@ import re
 from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 from slirp.address import addr_from_text, addr_to_text
-from slirp.errors import ConfigError
+from slirp.errors import ConfigError, shown
 
 HostAddress: TypeAlias = tuple[str, int] | str
 
@@ -37,17 +37,17 @@ RANGE_MAX: Final = 4096  # ports of one range; each is a listening socket
 LOOPBACK: Final = "127.0.0.1"
 NAMES: Final = {"": LOOPBACK, "localhost": LOOPBACK, "*": "0.0.0.0"}
 
+# Compiled where a forward is read: most networks have none, and starting takes a millisecond less.
 _HOST: Final = r"(?:(?P<host>\[[^]]*\]|[^:/[\]]*):)??"
-_FORM: Final = re.compile(
+_FORM: Final = (
     _HOST
     + r"(?P<ports>[0-9-]+)(?::(?:(?P<guest>[0-9.]+):)?(?P<inside>[0-9-]+))?(?:/(?P<proto>\w+))?"
 )
-_UNIX_FORM: Final = re.compile(r"(?:unix:)?(?P<path>/.+?):(?:(?P<guest>[0-9.]+):)?(?P<port>[0-9]+)")
+_INSIDE: Final = r"(?:([0-9]+\.[0-9.]*):)?([0-9]+)"  # behind a path, which may end in a number
+_UNIX_FORM: Final = r"(?:unix:)?(/.+?):" + _INSIDE
 _OLD_HOST: Final = r"(?:([^:-]*[^:0-9-][^:-]*|):)?"  # a number there is a port of the new form
-_OLD_FORM: Final = re.compile(
-    r"(tcp|udp):" + _OLD_HOST + r"([0-9-]*[0-9])(?:-([0-9.]+):([0-9-]+))?"
-)
-_OLD_UNIX_FORM: Final = re.compile(r"unix:(/.+)-(?:([0-9.]+):)?([0-9]+)")
+_OLD_FORM: Final = r"(tcp|udp):" + _OLD_HOST + r"([0-9-]*[0-9])(?:-([0-9.]+):([0-9-]+))?"
+_OLD_UNIX_FORM: Final = r"unix:(/.+)-" + _INSIDE
 ADVICE: Final = "write [HOST:]PORT[:GUESTPORT][/udp], as 8080:80, or /PATH:GUESTPORT"
 
 
@@ -59,19 +59,35 @@ class ForwardSpec(NamedTuple):
     guest_addr: str | None
     guest_port: int
 
+    def __str__(self) -> str:
+        """As `parse_forward` reads it."""
+        guest = f"{self.guest_addr}:" if self.guest_addr is not None else ""
+        if isinstance(self.host, str):
+            return f"unix:{self.host}-{guest}{self.guest_port}"
+        proto = "" if self.proto == "tcp" else f"/{self.proto}"
+        return f"{host_text(self.host)}:{guest}{self.guest_port}{proto}"
+
+
+def host_text(host: HostAddress) -> str:
+    """A forward's end on the host as people write it."""
+    if isinstance(host, str):
+        return host
+    addr, port = host
+    return f"[{addr}]:{port}" if ":" in addr else f"{addr}:{port}"
+
 
 def parse_forward(text: str) -> list[ForwardSpec]:
     """The forwards that one specification stands for. Raises ConfigError."""
-    unix = _OLD_UNIX_FORM.fullmatch(text) or _UNIX_FORM.fullmatch(text)
+    unix = re.fullmatch(_OLD_UNIX_FORM, text) or re.fullmatch(_UNIX_FORM, text)
     if unix is not None:
         path, guest, port = unix.groups()
         return [ForwardSpec("unix", path, _guest(text, guest), _port(text, port))]
-    old = _OLD_FORM.fullmatch(text)
+    old = re.fullmatch(_OLD_FORM, text)
     if old is not None:
         return _parse_old(text, old)
     proto, colon, rest = text.partition(":")
     named = proto in ("tcp", "udp") and bool(colon)
-    new = _FORM.fullmatch(rest if named else text)
+    new = re.fullmatch(_FORM, rest if named else text)
     if new is None or (named and new["proto"]):
         _refuse(text, ADVICE)
     proto = proto if named else (new["proto"] or "tcp")
@@ -126,7 +142,7 @@ def _matching(text: str, ours: range, word: str) -> range:
 
 
 def _port(text: str, word: str) -> int:
-    if not word.isdecimal() or not 0 < int(word) <= PORT_MAX:
+    if not word.isdecimal() or len(word) > len(str(PORT_MAX)) or not 0 < int(word) <= PORT_MAX:
         _refuse(text, f"a port is a number from 1 to {PORT_MAX}")
     return int(word)
 
@@ -147,9 +163,9 @@ def _address(text: str, word: str, size: int) -> str:
     except ValueError:
         addr = b""
     if len(addr) != size:
-        _refuse(text, f"{word} is no IPv{4 if size == 4 else 6} address")
+        _refuse(text, f"{shown(word)} is no IPv{4 if size == 4 else 6} address")
     return addr_to_text(addr)
 
 
 def _refuse(text: str, advice: str) -> NoReturn:
-    raise ConfigError(f"forward {text}: {advice}", "forward")
+    raise ConfigError(f"forward {shown(text)}: {advice}", "forward")

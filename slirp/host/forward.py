@@ -22,8 +22,9 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from slirp.address import addr_from_text, addr_to_text
+from slirp.address import addr_from_text
 from slirp.errors import ConfigError
+from slirp.forward import HostAddress, host_text
 from slirp.host.forward_udp import DatagramForward, random_port, remote_addr
 from slirp.host.loop import READABLE, Loop
 
@@ -40,7 +41,6 @@ PORT_TRIES: Final = 16
 CONNECTION_COST: Final = 1024  # octets charged for one that waits for its guest
 LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
-HostAddress: TypeAlias = tuple[str, int] | str
 Peer: TypeAlias = tuple[str, int] | str | bytes  # as accept() names it
 
 
@@ -123,10 +123,20 @@ class Forwards:
         self._count = 0
 
     def add(self, proto: str, host: HostAddress, guest: tuple[str, int]) -> Forward:
-        """Open a forward. Raises ConfigError for what cannot be, OSError from bind."""
+        """Open a forward. Raises ConfigError for what cannot be, OSError from bind, whose
+        `filename` is the host's address."""
         guest_addr = addr_from_text(guest[0])
         if not 0 < guest[1] < 65536:
             raise ConfigError(f"guest port {guest[1]}: must be 1 to 65535")
+        try:
+            return self._add(proto, host, guest, guest_addr)
+        except OSError as error:
+            error.filename = host_text(host)
+            raise
+
+    def _add(
+        self, proto: str, host: HostAddress, guest: tuple[str, int], guest_addr: bytes
+    ) -> Forward:
         opened: StreamForward | DatagramForward
         if isinstance(host, str):
             if proto == "udp":
@@ -242,13 +252,3 @@ def _bind_path(path: str) -> socket.socket:
     finally:
         os.umask(mask)
     return sock
-
-
-def host_text(host: HostAddress) -> str:
-    """As people write it."""
-    return host if isinstance(host, str) else f"{host[0]}:{host[1]}"
-
-
-def guest_text(addr: bytes, port: int) -> str:
-    """As people write it."""
-    return f"{addr_to_text(addr)}:{port}"

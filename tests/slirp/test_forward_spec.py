@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slirp.errors import ConfigError
+from slirp.address import addr_from_text, addr_to_text
+from slirp.errors import ConfigError, shown
 from slirp.forward import ForwardSpec, parse_forward
 
 HERE = "127.0.0.1"
@@ -45,6 +46,8 @@ HERE = "127.0.0.1"
         ("tcp:192.0.2.1:1-10.0.2.15:2", ForwardSpec("tcp", ("192.0.2.1", 1), "10.0.2.15", 2)),
         ("unix:/tmp/a.sock-80", ForwardSpec("unix", "/tmp/a.sock", None, 80)),
         ("unix:/tmp/a-b-80", ForwardSpec("unix", "/tmp/a-b", None, 80)),
+        ("unix:/run/web-1:80", ForwardSpec("unix", "/run/web-1", None, 80)),
+        ("/run/web:1:80", ForwardSpec("unix", "/run/web:1", None, 80)),
         ("unix:/tmp/a-10.0.2.7:80", ForwardSpec("unix", "/tmp/a", "10.0.2.7", 80)),
     ],
 )
@@ -101,6 +104,8 @@ def test_range_to_a_guest() -> None:
         ("tcp:8080-65536", "a port is"),
         ("tcp:8080--80", "a port is"),
         ("tcp:999999999999999999999-80", "a port is"),
+        ("8080:" + "9" * 5000, "a port is"),
+        ("/run/x.sock:" + "9" * 5000, "a port is"),
         ("tcp:example.org:8080-80", "no IPv4 address"),
         ("tcp:1.2.3:8080-80", "no IPv4 address"),
         ("tcp:8080-10.0.2:80", "no IPv4 address"),
@@ -117,7 +122,14 @@ def test_range_to_a_guest() -> None:
 def test_mistakes_are_named(text: str, advice: str) -> None:
     with pytest.raises(ConfigError, match=advice) as caught:
         parse_forward(text)
-    assert str(caught.value).startswith(f"forward {text}: ")
+    assert str(caught.value).startswith(f"forward {shown(text)}: ")
+    assert caught.value.field == "forward"
+
+
+def test_a_mistake_stays_in_its_line() -> None:
+    with pytest.raises(ConfigError, match=r"forward '8080\\n:80': '8080\\n' is no ") as caught:
+        parse_forward("8080\n:80")
+    assert "\n" not in str(caught.value)
 
 
 @given(st.text("tcpud:.-0123456789/x[]", max_size=40) | st.text(max_size=20))
@@ -128,3 +140,24 @@ def test_any_text_is_a_forward_or_a_failure(text: str) -> None:
         return
     assert found
     assert all(0 < spec.guest_port <= 65535 for spec in found)
+    assert [again for spec in found for again in parse_forward(str(spec))] == found
+
+
+@given(
+    st.sampled_from(["tcp", "udp"]),
+    st.ip_addresses().map(str),
+    st.none() | st.ip_addresses(v=4).map(str),
+    st.integers(1, 65535),
+)
+def test_a_forward_reads_as_it_is_written(
+    proto: str, host: str, guest: str | None, port: int
+) -> None:
+    host = addr_to_text(addr_from_text(host))  # "::127.0.0.1" and its like
+    spec = ForwardSpec(proto, (host, port), guest, 65536 - port)
+    assert parse_forward(str(spec)) == [spec]
+
+
+@given(st.text("/ab:-.10", max_size=12), st.none() | st.just("10.0.2.7"))
+def test_a_path_reads_as_it_is_written(name: str, guest: str | None) -> None:
+    spec = ForwardSpec("unix", f"/{name}x", guest, 80)
+    assert parse_forward(str(spec)) == [spec]
