@@ -8,20 +8,32 @@ A field holds what was given; None leaves the choice to us, and `gateway_addr`, 
 object, so that one place knows the defaults and one place refuses what cannot work: a ConfigError
 whose text begins with the field's name.
 
-Addresses are text in the fields, as people write them, and bytes in what is derived. `Fields` gives
-the same names to whoever passes keywords on; tests/slirp/test_config.py keeps the two in step.
+Addresses are text in the fields, as people write them, and bytes in what is derived. Resolvers and
+forwards are text or the values that the text stands for; `plain()` has text again. A new field
+takes a line in `Fields` (for whoever passes keywords on), one in `_Values` with its default, and
+one in `_CONVERSIONS`; tests/slirp/test_config.py keeps the three in step, and docs/library.md with
+them.
 
 Does not do: read files or command lines, look anything up on the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypedDict, Unpack
+from typing import Any, Final, NamedTuple, NoReturn, Self, TypedDict, Unpack
 
-from slirp.address import Prefix, addr_from_text, mac_from_text
-from slirp.errors import ConfigError
+from slirp.address import (
+    Prefix,
+    addr_from_text,
+    addr_to_text,
+    is_multicast,
+    is_reserved,
+    mac_from_text,
+)
+from slirp.errors import ConfigError, shown
+from slirp.forward import ForwardSpec, parse_forward
 
 NETWORK: Final = "10.0.2.0/24"
 MTU: Final = 1500  # bytes of an IP packet
@@ -55,24 +67,23 @@ class Resolver(NamedTuple):
     def from_text(cls, text: str) -> Resolver:
         """From ADDR, ADDR:PORT, [ADDR]:PORT or ADDR#PORT; ValueError where it is none."""
         address, port = _split_port(text)
+        bare, percent, interface = address.partition("%")
         try:
-            addr_from_text(address.partition("%")[0])
+            addr_from_text(bare)
         except ValueError:
-            raise ValueError(f"{text}: a resolver is given by its address") from None
+            raise ValueError("a resolver is given by its address") from None
+        if percent and (":" not in bare or not interface or shown(interface) != interface):
+            raise ValueError("write fe80::1%INTERFACE where the address needs one")
         if not port:
             return cls(address)
-        if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-            raise ValueError(f"{text!r}: a port is a number from 1 to 65535")
+        if not (port.isascii() and port.isdecimal() and len(port) < 6 and 0 < int(port) < 65536):
+            raise ValueError("a port is a number from 1 to 65535")
         return cls(address, int(port))
 
     def __str__(self) -> str:
         if self.port == DNS_PORT:
             return self.address
-        return (
-            f"[{self.address}]:{self.port}"
-            if ":" in self.address
-            else ":".join((self.address, str(self.port)))
-        )
+        return f"[{self.address}]:{self.port}" if ":" in self.address else "{}:{}".format(*self)
 
 
 def _split_port(text: str) -> tuple[str, str]:
@@ -83,7 +94,7 @@ def _split_port(text: str) -> tuple[str, str]:
     if text.startswith("["):
         address, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError(f"{text!r}: write [ADDR]:PORT")
+            raise ValueError("write [ADDR]:PORT")
         return address, (rest[1:] or "missing") if rest else ""
     if text.count(":") == 1:
         address, _, port = text.partition(":")
@@ -106,7 +117,7 @@ class Fields(TypedDict, total=False):
     outbound_addr: str | None
     dns_enabled: bool
     dhcp_enabled: bool
-    resolv_conf: str
+    resolv_conf: str | os.PathLike[str]
     resolvers: Sequence[str | Resolver] | None
     names: Mapping[str, Sequence[str]]
     hostname: str
@@ -114,13 +125,14 @@ class Fields(TypedDict, total=False):
     search: Iterable[str]
     static_leases: Mapping[str, str]
     port_share: float
+    forwards: Iterable[str | ForwardSpec]
 
 
 class _Values(NamedTuple):
     network: str = NETWORK  # IPv4 prefix
     gateway: str | None = None  # .2 of it
     dns: str | None = None  # .3 of it; the gateway's in a /30, which has no more addresses
-    first_lease: str | None = None  # .15, or the first that is free in a network without it
+    first_lease: str | None = None  # .15, or the first behind the two in a network without it
     mtu: int = MTU  # bytes of an IP packet; told to guests
     mac: str | None = None  # the gateway's; 52:55 and its address
     host_loopback: bool = True  # the gateway's address leads to the host's 127.0.0.1
@@ -137,6 +149,7 @@ class _Values(NamedTuple):
     search: tuple[str, ...] = ()
     static_leases: Mapping[str, str] = MappingProxyType({})  # MAC → address
     port_share: float = PORT_SHARE  # of descriptors, flows and memory, for one port among others
+    forwards: tuple[ForwardSpec, ...] = ()  # opened with the network
 
 
 class Config(_Values):
@@ -144,34 +157,57 @@ class Config(_Values):
 
     __slots__ = ()
 
-    def __new__(cls, network: str | None = None, /, **fields: Unpack[Fields]) -> Config:
+    def __new__(cls, network: str | None = None, /, **fields: Unpack[Fields]) -> Self:
         """The network's prefix may stand first, without its name."""
         values: dict[str, Any] = {**fields}
         if network is not None:
+            if "network" in values:
+                _refuse("network", values["network"], f"{network} is given as well")
             values["network"] = network
-        unknown = values.keys() - set(_Values._fields)
-        if unknown:
-            name = min(unknown)
-            raise ConfigError(f"{name}: there is no such field", name)
-        for name, convert in _CONVERSIONS.items():
-            if name in values:
-                values[name] = convert(name, values[name])
-        self = tuple.__new__(cls, _Values(**values))
+        for name in values:
+            if name not in _CONVERSIONS:
+                raise ConfigError(f"{name}: there is no such field", name)
+        converted = {name: _CONVERSIONS[name](name, value) for name, value in values.items()}
+        self = tuple.__new__(cls, _Values(**converted))
         self._check()
         return self
 
-    def replace(self, **changes: Any) -> Config:
-        """The same with these fields changed, checked anew."""
-        return Config(**{**self._asdict(), **changes})
+    # mypy types a NamedTuple's own methods in a way that no override can repeat.
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
+        """A NamedTuple's way to a new value; with a check it is no way around the check."""
+        values: Any = dict(zip(cls._fields, iterable, strict=True))
+        return cls(**values)
 
-    def __repr__(self) -> str:
+    def replace(self, **changes: Unpack[Fields]) -> Self:
+        """The same with these fields changed, checked anew."""
+        values: Any = self._asdict() | changes
+        return type(self)(**values)
+
+    def plain(self) -> dict[str, Any]:
+        """The fields that are not as by default, in text, numbers, lists and dicts."""
         default = _Values()
-        given = [
-            f"{name}={value!r}"
+        return {
+            name: _plain(value)
             for name, value in self._asdict().items()
             if value != getattr(default, name)
-        ]
-        return f"Config({', '.join(given)})"
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(tuple(frozenset(v.items()) if isinstance(v, Mapping) else v for v in self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copy and pickle."""
+        return _restore, (type(self), self.plain())
+
+    def __repr__(self) -> str:
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in self.plain().items())})"
 
     # What follows from the fields
 
@@ -182,26 +218,29 @@ class Config(_Values):
 
     @property
     def gateway_addr(self) -> bytes:
-        return _host("gateway", self.gateway, self.prefix, GATEWAY_HOST)
+        return self._own("gateway", GATEWAY_HOST)
 
     @property
     def dns_addr(self) -> bytes:
         if self.dns is None and self.prefix.length == LENGTH_MAX:
             return self.gateway_addr
-        return _host("dns", self.dns, self.prefix, DNS_HOST)
+        return self._own("dns", DNS_HOST)
 
     @property
     def first_lease_addr(self) -> bytes:
         """Where the DHCP pool begins: the address of the first machine, and of forwards to it."""
-        prefix = self.prefix
         if self.first_lease is not None:
-            return _host("first_lease", self.first_lease, prefix, 0)
-        if prefix.size - 1 > FIRST_LEASE:
-            return prefix.host(FIRST_LEASE)
-        own = (self.gateway_addr, self.dns_addr)
-        free = [addr for n in range(1, prefix.size - 1) if (addr := prefix.host(n)) not in own]
-        behind = [addr for addr in free if addr > max(own)]
-        return (behind or free)[0]
+            return self._own("first_lease", 0)
+        prefix, own = self.prefix, (self.gateway_addr, self.dns_addr)
+        first = FIRST_LEASE
+        if prefix.size - 1 <= first:
+            first = int.from_bytes(max(own)) - int.from_bytes(prefix.addr) + 1
+        last = min(prefix.size - 1, first + len(own) + 1)  # one of so many is free
+        offsets = (*range(first, last), *range(1, min(first, prefix.size - 1)))
+        free = next((addr for n in offsets if (addr := prefix.host(n)) not in own), None)
+        if free is None:
+            _refuse("dns", self.dns, f"leaves no address of {prefix} for a guest")
+        return free
 
     @property
     def mac_addr(self) -> bytes:
@@ -219,162 +258,225 @@ class Config(_Values):
             mac_from_text(mac): addr_from_text(addr) for mac, addr in self.static_leases.items()
         }
 
+    def guest_addr(self, text: str, field: str = "guest") -> bytes:
+        """The address of a guest; a ConfigError about `field` where no guest can have it."""
+        addr = _literal(field, text)
+        if not self.prefix.has_host(addr):
+            _refuse(field, text, f"must be a host address in {self.prefix}")
+        if addr in (self.gateway_addr, self.dns_addr):
+            _refuse(field, text, "is the network's own address, not a guest's")
+        return addr
+
     # What can work
+
+    def _own(self, field: str, offset: int) -> bytes:
+        """The address that the field names, or else the one at this offset."""
+        text: str | None = getattr(self, field)
+        if text is None:
+            return self.prefix.host(offset)
+        addr = addr_from_text(text)
+        if not self.prefix.has_host(addr):
+            _refuse(field, text, f"must be a host address in {self.prefix}")
+        return addr
 
     def _check(self) -> None:
         _check_network(self.network)
         if not MTU_MIN <= self.mtu <= MTU_MAX:
-            raise ConfigError(f"mtu {self.mtu}: must be {MTU_MIN} to {MTU_MAX}", "mtu")
-        if self.gateway_addr == self.dns_addr and self.prefix.length != LENGTH_MAX:
-            raise ConfigError("dns: must not be the gateway's address", "dns")
+            _refuse("mtu", self.mtu, f"must be {MTU_MIN} to {MTU_MAX}")
         if self.first_lease_addr in (self.gateway_addr, self.dns_addr):
-            raise ConfigError("first_lease: must not be the network's own address", "first_lease")
-        if self.mac_addr[0] & 1:
-            raise ConfigError(f"mac {self.mac}: must not be a group address", "mac")
-        if self.outbound is not None and len(self.outbound) != 4:
-            raise ConfigError(f"outbound_addr {self.outbound_addr}: must be IPv4", "outbound_addr")
+            _refuse("first_lease", self.first_lease, "is the network's own address, not a guest's")
+        outbound = self.outbound
+        if outbound is not None:
+            if len(outbound) != 4:
+                _refuse("outbound_addr", self.outbound_addr, "must be IPv4")
+            if is_multicast(outbound) or is_reserved(outbound):
+                _refuse("outbound_addr", self.outbound_addr, "is no host's address")
+        for spec in self.forwards:
+            if spec.guest_addr is not None:
+                self.guest_addr(spec.guest_addr, "forwards")
         self._check_leases()
 
     def _check_leases(self) -> None:
-        leases, field = self.leases, "static_leases"
-        own = (self.gateway_addr, self.dns_addr)
-        for addr in leases.values():
-            if not self.prefix.has_host(addr) or addr in own:
-                text = f"{field}: must lead to free host addresses of {self.network}"
-                raise ConfigError(text, field)
-        if len(set(leases.values())) != len(leases):
-            raise ConfigError(f"{field}: an address is given twice", field)
+        macs, addrs = set(), set()
+        for mac, text in self.static_leases.items():
+            addr, station = self.guest_addr(text, "static_leases"), mac_from_text(mac)
+            if station in macs or addr in addrs:
+                _refuse("static_leases", f"{mac}={text}", "one of the two has a lease already")
+            macs.add(station)
+            addrs.add(addr)
+
+
+def _restore(kind: type[Config], fields: Fields) -> Config:
+    return kind(**fields)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Resolver | ForwardSpec):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _check_network(text: str) -> None:
-    prefix = _converted("network", Prefix.from_text, text)
+    try:
+        prefix = Prefix.from_text(text)
+    except ValueError as error:
+        raise ConfigError(f"network: {error}", "network") from None
     if len(prefix.addr) != 4:
-        raise ConfigError(f"network {text}: must be IPv4", "network")
+        _refuse("network", text, "must be IPv4")
     if prefix.length > LENGTH_MAX:
-        what = f"network {text}: must leave room for hosts, /{LENGTH_MAX} at the longest"
-        raise ConfigError(what, "network")
+        _refuse("network", text, f"must leave room for hosts, /{LENGTH_MAX} at the longest")
     for block, why in _UNUSABLE:
         if prefix.overlaps(block):
-            what = f"network {text}: {block} {why}; take a private one, as {NETWORK}"
-            raise ConfigError(what, "network")
+            _refuse("network", text, f"{block} {why}; take a private one, as {NETWORK}")
 
 
-def _host(field: str, given: str | None, prefix: Prefix, offset: int) -> bytes:
-    if given is None:
-        return prefix.host(offset)
-    addr: bytes = _converted(field, addr_from_text, given)
-    if not prefix.has_host(addr):
-        raise ConfigError(f"{field} {given}: must be a host address in {prefix}", field)
-    return addr
+def _refuse(field: str, value: Any, why: str) -> NoReturn:
+    raise ConfigError(f"{field} {shown(value)}: {why}", field)
 
 
 # How what was given becomes what a field holds; a ConfigError where it cannot.
 
 
-def _converted(field: str, convert: Any, value: Any) -> Any:
-    try:
-        return convert(value)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{field}: {error}", field) from None
-
-
 def _integer(field: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{field} {value!r}: must be a whole number", field)
+        _refuse(field, value, "must be a whole number")
     return value
 
 
 def _share(field: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigError(f"{field} {value!r}: must be above 0 and up to 1", field)
+        _refuse(field, value, "must be above 0 and up to 1")
     return float(value)
 
 
 def _flag(field: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(f"{field} {value!r}: must be true or false", field)
+        _refuse(field, value, "must be true or false")
     return value
 
 
 def _text(field: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"{field} {value!r}: must be text", field)
+        _refuse(field, value, "must be text")
     return value
 
 
-def _optional_text(field: str, value: Any) -> str | None:
-    return None if value is None else _text(field, value)
+def _prefix(field: str, value: Any) -> str:
+    text = _text(field, value)
+    if shown(text) != text:
+        _refuse(field, text, "is no network")
+    return text
+
+
+def _path(field: str, value: Any) -> str:
+    path = os.fspath(value) if isinstance(value, os.PathLike) else _text(field, value)
+    if not isinstance(path, str) or "\0" in path:
+        _refuse(field, value, "is no path")
+    return path
+
+
+def _literal(field: str, value: Any) -> bytes:
+    try:
+        return addr_from_text(_text(field, value))
+    except ValueError:
+        _refuse(field, value, "is no IP address")
 
 
 def _address(field: str, value: Any) -> str | None:
-    if value is not None:
-        _converted(field, addr_from_text, _text(field, value))
-    return _optional_text(field, value)
+    return None if value is None else addr_to_text(_literal(field, value))
 
 
 def _station(field: str, value: Any) -> str | None:
-    if value is not None:
-        _converted(field, mac_from_text, _text(field, value))
-    return _optional_text(field, value)
-
-
-def _resolvers(field: str, value: Any) -> tuple[Resolver, ...] | None:
+    """A MAC that one station can have: not zero, nor a group's."""
     if value is None:
         return None
-    if isinstance(value, str):
-        raise ConfigError(f"{field} {value!r}: must be a list of addresses", field)
-
-    def resolver(item: Any) -> Resolver:
-        return item if isinstance(item, Resolver) else Resolver.from_text(item)
-
-    return tuple(_converted(field, resolver, item) for item in _items(field, value))
+    try:
+        mac = mac_from_text(_text(field, value))
+    except ValueError:
+        _refuse(field, value, "is no MAC address")
+    if mac[0] & 1:
+        _refuse(field, value, "must not be a group address")
+    if not any(mac):
+        _refuse(field, value, "is nobody's address")
+    return str(value)
 
 
 def _items(field: str, value: Any) -> tuple[Any, ...]:
-    return tuple(_converted(field, tuple, value))
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        _refuse(field, value, "must be a list")
+    return tuple(value)
+
+
+def _pairs(field: str, value: Any) -> Iterable[tuple[Any, Any]]:
+    if not isinstance(value, Mapping):
+        _refuse(field, value, "must be a table")
+    return value.items()
+
+
+def _resolvers(field: str, value: Any) -> tuple[Resolver, ...] | None:
+    return None if value is None else tuple(_resolver(field, item) for item in _items(field, value))
+
+
+def _resolver(field: str, value: Any) -> Resolver:
+    text = str(value) if isinstance(value, Resolver) else _text(field, value)
+    try:
+        return Resolver.from_text(text)
+    except ValueError as error:
+        _refuse(field, text, str(error))
+
+
+def _forwards(field: str, value: Any) -> tuple[ForwardSpec, ...]:
+    found: list[ForwardSpec] = []
+    for item in _items(field, value):
+        text = str(item) if isinstance(item, ForwardSpec) else _text(field, item)
+        try:
+            found += parse_forward(text)
+        except ConfigError as error:
+            raise ConfigError(field + str(error).removeprefix(error.field), field) from None
+    return tuple(found)
 
 
 def _names(field: str, value: Any) -> Mapping[str, tuple[str, ...]]:
     found = {}
-    for name, addrs in _converted(field, dict, value).items():
-        _name(field, name)
-        found[name] = _items(field, addrs)
-        for addr in found[name]:
-            _converted(field, addr_from_text, _text(field, addr))
+    for name, addrs in _pairs(field, value):
+        texts = (addr_to_text(_literal(field, addr)) for addr in _items(field, addrs))
+        found[_name(field, name)] = tuple(texts)
     return MappingProxyType(found)
 
 
 def _leases(field: str, value: Any) -> Mapping[str, str]:
-    found = _converted(field, dict, value)
-    for mac, addr in found.items():
+    found = {}
+    for mac, addr in _pairs(field, value):
+        if not isinstance(mac, str):
+            _refuse(field, mac, "is no MAC address")
         _station(field, mac)
-        _address(field, addr)
+        found[mac] = addr_to_text(_literal(field, addr))
     return MappingProxyType(found)
 
 
 def _search(field: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        raise ConfigError(f"{field} {value!r}: must be a list of names", field)
     return tuple(_name(field, name) for name in _items(field, value))
 
 
 def _optional_name(field: str, value: Any) -> str:
-    return _name(field, value) if value else _text(field, value)
+    return _text(field, value) and _name(field, value)
 
 
 def _name(field: str, value: Any) -> str:
     """A DNS name, RFC 1035 §2.3.4."""
     name = _text(field, value)
     bare = name.removesuffix(".")
-    if not bare.isascii() or len(bare) > NAME_MAX:
-        raise ConfigError(f"{field} {name!r}: a name is at most {NAME_MAX} ASCII bytes", field)
-    if not all(0 < len(label) <= LABEL_MAX for label in bare.split(".")):
-        raise ConfigError(f"{field} {name!r}: a label is 1 to {LABEL_MAX} bytes", field)
+    if not all("!" <= letter <= "~" for letter in bare):
+        _refuse(field, value, "a name has visible ASCII letters only")
+    if len(bare) > NAME_MAX or not all(0 < len(label) <= LABEL_MAX for label in bare.split(".")):
+        _refuse(field, value, f"a name has {NAME_MAX} letters at most, its labels 1 to {LABEL_MAX}")
     return name
 
 
-_CONVERSIONS: Final = {
-    "network": _text,
+_CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "network": _prefix,
     "gateway": _address,
     "dns": _address,
     "first_lease": _address,
@@ -386,12 +488,13 @@ _CONVERSIONS: Final = {
     "outbound_addr": _address,
     "dns_enabled": _flag,
     "dhcp_enabled": _flag,
-    "resolv_conf": _text,
+    "resolv_conf": _path,
     "resolvers": _resolvers,
     "names": _names,
-    "hostname": _text,
+    "hostname": _optional_name,
     "domain": _optional_name,
     "search": _search,
     "static_leases": _leases,
     "port_share": _share,
+    "forwards": _forwards,
 }

@@ -90,13 +90,15 @@ class Nat:
 
     def outward(self, dst: bytes) -> bytes | Refusal:
         """The host address that the guest's destination stands for."""
-        if dst == self.gateway and not self._restrict:
+        if dst == self.gateway:  # which may be the DNS server's address too
+            if self._restrict:
+                return RESTRICTED
             return LOOPBACK4 if self._host_loopback else NO_LOOPBACK
         if dst == self.dns:
             return NO_SERVICE
         if dst[0] in (0, 127) or dst[0] >= 224 or self.is_broadcast(dst):
             return MARTIAN
-        if self.is_local(dst) and dst != self.gateway:
+        if self.is_local(dst):
             return NOT_ROUTED
         return RESTRICTED if self._restrict else dst
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack, overload
 from slirp.address import Prefix, addr_from_text, addr_to_text, mac_to_text
 from slirp.config import Config, Fields, Resolver
 from slirp.errors import ConfigError
-from slirp.forward import HostAddress, parse_forward
+from slirp.forward import ForwardSpec, HostAddress, parse_forward
 from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
 from slirp.host.forward import Forward, Forwards
@@ -45,13 +45,12 @@ class Network:
 
     It is what a slirp.Config says, which is given as it is or by its fields as keywords; a prefix
     may stand alone in its place. `clock` gives monotonic seconds. Raises ConfigError for a
-    configuration that cannot work.
+    configuration that cannot work, and OSError for a forward whose host address is not to be had.
     """
 
     def __init__(
         self,
         config: Config | str | None = None,
-        /,
         *,
         clock: Callable[[], float] = time.monotonic,
         **fields: Unpack[Fields],
@@ -78,6 +77,11 @@ class Network:
         self._attached = 0
         self._stopping = False
         self._closed = False
+        try:
+            self._open(config.forwards)
+        except (ConfigError, OSError):
+            self.close()
+            raise
 
     @property
     def mtu(self) -> int:
@@ -113,7 +117,7 @@ class Network:
         """
         if port.max_frame < 14 + self.mtu:
             fits = port.max_frame - 14
-            raise ConfigError(f"mtu {self.mtu}: this port carries {fits} octets at the most")
+            raise ConfigError(f"mtu {self.mtu}: this port carries {fits} octets at the most", "mtu")
         self._attached += 1
         attachment = Attachment(port, name or f"port{self._attached}", self._attached)
         self._dispatcher.attachments.append(attachment)
@@ -142,41 +146,40 @@ class Network:
             self._dispatcher.drop_port(attachment)
 
     @overload
-    def forward(self, spec: str) -> list[Forward]: ...
+    def forward(self, spec: str, /) -> list[Forward]: ...
 
     @overload
-    def forward(self, spec: str, *, host: HostAddress, guest: tuple[str, int]) -> Forward: ...
+    def forward(self, proto: str, *, host: HostAddress, guest: tuple[str, int]) -> Forward: ...
 
     def forward(
-        self, spec: str, *, host: HostAddress | None = None, guest: tuple[str, int] | None = None
+        self, proto: str, *, host: HostAddress | None = None, guest: tuple[str, int] | None = None
     ) -> Forward | list[Forward]:
         """Lead a host address (or the path of a Unix socket) to a guest; the address as bound.
 
         Either as people write it, such as "8080:80" (slirp/forward.py), which may stand for
-        several, or with `spec` "tcp" or "udp" and both ends by name. A guest's address that is
-        left out is that of the first lease. Raises ConfigError, or OSError where the host's
-        address is not to be had; what was opened before it stays open.
+        several, or with `proto` "tcp" or "udp" and both ends by name. A guest's address that is
+        left out is that of the first lease. Raises ConfigError, or OSError where a host's address
+        (its `filename`) is not to be had; then none of them is opened.
         """
+        if host is None and guest is None:
+            return self._open(parse_forward(proto))
         if host is None or guest is None:
-            first = addr_to_text(self.config.first_lease_addr)
-            return [
-                self._forward(proto, where, (addr or first, port))
-                for proto, where, addr, port in parse_forward(spec)
-            ]
-        return self._forward(spec, host, guest)
-
-    def _forward(self, proto: str, host: HostAddress, guest: tuple[str, int]) -> Forward:
-        self._check_guest(guest[0])
+            raise ConfigError(f"forward {proto}: takes host and guest, or neither", "forward")
+        self.config.guest_addr(guest[0])
         return self._forwards.add(proto, host, guest)
 
-    def _check_guest(self, addr: str) -> None:
-        prefix = self.config.prefix
+    def _open(self, specs: Sequence[ForwardSpec]) -> list[Forward]:
+        """All of them or none."""
+        first = addr_to_text(self.config.first_lease_addr)
+        opened: list[Forward] = []
         try:
-            found = prefix.has_host(addr_from_text(addr))
-        except ValueError as error:
-            raise ConfigError(f"guest: {error}") from None
-        if not found:
-            raise ConfigError(f"guest {addr}: must be a host address in {prefix}")
+            for proto, host, addr, port in specs:
+                opened.append(self.forward(proto, host=host, guest=(addr or first, port)))
+        except (ConfigError, OSError):
+            for forward in opened:
+                self.remove_forward(forward.id)
+            raise
+        return opened
 
     def remove_forward(self, number: int) -> bool:
         """Close a forward; connections that are open stay. False: no such forward."""

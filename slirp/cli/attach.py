@@ -68,10 +68,7 @@ def run(args: Namespace) -> int:
     values["netns_type"] = args.netns_type or ("pid" if args.target.isdecimal() else "path")
     if args.target_type == "bess":
         values["tap_name"] = args.target_type
-    if args.forward:
-        from slirp.cli.options import parse_forwards
-
-        values["forwards"] = parse_forwards(args.forward)
+    values["forwards"] = args.forward
     options = Options(**values, follow=True)
     errand = send_for_tap(options)
     from slirp.cli.netns_server import serve  # now, while the device is being made

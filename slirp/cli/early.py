@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, Final
 
-    from slirp.forward import ForwardSpec
-
 TARGET_TYPES: Final = ("netns", "bess")
 NETNS_TYPES: Final = ("pid", "path", "tapfd")
 TAP_NAME_MAX: Final = netns.IFNAMSIZ - 1  # octets
@@ -55,7 +53,7 @@ class Options:
     macaddress: str | None = None
     target_type: str = "netns"
     follow: bool = False  # end with the namespace's last process
-    forwards: Sequence[ForwardSpec] = ()
+    forwards: Sequence[str] = ()
     capture: Path | None = None
     split: bool = False
     stats: bool = False

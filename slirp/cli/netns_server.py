@@ -28,9 +28,11 @@ from slirp.cli import tap
 from slirp.cli.early import Options
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.options import (
-    add_forwards,
+    OPTIONS,
     capture_of,
+    leading_to,
     make_network,
+    named,
     outbound,
     print_stats,
 )
@@ -66,10 +68,9 @@ def serve(
             complain(NO_IPV6)
         signals = SignalFd(ENDING)
         stack.callback(signals.close)
-        network = stack.enter_context(make_network(config))
+        network = stack.enter_context(make_network(leading_to(config, where.guest)))
         port = open_port(options, errand, stack)
         network.attach(capture_of(options, stack)(port), options.tap_name)
-        add_forwards(network, options.forwards, where.guest)
         if options.api_socket is not None:
             open_api_socket(options.api_socket, network, where.guest, stack)
         ending = Ending(network, complain)
@@ -136,13 +137,15 @@ def _has_vnet(fd: int) -> bool:
 
 
 def make_config(options: Options) -> Config:
-    return Config(
-        options.cidr,
-        mtu=options.mtu,
-        host_loopback=not options.disable_host_loopback,
-        dns_enabled=not options.disable_dns,
-        outbound_addr=outbound(options.outbound_addr),
-    )
+    with named(OPTIONS | {"network": "--cidr"}):
+        return Config(
+            options.cidr,
+            mtu=options.mtu,
+            host_loopback=not options.disable_host_loopback,
+            dns_enabled=not options.disable_dns,
+            outbound_addr=outbound(options.outbound_addr),
+            forwards=options.forwards,
+        )
 
 
 def open_api_socket(path: str, network: Network, guest: str, stack: ExitStack) -> None:

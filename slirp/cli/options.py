@@ -11,16 +11,15 @@ import fcntl
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from slirp.address import addr_from_text, addr_to_text
+from slirp.address import addr_from_text
 from slirp.cli import capture_file
 from slirp.cli.failure import USAGE, Failure
 from slirp.config import MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
 from slirp.errors import ConfigError
-from slirp.forward import ForwardSpec, parse_forward
 from slirp.linux import syscalls
 
 if TYPE_CHECKING:
@@ -30,6 +29,20 @@ if TYPE_CHECKING:
     from slirp.network import Network
 
 NO_DNS: Final = ["none"]
+# The fields of a Config that have an option, and its name.
+OPTIONS: Final = {
+    "network": "--network",
+    "mtu": "--mtu",
+    "resolvers": "--dns",
+    "dns_enabled": "--dns",
+    "host_loopback": "--no-host-loopback",
+    "restrict": "--restrict",
+    "outbound_addr": "--outbound-addr",
+    "forwards": "--forward",
+    "static_leases": "--lease",
+    "isolate": "--isolate",
+    "port_share": "--port-share",
+}
 DESCRIPTORS_WANTED: Final = 10_240  # 10,000 connections, and some for the rest
 SIOCGIFADDR: Final = 0x8915  # linux/sockios.h
 
@@ -46,7 +59,8 @@ def add_network_options(parser: ArgumentParser) -> None:
         "--dns",
         action="append",
         metavar="ADDR[:PORT]",
-        help="resolver to ask instead of the host's; may be repeated; none: no DNS at all",
+        help="resolver to ask instead of the host's, ADDR#PORT as well; may be repeated; "
+        "none: no DNS at all",
     )
     add("--no-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
     add("--restrict", action="store_true", help="nothing but the network's own services")
@@ -80,46 +94,63 @@ def add_options(parser: ArgumentParser) -> None:
 
 def open_network(args: Namespace, stack: ExitStack) -> Network:
     """The network that the options ask for, its forwards open; closed with `stack`."""
-    forwards = parse_forwards(args.forward)
-    config = make_config(
-        args,
-        static_leases=dict(map(_lease, args.lease)),
-        isolate=args.isolate,
-        port_share=args.port_share,
-    )
-    network = stack.enter_context(make_network(config))
-    add_forwards(network, forwards, addr_to_text(config.first_lease_addr))
-    return network
+    leases = dict(map(_lease, args.lease))
+    with named(OPTIONS):
+        config = make_config(args).replace(
+            static_leases=leases, isolate=args.isolate, port_share=args.port_share
+        )
+    return stack.enter_context(make_network(config))
 
 
-def make_config(args: Namespace, **more: Any) -> Config:
-    """What `add_network_options` asks for, and further fields."""
-    return Config(
-        args.network,
-        mtu=args.mtu,
-        host_loopback=not args.no_host_loopback,
-        restrict=args.restrict,
-        dns_enabled=args.dns != NO_DNS,
-        resolvers=None if args.dns == NO_DNS else args.dns,
-        outbound_addr=outbound(args.outbound_addr),
-        **more,
+def make_config(args: Namespace) -> Config:
+    """What `add_network_options` asks for. Raises Failure."""
+    with named(OPTIONS):
+        return Config(
+            args.network,
+            mtu=args.mtu,
+            host_loopback=not args.no_host_loopback,
+            restrict=args.restrict,
+            dns_enabled=args.dns != NO_DNS,
+            resolvers=None if args.dns == NO_DNS else args.dns,
+            outbound_addr=outbound(args.outbound_addr),
+            forwards=args.forward,
+        )
+
+
+@contextlib.contextmanager
+def named(options: Mapping[str, str]) -> Iterator[None]:
+    """Have mistakes in a Config told by the options' names. Raises Failure."""
+    try:
+        yield
+    except ConfigError as error:
+        option = options.get(error.field, error.field)
+        raise Failure(option + str(error).removeprefix(error.field), USAGE) from None
+
+
+def leading_to(config: Config, guest: str) -> Config:
+    """The same with the forwards that name no guest leading to this one."""
+    return config.replace(
+        forwards=[
+            spec if spec.guest_addr is not None else spec._replace(guest_addr=guest)
+            for spec in config.forwards
+        ]
     )
 
 
 def make_network(config: Config) -> Network:
-    """A network, and as many descriptors as the process may have for it."""
+    """A network, and as many descriptors as the process may have for it. Raises Failure."""
     from slirp.network import Network
 
     raise_descriptor_limit()
-    return Network(config)
-
-
-def parse_forwards(texts: Iterable[str]) -> list[ForwardSpec]:
-    """What --forward asks for, as often as it was given. Raises Failure."""
     try:
-        return [spec for text in texts for spec in parse_forward(text)]
-    except ConfigError as error:
-        raise Failure(f"--{error}", USAGE) from None
+        return Network(config)
+    except OSError as error:
+        if error.filename is None or not config.forwards:
+            raise
+        why = error.strerror or str(error)
+        if error.errno == errno.EACCES and not error.filename.startswith("/"):
+            why += "; ports below 1024 are mostly root's, choose a higher one"
+        raise Failure(f"--forward {error.filename}: {why}") from None
 
 
 def raise_descriptor_limit() -> None:
@@ -144,7 +175,8 @@ def outbound(text: str | None) -> str | None:
         try:
             return socket.inet_ntoa(fcntl.ioctl(sock, SIOCGIFADDR, request)[20:24])
         except OSError:
-            raise ConfigError(f"{text}: no IPv4 address, and no interface that has one") from None
+            why = "no IPv4 address, and no interface that has one"
+            raise ConfigError(f"outbound_addr {text}: {why}", "outbound_addr") from None
 
 
 def capture_of(args: Namespace | capture_file.Output, stack: ExitStack) -> Callable[[Port], Port]:
@@ -163,19 +195,6 @@ def _lease(text: str) -> tuple[str, str]:
     if not equals:
         raise Failure(f"--lease {text}: write MAC=ADDR, as 52:54:00:12:34:56=10.0.2.20", USAGE)
     return mac, addr
-
-
-def add_forwards(network: Network, specs: Sequence[ForwardSpec], guest: str) -> None:
-    """Open them; `guest` is the address where a forward names none. Raises Failure."""
-    for proto, host, addr, port in specs:
-        where = host if isinstance(host, str) else f"{host[0]}:{host[1]}"
-        try:
-            network.forward(proto, host=host, guest=(addr or guest, port))
-        except OSError as error:
-            why = error.strerror or str(error)
-            if error.errno == errno.EACCES and not isinstance(host, str):
-                why += "; ports below 1024 are mostly root's, choose a higher one"
-            raise Failure(f"--forward {proto}:{where}: {why}") from None
 
 
 def print_stats(args: Namespace | capture_file.Output, network: Network) -> None:

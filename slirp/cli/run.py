@@ -45,6 +45,7 @@ examples:
   slirp run --capture curl.pcapng --stats -- curl http://10.0.2.2:8000/
 
 forwards: [HOST:]PORT[:[GUEST:]PORT][/udp], FIRST-LAST for ranges, /PATH:PORT for a Unix socket
+resolvers: ADDR, ADDR:PORT, [ADDR]:PORT or ADDR#PORT
 """
 DEVICE: Final = "tap0"
 RESOLV_CONF: Final = "/etc/resolv.conf"
@@ -75,7 +76,6 @@ def run(args: Namespace) -> int:
     argv = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not argv:
         raise Failure("no command to run; try: slirp run -- curl https://example.org/", USAGE)
-    forwards = options.parse_forwards(args.forward)
     config = options.make_config(args)
     where = tap.addresses(config)
     interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, args.mtu)
@@ -91,12 +91,12 @@ def run(args: Namespace) -> int:
                 before_exec=signals.restore_mask,
             )
             stack.callback(command.close)
+            config = options.leading_to(config, where.guest)
             network = stack.enter_context(options.make_network(config))
             port = tap.tap_port(command.ready(), args.mtu, stack)
         except netns.NamespaceError as error:
             raise Failure(str(error)) from None
         network.attach(options.capture_of(args, stack)(port), DEVICE)
-        options.add_forwards(network, forwards, where.guest)
         status = _serve(network, command, signals)
         options.print_stats(args, network)
         return status

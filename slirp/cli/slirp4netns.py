@@ -7,7 +7,9 @@ where they look before they use one. So `--enable-seccomp` is named only where l
 is installed. `--enable-ipv6` is named although all that it does is warn: Podman asks for it unless
 it is told not to, and refuses to start where it is missing.
 
-Differs from slirp4netns in: IPv6 (a warning instead).
+Differs from slirp4netns in: IPv6 (a warning instead); networks that the kernel does not route to,
+which slirp4netns leaves to the kernel's "Invalid argument" or takes (127.0.0.0/24, 240.0.0.0/24),
+are refused with the reason, behind slirp4netns's own rules for a CIDR and with its exit status.
 """
 
 from __future__ import annotations

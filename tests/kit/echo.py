@@ -14,9 +14,10 @@ from typing import Self
 def both_on_one_port(address: str, port: int = 0) -> tuple[socket.socket, socket.socket]:
     """A listener, and a UDP socket with the same number: others may have that, so it is tried."""
     while True:
-        listener = socket.create_server((address, port), backlog=128)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, port), family=family, backlog=128)
         listener.setblocking(False)
-        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        datagrams = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             datagrams.bind(listener.getsockname())
         except OSError:

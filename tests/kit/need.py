@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import socket
 import subprocess
 from typing import NoReturn
 
@@ -73,3 +74,13 @@ def need_tun() -> None:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         missing(f"/dev/net/tun: {error.strerror}")
+
+
+def need_ipv6() -> str:
+    """The host's IPv6 loopback address."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        missing(f"no IPv6 on the host's loopback: {error.strerror}")
+    return "::1"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import select
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +40,7 @@ from tests.kit.guest import (
     tcp,
     udp,
 )
+from tests.kit.need import need_ipv6
 from tests.kit.port import MemoryPort
 from tests.slirp.host.conftest import open_fds
 
@@ -58,9 +61,8 @@ OTHER_MAC = b"\x02other"
         {"gateway": "10.0.3.2"},
         {"gateway": "10.0.2.0"},
         {"gateway": "10.0.2.255"},
-        {"gateway": "10.0.2.3"},
         {"dns": "gateway"},
-        {"dns": "10.0.2.2"},
+        {"dns": "10.0.2.255"},
         {"first_lease": "10.0.3.1"},
         {"first_lease": "first"},
         {"mtu": 67},
@@ -77,6 +79,7 @@ OTHER_MAC = b"\x02other"
         {"static_leases": {"02:00:00:00:00:01": "ten"}},
         {"domain": "a..b"},
         {"search": ("x" * 64,)},
+        {"forwards": ["8080:x"]},
     ],
 )
 def test_what_cannot_work_is_said_at_once(options: dict[str, Any]) -> None:
@@ -99,6 +102,73 @@ def test_a_port_that_is_too_small_for_the_mtu() -> None:
     with Network(mtu=9000) as net, pytest.raises(ConfigError):
         net.attach(port)
     port.close()
+
+
+def test_forwards_as_people_write_them(tmp_path: Path) -> None:
+    first, last = free_ports(2)
+    path = str(tmp_path / "web.sock")
+    need_ipv6()
+    with Network() as net:
+        (one,) = net.forward(f"{first}:80/udp")
+        assert (one.proto, one.host, one.guest) == ("udp", ("127.0.0.1", first), (GUEST, 80))
+        two = net.forward(f"[::1]:{first}-{last}:10.0.2.9:80")
+        assert [f.host for f in two] == [("::1", first), ("::1", last)]
+        assert [f.guest for f in two] == [("10.0.2.9", 80), ("10.0.2.9", 81)]
+        (three,) = net.forward(f"{path}:80")
+        assert (three.proto, three.host) == ("unix", path)
+        assert net.forwards() == [one, *two, three]
+
+
+def test_forwards_of_the_configuration_are_open() -> None:
+    first, last = free_ports(2)
+    with Network("10.0.5.0/24", forwards=[f"{first}-{last}:80"]) as net:
+        assert [f.host for f in net.forwards()] == [("127.0.0.1", first), ("127.0.0.1", last)]
+        assert [f.guest for f in net.forwards()] == [("10.0.5.15", 80), ("10.0.5.15", 81)]
+
+
+def test_all_of_a_range_or_none() -> None:
+    first, last = free_ports(2)
+    before = open_fds()
+    with socket.create_server(("127.0.0.1", last)) as taken:
+        with Network() as net:
+            with pytest.raises(OSError, match="in use") as caught:
+                net.forward(f"{first}-{last}:80")
+            assert caught.value.filename == f"127.0.0.1:{last}"
+            assert net.forwards() == []
+        with pytest.raises(OSError, match="in use"):
+            Network(forwards=[f"{first}-{last}:80"])
+        taken.close()
+    assert open_fds() <= before
+
+
+@pytest.mark.parametrize("guest", ["10.0.3.15", "10.0.2.0", "10.0.2.2", "10.0.2.3", "name"])
+def test_a_forward_leads_to_where_a_guest_can_be(guest: str) -> None:
+    with Network() as net:
+        with pytest.raises(ConfigError, match=f"guest {guest}: "):
+            net.forward("tcp", host=("127.0.0.1", 0), guest=(guest, 80))
+        with pytest.raises(ConfigError):
+            net.forward(f"8080:{guest}:80")
+        assert net.forwards() == []
+
+
+def test_a_forward_has_both_ends_or_is_a_text() -> None:
+    forward: Any
+    with Network() as net:
+        forward = net.forward
+        with pytest.raises(ConfigError, match="forward tcp: takes host and guest, or neither"):
+            forward("tcp", host=("127.0.0.1", 0))
+        with pytest.raises(ConfigError, match="forward tcp: write "):
+            forward("tcp")
+
+
+def free_ports(count: int) -> tuple[int, int]:
+    """The first and the last of so many ports in a row that nobody has."""
+    for first in range(21000, 30000, count):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first, first + count - 1
+    raise AssertionError("no ports in a row are free")
 
 
 def test_closing_twice_and_leaving_nothing() -> None:

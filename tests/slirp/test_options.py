@@ -312,9 +312,11 @@ OPTIONS: Final[dict[str, tuple[Any, dict[str, str]]]] = {
     "isolate": (True, {"another guest": "silence"}),
 }
 
-# What is no matter of traffic: what a lease says (tests/slirp/services/test_dhcp.py).
+# What is no matter of traffic: what a lease says (tests/slirp/services/test_dhcp.py), and what is
+# opened at once (tests/slirp/test_network.py).
 ELSEWHERE_TESTED: Final = {
     "first_lease", "hostname", "domain", "search", "static_leases", "port_share",
+    "forwards",
 }  # fmt: skip
 
 
@@ -338,18 +340,40 @@ def scene(options: dict[str, Any]) -> Iterator[Scene]:
 @pytest.mark.parametrize("option", [None, *OPTIONS])
 def test_an_option_holds_for_all_traffic(option: str | None, tmp_path: Path) -> None:
     value, changes = OPTIONS[option] if option else (None, {})
-    options: dict[str, Any] = {"port": Ruler(), "resolvers": (ELSEWHERE,), "mac": MAC}
+    options: dict[str, Any] = {}
     if isinstance(value, Path):
         file = tmp_path / "file"
         file.write_text(str(value))
         options["resolvers"], value = None, str(file)
     if option:
         options[option] = value
+    check(options, changes)
+
+
+def check(changed: dict[str, Any], changes: dict[str, str]) -> None:
+    ruler = Ruler()
+    options = {"port": ruler, "resolvers": (ELSEWHERE,), "mac": MAC} | changed
 
     def body() -> None:
         with scene(options) as found:
             got = {name: attempt(found) for name, attempt in TRAFFIC.items()}
         assert got == PLAIN | changes
-        assert 0 < options["port"].longest <= 14 + options.get("mtu", 1500)
+        assert 0 < ruler.longest <= 14 + changed.get("mtu", 1500)
 
     in_namespace(body)
+
+
+def test_the_gateways_address_may_be_that_of_dns_as_well() -> None:
+    check({"dns": "10.0.2.2"}, {"DHCP": "10.0.2.2 10.0.2.2 1500"})
+
+
+def test_without_dns_its_port_at_the_gateway_is_the_hosts_as_any() -> None:
+    """Nobody listens there: a closed port."""
+    changes = {
+        "DNS over UDP": "ICMP 3/3", "DNS over TCP": "reset", "DHCP": "10.0.2.2 none 1500",
+    }  # fmt: skip
+    check({"dns": "10.0.2.2", "dns_enabled": False}, changes)
+
+
+def test_restricted_the_gateway_answers_for_names_only() -> None:
+    check({"dns": "10.0.2.2", "restrict": True}, OPTIONS["restrict"][1])

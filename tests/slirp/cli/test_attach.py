@@ -110,8 +110,11 @@ def in_namespace(pid: int, held: Holder) -> None:
         (("--netns-type", "tapfd", "0"), 1, "descriptor 0 is no TAP device"),
         (("--netns-type", "tapfd", "99"), 2, "99: the TAP's descriptor must be open"),
         (("1", "a-name-that-is-too-long"), 2, "'a-name-that-is-too-long': a device's name has"),
-        (("--cidr", "10.0.2.1/24", "1"), 2, "network: 10.0.2.1/24 has host bits set"),
-        (("--mtu", "60", "1"), 2, "mtu 60: must be 68"),
+        (("--cidr", "10.0.2.1/24", "1"), 2, "--cidr: 10.0.2.1/24 has host bits set"),
+        (("--cidr", "240.0.0.0/24", "1"), 2, "--cidr 240.0.0.0/24: 240.0.0.0/4 is reserved"),
+        (("--forward", "8080:x", "1"), 2, "--forward 8080:x: write "),
+        (("--outbound-addr", "nowhere0", "1"), 2, "--outbound-addr nowhere0: no IPv4 address"),
+        (("--mtu", "60", "1"), 2, "--mtu 60: must be 68"),
     ],
 )
 def test_mistakes_are_one_line(options: tuple[str, ...], status: int, words: str) -> None:

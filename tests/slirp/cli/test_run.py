@@ -110,12 +110,13 @@ def test_names_are_answered(who: tuple[str, ...]) -> None:
     assert result.stdout.split()[0] == "10.0.2.2", result.stderr
 
 
-def test_resolver_of_ones_own_choice() -> None:
+@pytest.mark.parametrize("form", ["{}", "{}:{}", "{}#{}"])
+def test_resolver_of_ones_own_choice(form: str) -> None:
     """A resolver on the host's loopback, which only the host can ask."""
     need_tool("dig")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
         try:
-            resolver.bind(("127.0.0.9", 53))
+            resolver.bind(("127.0.0.9", 53 if form == "{}" else 0))
         except PermissionError:
             missing("port 53 of 127.0.0.9: only root can have it")
         resolver.settimeout(PATIENCE)
@@ -130,9 +131,9 @@ def test_resolver_of_ones_own_choice() -> None:
         thread = threading.Thread(target=reply)
         thread.start()
         argv = ("dig", "+short", "+tries=1", "+noedns", "example.test")
-        result = slirp_run("--dns", "127.0.0.9", "--", *argv)
+        result = slirp_run("--dns", form.format(*resolver.getsockname()), "--", *argv)
         thread.join()
-    assert result.stdout == "192.0.2.77\n"
+    assert result.stdout == "192.0.2.77\n", result.stderr
 
 
 def test_without_dns() -> None:
@@ -250,7 +251,7 @@ def test_forward_of_a_port_in_use() -> None:
         port = taken.getsockname()[1]
         result = slirp_run("--forward", f"tcp:{port}-80", "--", "echo", "never")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == f"slirp: --forward tcp:127.0.0.1:{port}: Address already in use\n"
+    assert result.stderr == f"slirp: --forward 127.0.0.1:{port}: Address already in use\n"
 
 
 # --- the command and its life ---------------------------------------------------------------------
@@ -374,15 +375,15 @@ def test_capture_and_statistics(web: WebServer, tmp_path: Path) -> None:
     ("options", "words"),
     [
         ((), "no command to run"),
-        (("--mtu", "67", "true"), "mtu 67: must be 68 to 65521"),
-        (("--mtu", "65522", "true"), "mtu 65522: must be 68 to 65521"),
-        (("--network", "10.0.2.1/24", "true"), "network: 10.0.2.1/24 has host bits set"),
-        (("--network", "10.0.2.0/31", "true"), "network 10.0.2.0/31: must leave room"),
-        (
-            ("--dns", "example.org", "true"),
-            "resolvers: example.org: a resolver is given",
-        ),
-        (("--outbound-addr", "nowhere0", "true"), "nowhere0: no IPv4 address"),
+        (("--mtu", "67", "true"), "--mtu 67: must be 68 to 65521"),
+        (("--mtu", "65522", "true"), "--mtu 65522: must be 68 to 65521"),
+        (("--network", "10.0.2.1/24", "true"), "--network: 10.0.2.1/24 has host bits set"),
+        (("--network", "10.0.2.0/31", "true"), "--network 10.0.2.0/31: must leave room"),
+        (("--dns", "example.org", "true"), "--dns example.org: a resolver is given"),
+        (("--dns", "127.0.0.1:", "true"), "--dns 127.0.0.1:: a port is a number from 1 to 65535"),
+        (("--dns", "[::1]53", "true"), "--dns [::1]53: write [ADDR]:PORT"),
+        (("--forward", "8080:10.0.2.2:80", "true"), "--forward 10.0.2.2: is the network's own"),
+        (("--outbound-addr", "nowhere0", "true"), "--outbound-addr nowhere0: no IPv4 address"),
         (("--forward", "tcp", "true"), "--forward tcp: write [HOST:]PORT[:GUESTPORT]"),
         (("--split", "true"), "--split needs --capture"),
     ],
@@ -400,6 +401,21 @@ def test_help_shows_a_line_to_paste() -> None:
     assert "  slirp run -- curl https://example.org/\n" in result.stdout
 
 
+HERE = """\
+import socket
+s = socket.create_server(('', 80))
+print(flush=True)
+while 1:
+    c = s.accept()[0]
+    c.sendall(b'here')
+    c.close()
+"""
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+
+
 # --- networks -------------------------------------------------------------------------------------
 
 
@@ -412,20 +428,30 @@ def test_the_smallest_network_has_a_gateway_a_guest_and_names() -> None:
     assert "10.0.9.2        STREAM host.slirp.internal" in result.stdout
 
 
-@pytest.mark.parametrize("network", ["0.0.0.0/0", "224.0.0.0/24", "127.0.0.0/8", "10.0.0.0/31"])
+def test_the_smallest_network_reaches_the_host_and_is_reached(web: WebServer) -> None:
+    """Ports of the gateway's lead to the host, but for DNS's; forwards lead to the one guest."""
+    port = free_port()
+    result = slirp_run("--network", "10.0.9.0/30", *fetch(f"http://10.0.9.2:{web.port}/"))
+    assert result.stdout.split()[0] == web.digest, result.stderr
+    specs = ("--network", "10.0.9.0/30", "--forward", f"{port}:80")
+    with Running(*specs, "--", sys.executable, "-c", HERE), connected(port) as client:
+        assert client.recv(10) == b"here"
+
+
+@pytest.mark.parametrize(
+    "network", ["0.0.0.0/0", "224.0.0.0/24", "127.0.0.0/8", "10.0.0.0/31", "240.0.0.0/4"]
+)
 def test_a_network_that_cannot_work_is_refused_in_one_line(network: str) -> None:
     result = slirp_run("--network", network, "--", "true")
     assert result.returncode == 2
-    assert result.stderr.startswith(f"slirp: network {network}: ")
+    assert result.stderr.startswith(f"slirp: --network {network}: ")
     assert result.stderr.count("\n") == 1
 
 
 def test_forwards_as_people_type_them(tmp_path: Path) -> None:
     port, path = free_port(), tmp_path / "web.sock"
-    serve = "import socket; s = socket.create_server(('', 80)); print(flush=True)\nwhile 1:"
-    serve += " c = s.accept()[0]; c.sendall(b'here'); c.close()"
     specs = ("--forward", f"{port}:80", "--forward", f"{path}:80")
-    with Running(*specs, "--", sys.executable, "-c", serve):
+    with Running(*specs, "--", sys.executable, "-c", HERE):
         for family, address in ((socket.AF_INET, ("127.0.0.1", port)), (socket.AF_UNIX, str(path))):
             with socket.socket(family) as client:
                 client.settimeout(10)

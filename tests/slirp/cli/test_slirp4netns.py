@@ -102,7 +102,9 @@ MISTAKES = [
     "--enable-s 1 tap0",
     "--cidr=10.0.2.1/24 1 tap0",
     "--cidr=10.0.2.0/26 1 tap0",
+    "--cidr=10.0.2.0/30 1 tap0",
     "--cidr=10.0.2.0/0 1 tap0",
+    "--cidr=127.0.0.1/8 1 tap0",
     "--cidr=foo 1 tap0",
     "--cidr=10.0.2.0 1 tap0",
     "--macaddress=02:00:00:00:00:01 1 tap0",
@@ -165,6 +167,17 @@ def test_zero_is_a_descriptor() -> None:
     options = parse(["--netns-type=tapfd", "0"])
     assert not isinstance(options, str)
     assert (options.netns_type, options.target) == ("tapfd", "0")
+
+
+@pytest.mark.parametrize("cidr", ["0.0.0.0/1", "0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/24"])
+def test_a_network_that_the_kernel_refuses_is_refused_before(cidr: str, held: Holder) -> None:
+    need_tool("slirp4netns")
+    argv = ("-c", f"--cidr={cidr}", str(held.pid), "tap0")
+    ours, theirs = run(*SLIRP4NETNS, *argv), run("slirp4netns", *argv)
+    assert ours.returncode == theirs.returncode == 1
+    assert ours.stderr.startswith(f"--cidr {cidr}: ")
+    assert ours.stderr.endswith("; take a private one, as 10.0.2.0/24\n")
+    assert (ours.stderr.count("\n"), ours.stdout) == (1, "")
 
 
 def test_outbound_addr_is_checked() -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from scapy.layers.dns import DNS, DNSQR
 
+from slirp.errors import ConfigError
 from slirp.host import dns as relay
 from tests.kit.clock import Clock
 
 from tests.kit.guest import ACK, DNS as DNS_ADDR, PSH, Lab, Stream, addr, udp  # isort: skip
+from tests.kit.need import need_ipv6
 from tests.kit.resolver import Resolver
 from tests.slirp.host.conftest import MakeLab, open_fds
 from tests.slirp.host.test_tcp import no_more_descriptors
@@ -90,6 +92,27 @@ def test_a_query_goes_to_the_first_resolver(make_lab: MakeLab, resolvers: list[R
     assert [r.asked for r in resolvers] == [["example.test"], []]
     lab.turn()
     assert open_fds() <= before, "the attempt's socket is closed"
+
+
+@pytest.mark.parametrize("form", ["{}#{}", "[{}]:{}"])
+def test_a_resolver_with_an_ipv6_address_and_a_port(form: str, make_lab: MakeLab) -> None:
+    with Resolver(need_ipv6()) as resolver:
+        lab = make_lab(resolvers=[form.format(resolver.at, resolver.port)])
+        ask(lab, "example.test")
+        assert answer_of(lab, resolver).an[0].rdata == "198.51.100.7"
+        (client,) = resolver.clients
+        assert client[0] == "::1"
+
+
+def test_resolvers_that_are_changed_later_have_ports_too(
+    make_lab: MakeLab, resolvers: list[Resolver]
+) -> None:
+    lab = make_lab(resolvers=[])
+    lab.network.use_resolvers([f"{resolvers[0].at}#{resolvers[0].port}"])
+    ask(lab, "example.test")
+    assert answer_of(lab, *resolvers).an[0].rdata == "198.51.100.7"
+    with pytest.raises(ConfigError, match=r"resolvers example\.test: a resolver is given by"):
+        lab.network.use_resolvers(["example.test"])
 
 
 def test_many_queries_at_once(make_lab: MakeLab, resolvers: list[Resolver]) -> None:
