@@ -3,11 +3,11 @@
     python -m benchmarks.chain [--quick]
 
 A process of its own is the host's end of a TCP connection; the guest's end is guest_tcp.py behind
-the Python driver. Segments of 1,460 octets, the window and the rings of a real driver. The figures
+the Python driver. Segments of 1,460 bytes, the window and the rings of a real driver. The figures
 are per CPU second of the process that runs network, chip, driver and guest TCP ("one core").
 
 Set-ups: BSWP=1; BSWP=0 with the lanes exchanged in place and through a bounce buffer; and BSWP=1
-with every octet copied at every stage (copying.py), which is what vectors save.
+with every byte copied at every stage (copying.py), which is what vectors save.
 
 The stages' times come from a run of their own with a clock around every stage, since the clock
 costs too. They are exclusive: a stage's time is without that of the stages below it.
@@ -42,9 +42,9 @@ from slirp.guest.machine import sun4m_board
 OCTETS: Final = 64 << 20  # of one run
 QUICK_OCTETS: Final = 16 << 20
 ROUNDS: Final = 3
-GIGABYTE: Final = 10**9  # octets
+GIGABYTE: Final = 10**9  # bytes
 RING: Final = 128  # descriptors
-BUFFER: Final = 1544  # octets, as NetBSD's
+BUFFER: Final = 1544  # bytes, as NetBSD's
 BLOCK: Final = bytes(1 << 16)
 QUIET: Final = 0.0002  # seconds without a frame after which the guest sends its delayed ACK
 
@@ -73,7 +73,7 @@ class Figures(NamedTuple):
     wall: float  # seconds
     user: float
     system: float
-    copied: dict[str, int]  # octets by stage
+    copied: dict[str, int]  # bytes by stage
 
     def mbits(self) -> float:
         """Mbit per CPU second."""
@@ -87,7 +87,7 @@ class Figures(NamedTuple):
 
 
 def _serve(listener: socket.socket, octets: int) -> None:
-    """Send so many octets, or for 0 take all that come."""
+    """Send so many bytes, or for 0 take all that come."""
     peer, _ = listener.accept()
     with peer, contextlib.suppress(ConnectionError):
         if octets:
@@ -213,13 +213,13 @@ def run(set_up: SetUp, direction: str, octets: int, watch: Stopwatch | None = No
 
 
 def resident() -> int:
-    """Octets of this process in memory."""
+    """Bytes of this process in memory."""
     fields = Path("/proc/self/statm").read_text().split()
     return int(fields[1]) * resource.getpagesize()
 
 
 def growth(octets: int) -> int:
-    """Octets that the process has gained at the end of a download."""
+    """Bytes that the process has gained at the end of a download."""
     with chain(SET_UPS[0], octets) as made:
         before = resident()
         made.download(octets)
@@ -247,7 +247,7 @@ def report(best: dict[str, dict[str, Figures]]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for direction, row in best.items():
         base = row[SET_UPS[-1].name].mbits()
-        show(f"\n{direction}, segments of {MSS:,} octets")
+        show(f"\n{direction}, segments of {MSS:,} bytes")
         table(
             ["", "Mbit/s per CPU", "Mbit/s", "µs/frame", "user", "system", "× copying"],
             [
@@ -261,7 +261,7 @@ def report(best: dict[str, dict[str, Figures]]) -> dict[str, Any]:
         )  # fmt: skip
         for name, f in row.items():
             per_octet = {stage: round(n / f.octets, 3) for stage, n in f.copied.items()}
-            show(f"  copied per octet of payload, {name}: {per_octet}")
+            show(f"  copied per byte of payload, {name}: {per_octet}")
         out[direction] = {
             name: f._asdict() | {"mbits_per_cpu": f.mbits(), "ratio": f.mbits() / base}
             for name, f in row.items()

@@ -1,4 +1,4 @@
-"""The chain as it would be without vectors: octets concatenated and copied at every stage.
+"""The chain as it would be without vectors: bytes concatenated and copied at every stage.
 
 `CopyingPort` stands between the stack and the chip. Towards the guest the payload is received into
 a buffer of its own, and TCP, IPv4 and Ethernet each make a new string of their header and what they

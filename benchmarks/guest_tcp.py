@@ -1,10 +1,10 @@
 """The smallest TCP that can be the guest's end of a benchmark; no sockets, no timers, no loss.
 
-One connection, opened by the guest, with segments of 1,460 octets and no options but MSS and window
+One connection, opened by the guest, with segments of 1,460 bytes and no options but MSS and window
 scale. Frames come in as views of guest memory and go out through the Python driver. Payload is
 counted, not looked at. Every second segment is acknowledged, as RFC 9293 §3.8.6.3 asks.
 
-With `bswp=0` the frames lie in memory with the octets of each word exchanged; only the headers are
+With `bswp=0` the frames lie in memory with the bytes of each word exchanged; only the headers are
 put right here, since only they are read.
 
 Does not do: what a network that loses nothing does not need. For a TCP that does, see the kernel's.
@@ -18,10 +18,10 @@ from typing import Final
 from dma.iovec import IoVec
 from slirp.guest.driver import MAC, LanceDriver, exchanged
 
-MSS: Final = 1460  # octets
+MSS: Final = 1460  # bytes
 WSCALE: Final = 2
 HOST_WSCALE: Final = 8  # the stack's
-WINDOW: Final = 0xFFFF  # in units of 4 octets
+WINDOW: Final = 0xFFFF  # in units of 4 bytes
 HEADERS_LEN: Final = 54
 TX_AHEAD: Final = 64  # segments queued in one go
 
@@ -44,7 +44,7 @@ class GuestTcp:
         self._addrs = bytes((10, 0, 2, 15, 10, 0, 2, 2))
         self._payload = memoryview(bytes(MSS))  # zeros: their sum is 0
         self.is_open = False
-        self.received = 0  # octets
+        self.received = 0  # bytes
         self.frames = 0
         self._snd_una = self._snd_nxt = 1000
         self._snd_wnd = 0
@@ -92,7 +92,7 @@ class GuestTcp:
         return count
 
     def in_flight(self) -> int:
-        """Octets that the host has not acknowledged."""
+        """Bytes that the host has not acknowledged."""
         return (self._snd_nxt - self._snd_una) & MASK
 
     def _handle_frame(self, views: IoVec) -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.lance
 
 The machine without a CPU (slirp/guest/machine.py): Lance, LEDMA, IOMMU, memory; and the Python
-driver. Frames of 1,514 octets in batches of eight, as a loop handles them. Nobody puts octets into
+driver. Frames of 1,514 bytes in batches of eight, as a loop handles them. Nobody puts bytes into
 the claims or takes them out of the frames: that is the host's I/O, measured elsewhere. The columns:
 
     claim     search the ring, translate, open      frames    load the descriptors, translate, open
@@ -28,7 +28,7 @@ from slirp.guest.driver import MAC, LanceDriver
 from slirp.guest.machine import Board, sun4m_board
 
 OUT: Final = Path(__file__).parent / "out" / "lance.json"
-FRAME_LEN: Final = 1514  # octets
+FRAME_LEN: Final = 1514  # bytes
 HEADERS: Final = (14, 20, 20)
 BATCH: Final = 8  # frames per turn of the loop
 TURNS: Final = 1000
@@ -42,7 +42,7 @@ class SetUp(NamedTuple):
 
     bswp: int
     mode: Mode
-    buffer: int  # octets
+    buffer: int  # bytes
 
 
 SET_UPS: Final = {

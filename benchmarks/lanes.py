@@ -2,12 +2,12 @@
 
     python -m benchmarks.lanes
 
-First table: ways to exchange the octets of each 16-bit word of a view of guest memory, by length.
+First table: ways to exchange the bytes of each 16-bit word of a view of guest memory, by length.
 `numpy in place` is what dma/lanes.py does in place and `words, copied back` is what a bounce buffer
 comes to (an array that swaps itself, and one copy). The others are why it is not done like that.
 
 Second table: one transfer through LEDMA, IOMMU and memory, opened and completed, without the host's
-own I/O: a descriptor of 8 octets, and a frame as the Lance claims it, in its four ranges.
+own I/O: a descriptor of 8 bytes, and a frame as the Lance claims it, in its four ranges.
 
 Times are the best of several runs, in µs per call; the results go to benchmarks/out/lanes.json too.
 """
@@ -31,7 +31,7 @@ from dma.memory import GuestMemory
 from dma.transfer import Direction, Lanes, Transfer
 
 OUT: Final = Path(__file__).parent / "out" / "lanes.json"
-LENGTHS: Final = (14, 60, 1460, 1518, 65536)  # octets
+LENGTHS: Final = (14, 60, 1460, 1518, 65536)  # bytes
 RUNS: Final = 7
 RUN_FOR: Final = 0.02  # seconds
 
@@ -143,7 +143,7 @@ def main() -> None:
     ways = measure_ways()
     path = measure_path()
     write = sys.stdout.write
-    write(f"{'lane exchange, µs for':<32}" + "".join(f"{n:>8}" for n in LENGTHS) + " octets\n")
+    write(f"{'lane exchange, µs for':<32}" + "".join(f"{n:>8}" for n in LENGTHS) + " bytes\n")
     for name, row in ways.items():
         write(f"  {name:<30}" + "".join(f"{row[str(n)]:8.2f}" for n in LENGTHS) + "\n")
     write("\nLEDMA → IOMMU → memory, µs per transfer\n")

@@ -35,7 +35,7 @@ class Figures(NamedTuple):
 
     per_second: float  # new connections
     cost: float  # µs of CPU time for a new one
-    each: float  # octets per idle one
+    each: float  # bytes per idle one
     at_rest: float  # share of a processor while nothing happens
 
 

@@ -74,7 +74,7 @@ class Guest:
         return Cost(int(fields[11]) / CLOCK_TICKS, int(fields[12]) / CLOCK_TICKS)
 
     def memory(self, field: str = "VmRSS") -> int:
-        """Octets, of /proc/PID/status."""
+        """Bytes, of /proc/PID/status."""
         for line in Path(f"/proc/{self.network}/status").read_text().splitlines():
             if line.startswith(field + ":"):
                 return int(line.split()[1]) * 1024

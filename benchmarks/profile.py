@@ -36,7 +36,7 @@ from slirp.tcp.send import Send
 BATCHES: Final = 40
 BATCH: Final = 100  # operations
 WARM_UP: Final = 300
-SUPER: Final = 45 * 1448  # octets of the super-frame that a guest's kernel sends
+SUPER: Final = 45 * 1448  # bytes of the super-frame that a guest's kernel sends
 RUN: Final = 32  # datagrams that wait at once
 DATAGRAM: Final = 1400
 

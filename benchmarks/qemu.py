@@ -1,6 +1,6 @@
 """A QEMU machine under this network, beside QEMU's own user network and passt.
 
-    python -m benchmarks.qemu [--rounds N] [--octets N] [--mtu N]
+    python -m benchmarks.qemu [--rounds N] [--bytes N] [--mtu N]
 
 The machine is that of the tests (tests/kit/qemu.py): Debian's kernel and busybox, emulated, since
 QEMU's networks differ in what they cost the guest and the host, not in what a processor can do.
@@ -44,12 +44,12 @@ STARTS_FOR: Final = 10.0  # seconds
 CHUNK: Final = 1 << 20
 MEMORY: Final = 384  # MiB: the guest keeps its file there
 
-# The host's end of the way down: the octets go out of a file that takes no memory.
+# The host's end of the way down: the bytes go out of a file that takes no memory.
 END: Final = """
 import os, socket, sys, time
-octets = int(sys.argv[1])
+bytes = int(sys.argv[1])
 zeros = os.memfd_create("zeros")
-os.truncate(zeros, octets)
+os.truncate(zeros, bytes)
 with socket.create_server(("127.0.0.1", 0)) as server:
     print(server.getsockname()[1], flush=True)
     sock, _ = server.accept()
@@ -60,7 +60,7 @@ with socket.create_server(("127.0.0.1", 0)) as server:
         sock.sendfile(open(zeros, "rb", closefd=False))
         sock.shutdown(socket.SHUT_WR)
         sock.recv(1)
-        print(octets * 8 / (time.perf_counter() - start), flush=True)
+        print(bytes * 8 / (time.perf_counter() - start), flush=True)
 """
 
 Figures = dict[str, list[float]]
@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.qemu", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--octets", type=int, default=OCTETS)
+    parser.add_argument("--bytes", type=int, default=OCTETS)
     parser.add_argument("--mtu", type=int, default=MTU)
     args = parser.parse_args()
     end_tidily()

@@ -31,7 +31,7 @@ from benchmarks.report import OUT, end_tidily, keep, number, show, table
 from tests.kit.family import running
 
 ROUNDS: Final = 3
-DATAGRAM: Final = 1400  # octets
+DATAGRAM: Final = 1400  # bytes
 IDLE: Final = 1000  # connections
 TRIPS: Final = 5000
 
@@ -125,7 +125,7 @@ def udp_down(guest: Guest, load: str, seconds: float) -> float:
 
 
 def idle_memory(guest: Guest, load: str, port: str) -> float:
-    """Octets of the process's own memory per connection that says nothing."""
+    """Bytes of the process's own memory per connection that says nothing."""
     guest.run([load, "opens", HOST, port, "0.2"])  # what is made once is there
     time.sleep(2.5)  # … and what the connections before left has gone (TIME-WAIT)
     before = guest.memory("RssAnon")
@@ -150,9 +150,9 @@ def at_1500(guest: Guest, load: str, setting: Setting) -> Iterator[tuple[str, Wo
             rate = float(guest.run([load, "opens", HOST, port, str(seconds)]))
             yield "TCP connect-request-close", Work("1/s", True), rate
         if setting.wants("UDP up"):
-            yield f"UDP up, {DATAGRAM} octets", Work("1/s", True), udp_up(guest, load, seconds)
+            yield f"UDP up, {DATAGRAM} bytes", Work("1/s", True), udp_up(guest, load, seconds)
         if setting.wants("UDP down"):
-            yield f"UDP down, {DATAGRAM} octets", Work("1/s", True), udp_down(guest, load, seconds)
+            yield f"UDP down, {DATAGRAM} bytes", Work("1/s", True), udp_down(guest, load, seconds)
         if setting.wants("RSS"):
             iperf(guest, ["-R"], seconds)
             yield "RSS after a download", Work("MiB", False), guest.memory() / 2**20

@@ -1,11 +1,11 @@
-"""What slirp.tcp costs per segment, apart from sockets, frames and octets.
+"""What slirp.tcp costs per segment, apart from sockets, frames and bytes.
 
     python -m benchmarks.tcp_numbers
 
 Each row is one call on an established connection, with and without timestamps: the segments that
 come with every frame of a transfer, then those that are rarer. `budget` is what the stack can
 afford where a small frame is to cost under 12 µs in all. The last line is the memory of an idle
-connection that has carried octets both ways.
+connection that has carried bytes both ways.
 
 Times are the best of several runs, in µs per call; the results go to
 benchmarks/out/tcp_numbers.json too.
@@ -66,7 +66,7 @@ def cpu_time(run: Callable[[], None]) -> float:
 
 
 def data_in(timestamps: bool) -> float:
-    """handle_segment: octets in order."""
+    """handle_segment: bytes in order."""
     c = established(timestamps)
     options = TcpOptions(ts=(c.timestamps.recent, 0)) if timestamps else None
     ack, handle = c.send.max, c.handle_segment
@@ -156,7 +156,7 @@ def recovery(timestamps: bool) -> float:
 
 
 def ahead(timestamps: bool) -> float:
-    """handle_segment: octets ahead of their turn that are kept already."""
+    """handle_segment: bytes ahead of their turn that are kept already."""
     c = established(timestamps)
     guest_sends(c, ACK, MSS, 2.0, ahead=MSS)
     return plain(lambda: guest_sends(c, ACK, MSS, 2.0, ahead=MSS))
@@ -184,7 +184,7 @@ def whole_connection(timestamps: bool) -> float:
 
 
 ROWS: Final = (
-    ("handle_segment: octets in order", 1.5, data_in),
+    ("handle_segment: bytes in order", 1.5, data_in),
     ("handle_segment: ACK", 1.5, ack_in),
     ("plan", 0.5, lambda on: plain_on(on, lambda c: c.send.plan(65_160, 2.0))),
     ("emit_data", 1.0, data_out),
@@ -193,7 +193,7 @@ ROWS: Final = (
     ("poll, nothing due", None, lambda on: plain_on(on, lambda c: c.poll(2.0))),
     ("poll_at", None, lambda on: plain_on(on, lambda c: c.poll_at())),
     ("handle_segment: SACK during recovery", None, recovery),
-    ("handle_segment: octets ahead, kept", None, ahead),
+    ("handle_segment: bytes ahead, kept", None, ahead),
     ("a whole connection, SYN to TIME-WAIT's end", None, whole_connection),
 )
 
@@ -204,7 +204,7 @@ def plain_on(timestamps: bool, call: Callable[[Connection], object]) -> float:
 
 
 def idle_memory() -> float:
-    """Octets of one idle connection that has carried some both ways."""
+    """Bytes of one idle connection that has carried some both ways."""
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
@@ -234,7 +234,7 @@ def main() -> int:
         rows.append((name, f"{without:.2f}", f"{with_ts:.2f}", limit))
     table(("µs per call", "plain", "timestamps", "budget"), rows)
     memory = idle_memory()
-    show(f"\nan idle connection: {memory:.0f} octets")
+    show(f"\nan idle connection: {memory:.0f} bytes")
     keep("tcp_numbers", {"microseconds": results, "idle_octets": memory})
     return 0
 

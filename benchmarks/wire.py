@@ -121,7 +121,7 @@ class Connection:
         return ipv4(6, head[:16] + total.to_bytes(2, "big") + head[18:] + options + data)
 
     def came(self, length: int) -> None:
-        """So many octets (or a FIN) came for the guest."""
+        """So many bytes (or a FIN) came for the guest."""
         self.ack = (self.ack + length) & MASK
 
 

@@ -12,9 +12,9 @@ change of CTRL or BASE drops nothing either. Invalid IOPTEs are never remembered
 crude: at IOTLB_ENTRIES the whole of it is dropped, which the hardware may do entry by entry.
 
 A fault is all or nothing. Every page of a transfer is looked up before a single view is handed out,
-so a fault in the middle leaves no octet moved, no completion pushed and no range changed: only
+so a fault in the middle leaves no byte moved, no completion pushed and no range changed: only
 AFSR, AFAR and the interrupt tell of it (and the pages looked up before it are in the IOTLB). The
-machine would have moved the octets up to the bad page; since no driver may believe in them after a
+machine would have moved the bytes up to the bad page; since no driver may believe in them after a
 memory error, nobody misses them. The first fault since AFSR was last written stays in AFSR and
 AFAR, later ones add ME. The same fault goes to the master as a `DmaFault` with the DVMA address,
 because hardware answers the master with an error acknowledge.
@@ -71,7 +71,7 @@ IOPTE_WRITE: Final = 1 << 2
 IOPTE_VALID: Final = 1 << 1
 IOPTE_PPN: Final = 0xFFFFFF00  # PA[35:12]
 
-PAGE_LEN: Final = 4096  # octets
+PAGE_LEN: Final = 4096  # bytes
 PAGE_MASK: Final = PAGE_LEN - 1
 PAGE_SHIFT: Final = 12
 DVMA_LIMIT: Final = 1 << 32

@@ -1,4 +1,4 @@
-"""One vector type for host memory, and the ranges that name the same octets by address.
+"""One vector type for host memory, and the ranges that name the same bytes by address.
 
 An `IoVec` is one logical byte string scattered over host buffers: an immutable tuple of writable
 or read-only `memoryview`s in data order. Nothing here copies, except `bytes()`, `copy_from`,
@@ -10,9 +10,9 @@ order, in exactly one address space. The spaces are types, so that a mix-up is a
 four of them per frame and stage: a tuple costs a fifth of an object with the same two fields.
 
 Where a vector is cut is a matter of speed and of display, never of meaning: every verb gives for
-any cuts what it gives for the flat octets (tests/dma/test_iovec.py proves it for arbitrary cuts).
+any cuts what it gives for the flat bytes (tests/dma/test_iovec.py proves it for arbitrary cuts).
 
-Does not do: own memory, know what the octets mean, or check that an address exists.
+Does not do: own memory, know what the bytes mean, or check that an address exists.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LanceAddr = NewType("LanceAddr", int)  # 24 bits: what the Am7990 drives
 Dvma = NewType("Dvma", int)  # 32 bits: SBus virtual, before the IOMMU
 PhysAddr = NewType("PhysAddr", int)  # 36 bits: sun4m physical
 
-Range: TypeAlias = tuple[int, int]  # (address, octets)
+Range: TypeAlias = tuple[int, int]  # (address, bytes)
 Ranges: TypeAlias = Sequence[Range]
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -58,7 +58,7 @@ class IoVec:
         return f"IoVec({', '.join(str(len(s)) for s in self.segments)})"
 
     def slice(self, start: int, stop: int) -> IoVec:
-        """The octets [start, stop), as views."""
+        """The bytes [start, stop), as views."""
         out: list[memoryview] = []
         start = max(start, 0)
         for segment in self.segments:
@@ -73,7 +73,7 @@ class IoVec:
         return IoVec(tuple(out))
 
     def cut(self, lengths: Iterable[int]) -> IoVec:
-        """The same octets with a segment boundary after each of these lengths in turn.
+        """The same bytes with a segment boundary after each of these lengths in turn.
 
         Boundaries that are there already stay; what the lengths do not reach keeps its own.
         """
@@ -96,7 +96,7 @@ class IoVec:
         return IoVec((*out, *segments))
 
     def pull(self, size: int) -> tuple[memoryview, IoVec]:
-        """The first `size` octets contiguous, and the rest.
+        """The first `size` bytes contiguous, and the rest.
 
         A view where the first segment holds them all, else a copy: the only bounce of headers.
         Raises ValueError when the vector is shorter.
@@ -111,11 +111,11 @@ class IoVec:
                 return first, IoVec(segments[1:])
         head = self.slice(0, size)
         if len(head) != size:
-            raise ValueError(f"pull {size} of {len(self)} octets")
+            raise ValueError(f"pull {size} of {len(self)} bytes")
         return memoryview(bytes(head)), self.slice(size, len(self))
 
     def copy_from(self, data: Buffer) -> int:
-        """Store `data` from the front; the octets stored (fewer where the vector is shorter)."""
+        """Store `data` from the front; the bytes stored (fewer where the vector is shorter)."""
         source = memoryview(data)
         done = 0
         for segment in self.segments:
@@ -126,7 +126,7 @@ class IoVec:
 
 
 def scatter_copy(dst: Iterable[memoryview], src: Iterable[memoryview]) -> int:
-    """Copy octets in order from one scatter to another; as many as the shorter holds."""
+    """Copy bytes in order from one scatter to another; as many as the shorter holds."""
     total = 0
     sources = iter(src)
     piece = memoryview(b"")
@@ -148,12 +148,12 @@ def scatter_copy(dst: Iterable[memoryview], src: Iterable[memoryview]) -> int:
 
 
 def total_len(ranges: Ranges) -> int:
-    """Octets that a list of ranges names."""
+    """Bytes that a list of ranges names."""
     return sum(length for _, length in ranges)
 
 
 def merge_ranges(ranges: Iterable[Range]) -> list[Range]:
-    """The same octets in the same order in as few ranges as possible; empty ranges vanish.
+    """The same bytes in the same order in as few ranges as possible; empty ranges vanish.
 
     Only a range that begins where the one before it ends is joined to it: order is data order, so
     ranges that touch the other way round stay apart.

@@ -7,26 +7,26 @@ the exchange of byte lanes happens, for a LANCE whose CSR3.BSWP is 0.
 A transfer with straight lanes passes through with its addresses changed and nothing else. The
 LANCE counts in 24 bits: a range that passes the top of its window goes on at the bottom.
 
-Exchanged lanes. The LANCE puts frame octet n of a buffer on the lane that memory holds at
-(buffer + n) ^ 1. Seen from here: the octet for address x belongs at x ^ 1, whatever the range
-begins or ends with. Of a word at an odd end only that one lane is written: the octet for an even
+Exchanged lanes. The LANCE puts frame byte n of a buffer on the lane that memory holds at
+(buffer + n) ^ 1. Seen from here: the byte for address x belongs at x ^ 1, whatever the range
+begins or ends with. Of a word at an odd end only that one lane is written: the byte for an even
 last address x is stored at x + 1, and what memory holds at x stays. x and x + 1 are in one word,
-hence in one page and in one descriptor's memory; the next descriptor's octets cannot meet it unless
+hence in one page and in one descriptor's memory; the next descriptor's bytes cannot meet it unless
 its buffer shares the word, and then each has a lane of its own. Two ways to do it:
 
 - In place (`mode="in-place"`, where every stretch of the transfer begins and ends even): the host
   fills guest memory straight, and the completion exchanges the words there. If the frame turns out
-  to end odd, its last octet moves to its lane and the other lane gets back what the guest had
+  to end odd, its last byte moves to its lane and the other lane gets back what the guest had
   there, which is why the memory's old content is noted when the transfer opens.
 - Bounced (`mode="bounce"`, or an odd end): the host fills a buffer of ours; the completion
   exchanges its words and stores them, single lanes at odd ends.
 
 In both, ranges that touch are merged before they are translated: header cuts mean nothing to lanes,
 may be odd, and come back as cuts of the views. And in both, guest memory is translated when the
-transfer opens, not when it completes: a fault is known before any octet is taken from the host.
+transfer opens, not when it completes: a fault is known before any byte is taken from the host.
 
-Both leave every octet of guest memory the same. Towards the device the octets are always bounced:
-gathering must leave no trace in guest memory. `copied_bytes` counts the frames' octets that went
+Both leave every byte of guest memory the same. Towards the device the bytes are always bounced:
+gathering must leave no trace in guest memory. `copied_bytes` counts the frames' bytes that went
 through a bounce buffer.
 
 A `DmaFault` from below sets ERR_PEND, its LANCE address can be read in E_TST_CSR, and it goes on up
@@ -55,7 +55,7 @@ from dma.transfer import Direction, DmaFault, DmaPath, Lanes, Transfer
 
 Mode: TypeAlias = Literal["in-place", "bounce"]
 
-# Register offsets in the LEDMA's own block of 16 octets.
+# Register offsets in the LEDMA's own block of 16 bytes.
 E_CSR: Final = 0x0
 E_TST_CSR: Final = 0x4
 E_VLD: Final = 0x8
@@ -93,7 +93,7 @@ STORAGE: Final = (
     | TP_AUI
 )
 
-LANCE_LIMIT: Final = 1 << 24  # octets that the LANCE can address
+LANCE_LIMIT: Final = 1 << 24  # bytes that the LANCE can address
 LANCE_MASK: Final = LANCE_LIMIT - 1
 BASE_MASK: Final = 0xFF000000
 BASE_AT_POWER_ON: Final = 0xFF000000  # as sun4c had it: DVMA at the top
@@ -136,7 +136,7 @@ class Ledma:
     # The CPU's side
 
     def read(self, offset: int, size: int = 4) -> int:
-        """A register. The block repeats every 16 octets; `size` other than 4 is a SLAVE_ERR."""
+        """A register. The block repeats every 16 bytes; `size` other than 4 is a SLAVE_ERR."""
         if size != 4 or offset % 4:
             self._stored |= SLAVE_ERR
             return 0
@@ -242,9 +242,9 @@ class Ledma:
         room: memoryview,
         size: int,
     ) -> None:
-        """Completion: the first `size` octets of the bounce buffer, lane by lane, to the guest."""
+        """Completion: the first `size` bytes of the bounce buffer, lane by lane, to the guest."""
         self.copied_bytes += size
-        words.byteswap()  # now octet i of `room` is what octet i of the guest's words is to be
+        words.byteswap()  # now byte i of `room` is what byte i of the guest's words is to be
         for start, stop in stretches:
             stop = min(stop, start + size)
             size -= stop - start
@@ -286,7 +286,7 @@ def _wrapped(addr: int, length: int) -> Iterator[Range]:
 
 
 def whole_words(ranges: Ranges) -> tuple[list[Range], list[tuple[int, int]]]:
-    """The ranges widened to whole 16-bit words; and where, in a buffer of those words, the octets
+    """The ranges widened to whole 16-bit words; and where, in a buffer of those words, the bytes
     [start, stop) of each lie."""
     widened: list[Range] = []
     stretches: list[tuple[int, int]] = []
@@ -302,7 +302,7 @@ def whole_words(ranges: Ranges) -> tuple[list[Range], list[tuple[int, int]]]:
 
 
 def exchanged_pieces(start: int, stop: int) -> list[tuple[int, int]]:
-    """Where the octets [start, stop) are once the lanes of their words are exchanged."""
+    """Where the bytes [start, stop) are once the lanes of their words are exchanged."""
     pieces: list[tuple[int, int]] = []
     if start < stop and start & 1:
         pieces.append((start - 1, start))
@@ -315,7 +315,7 @@ def exchanged_pieces(start: int, stop: int) -> list[tuple[int, int]]:
 
 
 def exchange_scattered(views: tuple[memoryview, ...], before: bytes, size: int) -> None:
-    """Completion: exchange the lanes of the first `size` octets, which lie straight in `views`.
+    """Completion: exchange the lanes of the first `size` bytes, which lie straight in `views`.
 
     `before` is what the views held when the transfer was opened. Each view is whole words.
     """

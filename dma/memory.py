@@ -6,11 +6,11 @@ sealed against shrinking, since a process that truncates a mapping which we hold
 SIGBUS. Elsewhere the mapping is anonymous, shared with children only, and `fds` is empty.
 
 `GuestMemory` is the end of every DMA path. `open(transfer)` turns physical ranges into
-memoryviews; all of them or, if one octet is outside RAM, none: the fault is raised before any view
+memoryviews; all of them or, if one byte is outside RAM, none: the fault is raised before any view
 is handed out. A range that runs from one region into the next, where the two touch, becomes two
 views. A view never moves: whoever holds one sees what the guest does to its memory, at once.
 
-Regions begin and end at multiples of PAGE_LEN octets. Hence no 16-bit word, no descriptor and no
+Regions begin and end at multiples of PAGE_LEN bytes. Hence no 16-bit word, no descriptor and no
 page straddles two regions, which the lane exchange (dma/ledma.py) relies on.
 
 `close()` ends the memory for DMA at once: every later access is a fault. The host pages go when the
@@ -35,20 +35,20 @@ from typing import Final, NamedTuple
 from dma.iovec import Buffer, IoVec, PhysAddr, Range
 from dma.transfer import DmaFault, Transfer
 
-PAGE_LEN: Final = 4096  # octets; the sun4m page, and the grain of regions
-PHYS_LIMIT: Final = 1 << 36  # octets; sun4m physical addresses have 36 bits
+PAGE_LEN: Final = 4096  # bytes; the sun4m page, and the grain of regions
+PHYS_LIMIT: Final = 1 << 36  # bytes; sun4m physical addresses have 36 bits
 
 
 class Region(NamedTuple):
     """RAM that lies together, in the guest and in the host."""
 
-    start: int  # PhysAddr of the first octet
-    end: int  # PhysAddr after the last octet
+    start: int  # PhysAddr of the first byte
+    end: int  # PhysAddr after the last byte
     view: memoryview  # all of it
 
 
 class GuestMemory:
-    """RAM of `size` octets at address 0, or the given (address, size) regions."""
+    """RAM of `size` bytes at address 0, or the given (address, size) regions."""
 
     def __init__(self, regions: int | Iterable[Range]) -> None:
         wanted = [(0, regions)] if isinstance(regions, int) else sorted(regions)
@@ -97,11 +97,11 @@ class GuestMemory:
         return view[addr - start : addr + length - start]
 
     def read(self, addr: PhysAddr, length: int) -> bytes:
-        """A copy of `length` octets."""
+        """A copy of `length` bytes."""
         return bytes(self.slices(addr, length))
 
     def write(self, addr: PhysAddr, data: Buffer) -> None:
-        """Store octets; all or, if some are outside RAM, none."""
+        """Store bytes; all or, if some are outside RAM, none."""
         self.slices(addr, len(data)).copy_from(data)
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class GuestMemory:
     def _pieces(self, addr: int, length: int) -> list[memoryview]:
         """Views of one range, region by region."""
         if length < 0:
-            raise ValueError(f"range of {length} octets")
+            raise ValueError(f"range of {length} bytes")
         views: list[memoryview] = []
         stop = addr + length
         while addr < stop:
@@ -157,7 +157,7 @@ def _check_layout(regions: list[Range]) -> None:
 
 
 def _map(size: int, fds: list[int]) -> mmap.mmap:
-    """A shared mapping of `size` zero octets; its memfd, where there is one, goes to `fds`."""
+    """A shared mapping of `size` zero bytes; its memfd, where there is one, goes to `fds`."""
     if not hasattr(os, "memfd_create"):
         return mmap.mmap(-1, size)
     fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

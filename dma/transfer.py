@@ -3,16 +3,16 @@
 Every stage of the DMA path (LEDMA, IOMMU, memory) has one verb, `open(transfer)`: it translates
 `transfer.ranges` from its own address space to the next one's, may push a completion, and passes
 the transfer down; memory answers with the host views. Nothing is copied on the way. When the
-octets have arrived, the completions run, last added first, each told how many octets really came.
+bytes have arrived, the completions run, last added first, each told how many bytes really came.
 
 The device pushes its own completion (status, OWN bit, interrupt) before it opens; a stage below it
 pushes one after the next stage has answered. So what is nearest to the host runs first and the
 device last: a lane exchange comes before the OWN bit, who watches the path above the bridge sees
-the octets before the exchange, and who watches below it sees them after.
+the bytes before the exchange, and who watches below it sees them after.
 
 A `CompletionQueue` belongs to one device. Completions never run inside the call that started or
 finished a transfer: the loop runs the queue, in the order in which the transfers were started,
-whether the octets came at once or later (the 2007 discussion's sync/async question, S4). A transfer
+whether the bytes came at once or later (the 2007 discussion's sync/async question, S4). A transfer
 that finished early waits behind one that has not; a cancelled one is gone, as if never started.
 
     transfer = Transfer(Direction.FROM_DEVICE, ((0x1000, 1518),))
@@ -38,9 +38,9 @@ from typing import Final, Protocol, TypeAlias
 
 from dma.iovec import IoVec, Ranges
 
-Completion: TypeAlias = Callable[[int], None]  # told how many octets really came
+Completion: TypeAlias = Callable[[int], None]  # told how many bytes really came
 
-UNFINISHED: Final = -1  # Transfer.size until the queue is told how many octets came
+UNFINISHED: Final = -1  # Transfer.size until the queue is told how many bytes came
 CANCELLED: Final = -2
 
 
@@ -71,7 +71,7 @@ class Lanes(enum.Enum):
 class Transfer:
     """Ranges in the address space of the stage that holds it now, and what to do when it is over.
 
-    `headers` is None for a device's own business (descriptors, init block). For a frame's octets
+    `headers` is None for a device's own business (descriptors, init block). For a frame's bytes
     it holds the lengths of the leading headers as far as they are known, so that whoever watches
     the path can name the parts of the vector at every stage.
     """
@@ -105,7 +105,7 @@ class DmaPath(Protocol):
     def open(self, transfer: Transfer) -> IoVec:
         """Host views of the ranges, in order. Raises DmaFault, and then nothing is held.
 
-        Views of a TO_DEVICE transfer hold the guest's octets when this returns; those of a
+        Views of a TO_DEVICE transfer hold the guest's bytes when this returns; those of a
         FROM_DEVICE transfer are to be filled from the front.
         """
 
@@ -129,7 +129,7 @@ class CompletionQueue:
         self._started.append(transfer)
 
     def finish(self, transfer: Transfer, size: int) -> None:
-        """`size` octets came, which may be fewer than asked for. Runs nothing."""
+        """`size` bytes came, which may be fewer than asked for. Runs nothing."""
         if transfer.size != UNFINISHED or size < 0:
             raise ValueError(f"finish({size}) of a transfer with size {transfer.size}")
         transfer.size = size

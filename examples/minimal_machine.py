@@ -17,7 +17,7 @@ from slirp.guest.driver import LanceDriver
 from toy_guest import ToyGuest
 from toy_host import web_server
 
-RAM_LEN = 1 << 20  # octets
+RAM_LEN = 1 << 20  # bytes
 
 
 class Bus:

@@ -2,7 +2,7 @@
 
     python examples/own_port.py
 
-A port is three methods. `claim` gives room for a frame to the guest before its octets have come
+A port is three methods. `claim` gives room for a frame to the guest before its bytes have come
 from the host; `commit` hands it over. `frames` yields what the guest sent, and `fileno` is readable
 when there is something.
 """
@@ -75,7 +75,7 @@ def main() -> None:
         guest.start()
         net.run()
         print(guest.received.decode())
-        print(f"{net.stats()['tcp']['octets_copied']} octets copied on the way")
+        print(f"{net.stats()['tcp']['octets_copied']} bytes copied on the way")
     interface.close()
 
 

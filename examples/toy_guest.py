@@ -24,7 +24,7 @@ MAC = bytes.fromhex("080020010203")
 NOWHERE = bytes(4)
 EVERYONE = b"\xff" * 4
 OWN_PORT = 49152  # of the connection that fetches
-MSS = 1460  # octets
+MSS = 1460  # bytes
 
 
 class ToyGuest:

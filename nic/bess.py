@@ -21,10 +21,10 @@ from dma.iovec import IoVec
 from nic.port import VNET_NONE, DeviceGone, Frame, PortDefaults, Shortage
 from slirp.shortage import is_shortage
 
-ETHERNET_LEN: Final = 14  # octets
+ETHERNET_LEN: Final = 14  # bytes
 FRAME_MAX: Final = ETHERNET_LEN + 65535
 FRAMES_PER_CALL: Final = 32  # frames that one frames() yields at the most
-HEADER_AREA: Final = 256  # octets of staging for the headers of one claim
+HEADER_AREA: Final = 256  # bytes of staging for the headers of one claim
 GONE: Final = "the machine at the BESS socket has gone"
 
 
@@ -79,7 +79,7 @@ class BessPort(PortDefaults):
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> BessClaim | None:
         if size > self.max_frame:
-            raise ValueError(f"a frame of {size} octets; this port takes {self.max_frame}")
+            raise ValueError(f"a frame of {size} bytes; this port takes {self.max_frame}")
         views = []
         at = HEADER_AREA - sum(headers)
         for length in (*headers, size - sum(headers)):

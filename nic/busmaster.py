@@ -14,7 +14,7 @@ from typing import Final
 from dma.iovec import IoVec, Range
 from dma.transfer import Direction, DmaFault, DmaPath, Transfer
 
-ADDRESS_SPACE: Final = 1 << 24  # octets
+ADDRESS_SPACE: Final = 1 << 24  # bytes
 
 
 class BusMaster:
@@ -39,7 +39,7 @@ class BusMaster:
         self._fault()
 
     def load(self, addr: int, length: int) -> bytes | None:
-        """Octets of the chip's own business: the init block."""
+        """Bytes of the chip's own business: the init block."""
         views = self.open(Transfer(Direction.TO_DEVICE, fold([(addr, length)])))
         return None if views is None else bytes(views)
 
@@ -58,9 +58,9 @@ def fold(ranges: Iterable[Range]) -> list[Range]:
 
 
 def cut(buffers: Sequence[Range], lengths: Iterable[int]) -> list[Range]:
-    """The buffers' octets in order and in 24-bit addresses, cut after each of `lengths` as well.
+    """The buffers' bytes in order and in 24-bit addresses, cut after each of `lengths` as well.
 
-    What the lengths do not reach is left out; octets past the last buffer are not there.
+    What the lengths do not reach is left out; bytes past the last buffer are not there.
     """
     out: list[Range] = []
     following = iter(buffers)

@@ -35,7 +35,7 @@ from nic.stream import FRAME_MAX, FRAME_MIN, PAD_TO
 
 FRAMES_PER_CALL: Final = 64  # frames that one frames() yields at the most
 RETRY_AFTER: Final = 0.002  # seconds until the next try when the kernel has no memory
-SEND_BUFFER: Final = 1 << 20  # octets; the kernel's own bound (net.core.wmem_max) holds
+SEND_BUFFER: Final = 1 << 20  # bytes; the kernel's own bound (net.core.wmem_max) holds
 
 _PADDING: Final = bytes(PAD_TO)
 _NOBODY: Final = (errno.ECONNREFUSED, errno.ENOENT, errno.ECONNRESET, errno.ENOTCONN)
@@ -89,7 +89,7 @@ class DgramPort(PortDefaults):
         self._readiness = Readiness(sock.fileno())
         self._rx = memoryview(bytearray(FRAME_MAX + 1))
         self._tx = memoryview(bytearray(max(self.max_frame, PAD_TO)))
-        self._waiting = 0  # octets of the frame that the kernel has not taken
+        self._waiting = 0  # bytes of the frame that the kernel has not taken
         self._starved = False  # it has no memory, and will not say when it does
         self._retry_at: float | None = None
 
@@ -100,7 +100,7 @@ class DgramPort(PortDefaults):
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> DgramClaim | None:
         if size > self.max_frame:
-            raise ValueError(f"a frame of {size} octets; this port takes {self.max_frame}")
+            raise ValueError(f"a frame of {size} bytes; this port takes {self.max_frame}")
         if self._waiting:
             return None
         tx, at = self._tx, 0
@@ -113,7 +113,7 @@ class DgramPort(PortDefaults):
         return DgramClaim(self, IoVec(tuple(views)))
 
     def send(self, size: int) -> None:
-        """The frame in the staging area has `size` octets: send it, or have it wait."""
+        """The frame in the staging area has `size` bytes: send it, or have it wait."""
         if size < PAD_TO:
             self._tx[size:PAD_TO] = _PADDING[size:]
             size = PAD_TO

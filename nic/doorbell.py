@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Final
 
-ONE: Final = (1).to_bytes(8, sys.byteorder)  # what an eventfd adds; eight octets into a pipe
+ONE: Final = (1).to_bytes(8, sys.byteorder)  # what an eventfd adds; eight bytes into a pipe
 
 
 class Doorbell:

@@ -2,12 +2,12 @@
 
 In order: MODE.PROM takes everything; an individual address must equal PADR; the broadcast address
 is always taken; any other group address is hashed, and taken where its bit of LADRF is set. The
-hash is the top six bits of the FCS polynomial's remainder over the six octets, not inverted.
+hash is the top six bits of the FCS polynomial's remainder over the six bytes, not inverted.
 
 The same CRC, inverted, is the FCS at a frame's end; both are here, so that the polynomial's
 conventions are written down once.
 
-Does not do: runts, loopback, or anything beyond the six octets.
+Does not do: runts, loopback, or anything beyond the six bytes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 BROADCAST: Final = b"\xff" * 6
-GROUP: Final = 0x01  # of the first octet on the wire
+GROUP: Final = 0x01  # of the first byte on the wire
 
-FCS_LEN: Final = 4  # octets
+FCS_LEN: Final = 4  # bytes
 FCS_RESIDUE: Final = 0x2144DF1C  # CRC-32 over a frame and its own FCS
 
 
@@ -38,7 +38,7 @@ def logical_address_filter(addresses: Iterable[bytes]) -> tuple[int, int, int, i
 
 
 def crc_of(segments: Iterable[memoryview]) -> int:
-    """CRC-32 over scattered octets."""
+    """CRC-32 over scattered bytes."""
     crc = 0
     for segment in segments:
         crc = zlib.crc32(segment, crc)
@@ -46,7 +46,7 @@ def crc_of(segments: Iterable[memoryview]) -> int:
 
 
 def fcs_of(segments: Iterable[memoryview]) -> bytes:
-    """The four octets that follow a frame on the wire."""
+    """The four bytes that follow a frame on the wire."""
     return crc_of(segments).to_bytes(FCS_LEN, "little")
 
 

@@ -6,7 +6,7 @@
 
 The chip drives sixteen data lines, and DAL[15:8] is the even byte of a big-endian bus: every word
 here and in a descriptor is a big-endian u16, whatever CSR3.BSWP says. The low byte of PADR's first
-word is the first octet on the wire, so PADR looks pair-swapped in memory.
+word is the first byte on the wire, so PADR looks pair-swapped in memory.
 
 `emit` is for drivers: tests and the Python guest write the block that `parse` reads.
 
@@ -30,7 +30,7 @@ LOOP: Final = 1 << 2
 DTX: Final = 1 << 1
 DRX: Final = 1 << 0
 
-INIT_BLOCK_LEN: Final = 24  # octets
+INIT_BLOCK_LEN: Final = 24  # bytes
 _BLOCK: Final = struct.Struct(">H6s4H4H")
 
 

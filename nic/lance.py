@@ -34,7 +34,7 @@ Differs from the chip in:
 - no bits are lost: FRAM and OFLO never happen. CRC does, where `receive` is given a bad FCS.
 - buffers of a chain are given back together, when the whole frame is done, not one by one.
 - room is claimed before a frame has come, so the descriptors that a frame takes may have been read
-  milliseconds earlier; a claim without room waits instead of MISS. After STOP the octets of a
+  milliseconds earlier; a claim without room waits instead of MISS. After STOP the bytes of a
   claim that was open may still reach buffers that the guest has taken back; descriptors never
   change.
 - `frames` looks at as many descriptors as there are frames, ahead of giving any back; the chip
@@ -42,9 +42,9 @@ Differs from the chip in:
 - TX polling: see above. TDMD stays 1 until the loop has called `frames`.
 - a descriptor is translated when it is loaded, for writing as well: a ring on a read-only page is
   a memory error at the first look, and a page that is unmapped later still gets the status.
-- buffers of any length are taken (the book wants 64 octets for receiving, 100 for a chain's
-  first); frames of less than 60 octets are padded when received, and sent as they are.
-- a frame of more than 4,091 octets is not received: MCNT could not count it.
+- buffers of any length are taken (the book wants 64 bytes for receiving, 100 for a chain's
+  first); frames of less than 60 bytes are padded when received, and sent as they are.
+- a frame of more than 4,091 bytes is not received: MCNT could not count it.
 - CSR1..3 read as stored while STOP=0. No test modes, no timing of READY, no ACON or BCON.
 """
 
@@ -66,7 +66,7 @@ from nic.receiver import ADDRESS_LEN, FRAME_MIN, HEADER_LEN, MCNT_MAX, Receiver,
 from nic.ring import CRC, ERR, TMD3_RTRY, DescriptorRing
 from nic.transmitter import Transmitter, TxFrame
 
-FRAME_MAX: Final = 1514  # octets without FCS
+FRAME_MAX: Final = 1514  # bytes without FCS
 FRAMES_PER_CALL: Final = 64  # what one `frames()` yields at most
 COMPLETIONS_PER_POLL: Final = 256  # per direction
 
@@ -94,7 +94,7 @@ class Lance:
         self, bus: DmaPath, interrupt: Interrupt | None = None, *, max_frame: int = FRAME_MAX
     ) -> None:
         if not FRAME_MIN <= max_frame <= MCNT_MAX - FCS_LEN:
-            raise ValueError(f"max_frame {max_frame}: 60 to 4091 octets")
+            raise ValueError(f"max_frame {max_frame}: 60 to 4091 bytes")
         self.max_frame = max_frame
         self.stats = dict.fromkeys(COUNTERS, 0)
         self._registers = Registers(interrupt)
@@ -103,7 +103,7 @@ class Lance:
         self._mode = 0
         self._receiver: Receiver | None = None  # from INIT until STOP
         self._transmitter: Transmitter | None = None
-        self._refused = _NONE  # octets: the smallest claim that was refused
+        self._refused = _NONE  # bytes: the smallest claim that was refused
         self._tx_look_at = 0.0
         self._tx_active_until = 0.0
 
@@ -138,7 +138,7 @@ class Lance:
     def receive(self, frame: Buffer | IoVec, fcs: bytes | None = None) -> bool:
         """A frame comes from the wire, unasked. False: the guest will not see it whole.
 
-        Without `fcs` the frame is padded to 60 octets and gets the right one.
+        Without `fcs` the frame is padded to 60 bytes and gets the right one.
         """
         octets = frame if isinstance(frame, IoVec) else IoVec.of(frame)
         length = len(octets)
@@ -161,7 +161,7 @@ class Lance:
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> RxClaim | None:
         if not HEADER_LEN <= size <= self.max_frame:
-            raise ValueError(f"claim of {size} octets: {HEADER_LEN} to {self.max_frame}")
+            raise ValueError(f"claim of {size} bytes: {HEADER_LEN} to {self.max_frame}")
         receiver = self._receiver
         if receiver is not None and not self._is_internal():
             claim = receiver.claim(size, headers)

@@ -1,12 +1,12 @@
 """The contract between the stack and a network interface.
 
 A port moves whole Ethernet frames. Towards the guest the stack *claims* room before it has the
-octets, fills the claim's vector (the payload by `recvmsg_into`, the headers last) and *commits* as
-many octets as really came; a claim that is cancelled leaves no trace. From the guest, `frames()`
+bytes, fills the claim's vector (the payload by `recvmsg_into`, the headers last) and *commits* as
+many bytes as really came; a claim that is cancelled leaves no trace. From the guest, `frames()`
 yields what it sent, as views of the guest's memory, each to be released when the stack is done.
 
 Three members are the contract: `claim`, `frames`, `fileno`. The rest has defaults that fit a plain
-1,500-octet interface; `PortDefaults` carries them, so that a minimal port is three methods.
+1,500-byte interface; `PortDefaults` carries them, so that a minimal port is three methods.
 
 Offloads follow the virtio-net header (virtio 1.2 §5.1.6), the form that TAP devices, virtio-net and
 vhost-user share: a port with `offload` set takes one at `commit` and gives one with each frame.
@@ -25,7 +25,7 @@ from typing import Protocol
 
 from dma.iovec import IoVec
 
-VNET_LEN = 10  # octets of struct virtio_net_hdr without num_buffers
+VNET_LEN = 10  # bytes of struct virtio_net_hdr without num_buffers
 VNET_NONE = bytes(VNET_LEN)  # no offload: checksums are complete, one frame is one frame
 
 
@@ -40,10 +40,10 @@ class Shortage(OSError):
 class Claim(Protocol):
     """Room for one frame on its way to the guest."""
 
-    iov: IoVec  # where the frame's octets go, in order; cut at the header lengths asked for
+    iov: IoVec  # where the frame's bytes go, in order; cut at the header lengths asked for
 
     def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
-        """The first `size` octets are there: hand them to the guest."""
+        """The first `size` bytes are there: hand them to the guest."""
 
     def cancel(self) -> None:
         """Give the room back as if it had never been claimed."""
@@ -65,11 +65,11 @@ class Frame:
 class Port(Protocol):
     """A network interface as the stack sees it."""
 
-    max_frame: int  # octets, Ethernet header included: the largest frame that claim() takes
+    max_frame: int  # bytes, Ethernet header included: the largest frame that claim() takes
     offload: bool  # True: commit() takes a virtio-net header, and frames carry one
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> Claim | None:
-        """Room for a frame of up to `size` octets, or None: not now.
+        """Room for a frame of up to `size` bytes, or None: not now.
 
         `headers` are the lengths of the leading segments (Ethernet, IP, TCP …); the claim's
         vector is cut there, so that each header is a segment of its own wherever the guest's

@@ -1,7 +1,7 @@
 """One descriptor that is readable when a port has something to do, reading or writing.
 
 The loop waits for a port's `fileno()` to be readable and for nothing else. A port over a socket
-that can refuse to take octets also waits for room in it, but only after a refusal: a socket that
+that can refuse to take bytes also waits for room in it, but only after a refusal: a socket that
 has room is always writable, and whoever waits for that turns for ever. So the port hands out an
 epoll descriptor of its own, which always watches the socket it reads and, while something is
 blocked, the socket it writes to.
@@ -15,7 +15,7 @@ import select
 
 
 class Readiness:
-    """Watches `reader` for octets and, while asked to, a writer for room."""
+    """Watches `reader` for bytes and, while asked to, a writer for room."""
 
     def __init__(self, reader: int) -> None:
         self._epoll = select.epoll()

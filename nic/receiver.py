@@ -3,7 +3,7 @@
 A frame's way into the guest:
 
 1. `claim(size)` walks the descriptors that the chip owns, from the first that no other claim
-   holds, until their buffers have room for the frame and its FCS. Their octets become one
+   holds, until their buffers have room for the frame and its FCS. Their bytes become one
    transfer, cut at the header lengths and at the ends of buffers; the bus answers with host views.
    Nothing in guest memory has changed.
 2. Whoever claimed fills the views and commits, or cancels. A commit filters by destination (known
@@ -13,7 +13,7 @@ A frame's way into the guest:
    RMD3, RMD1 with OWN last, RINT once per frame.
 
 The guest expects frames in the ring's order without gaps. Where an earlier claim was cancelled, or
-took fewer descriptors than it held, a later one that was claimed meanwhile *slides*: its octets
+took fewer descriptors than it held, a later one that was claimed meanwhile *slides*: its bytes
 are copied down to the descriptors where the gap begins, and counted (`rx_slid_octets`). With one
 claim open at a time, or with frames as long as was claimed, nothing slides.
 
@@ -22,7 +22,7 @@ are BUFF in the last that there was, with what fits in the buffers. A claim is n
 waits; but where the whole ring, empty, is too small for it, waiting would not help: the surplus
 goes to a scratch buffer, and the guest finds BUFF as it would have on the chip.
 
-Decided here, since the book is silent: a frame of less than 60 octets is padded, as whatever put
+Decided here, since the book is silent: a frame of less than 60 bytes is padded, as whatever put
 it on a wire would have done; a frame that MCNT's twelve bits cannot count is not received.
 
 Bounds: each open claim holds at least one of at most 128 descriptors, and no descriptor twice.
@@ -45,10 +45,10 @@ from nic.filter import FCS_LEN, AddressFilter, fcs_of
 from nic.port import VNET_NONE
 from nic.ring import BUFF, ENP, ERR, STP, Descriptor, DescriptorRing
 
-ADDRESS_LEN: Final = 6  # octets
-HEADER_LEN: Final = 14  # octets: no frame is shorter
-FRAME_MIN: Final = 60  # octets without FCS: no frame on a wire is shorter
-MCNT_MAX: Final = 0xFFF  # octets, FCS included
+ADDRESS_LEN: Final = 6  # bytes
+HEADER_LEN: Final = 14  # bytes: no frame is shorter
+FRAME_MIN: Final = 60  # bytes without FCS: no frame on a wire is shorter
+MCNT_MAX: Final = 0xFFF  # bytes, FCS included
 
 
 class RxClaim:
@@ -79,20 +79,20 @@ class RxClaim:
         self.is_open = True  # neither committed nor cancelled nor void
         self.position = position  # of the first descriptor
         self.buffers = buffers
-        self.room = 0  # octets in guest memory; `views` may have a scratch buffer behind them
+        self.room = 0  # bytes in guest memory; `views` may have a scratch buffer behind them
         self.views = IoVec()  # the frame, its padding and its FCS
         self.iov = self.views  # the frame alone
         self.tail = self.views  # what is behind a frame as long as was claimed
-        self.claimed = 0  # octets of iov
-        self.size = 0  # octets of the frame, once committed
+        self.claimed = 0  # bytes of iov
+        self.size = 0  # bytes of the frame, once committed
         self.total = 0  # with padding and FCS: what MCNT says
         self.status = 0  # of the last descriptor, beside STP and ENP
-        self.is_sealed = False  # the octets came with their padding and FCS
+        self.is_sealed = False  # the bytes came with their padding and FCS
 
     def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
-        """The first `size` octets are a frame. `vnet` says nothing: the chip has no offload."""
+        """The first `size` bytes are a frame. `vnet` says nothing: the chip has no offload."""
         if not HEADER_LEN <= size <= self.claimed:
-            raise ValueError(f"commit of {size} octets into a claim of {self.claimed}")
+            raise ValueError(f"commit of {size} bytes into a claim of {self.claimed}")
         if self.is_open:
             self._receiver.commit(self, size)
 
@@ -144,7 +144,7 @@ class Receiver:
     def claim(self, size: int, headers: Sequence[int] = ()) -> RxClaim | None:
         payload_len = size - sum(headers)
         if payload_len < 0:
-            raise ValueError(f"headers of {sum(headers)} octets in a frame of {size}")
+            raise ValueError(f"headers of {sum(headers)} bytes in a frame of {size}")
         need = max(size, FRAME_MIN) + FCS_LEN
         start = self._free_position()
         buffers = self._search(start, need)
@@ -209,7 +209,7 @@ class Receiver:
         return max(self._position, newest.position + len(newest.buffers))
 
     def _search(self, start: int, need: int) -> list[Descriptor]:
-        """The chip's buffers from `start` on, of `need` octets or as many as there are.
+        """The chip's buffers from `start` on, of `need` bytes or as many as there are.
 
         Looks at each descriptor of the ring once at most, so a ring that loops into itself, or
         whose last descriptor is its first, ends.
@@ -276,7 +276,7 @@ class Receiver:
     # Completions
 
     def place(self, claim: RxClaim) -> None:
-        """Runs first: the octets come to where they belong, and the frame is made whole."""
+        """Runs first: the bytes come to where they belong, and the frame is made whole."""
         self._claims.popleft()
         if claim.position != self._position and not self._slide(claim):
             claim.transfer.completions.clear()
@@ -333,12 +333,12 @@ def _room_in(buffers: list[Descriptor]) -> int:
 
 
 def _with_scratch(views: IoVec, missing: int) -> IoVec:
-    """The views, and a scratch buffer for octets that guest memory has no room for."""
+    """The views, and a scratch buffer for bytes that guest memory has no room for."""
     return views + IoVec.of(bytearray(missing)) if missing > 0 else views
 
 
 def _split(views: IoVec, size: int, tail_len: int) -> tuple[IoVec, IoVec]:
-    """The first `size` octets, and the `tail_len` behind, which mostly are one segment."""
+    """The first `size` bytes, and the `tail_len` behind, which mostly are one segment."""
     *frame, tail = views.segments
     if len(tail) == tail_len:
         return IoVec(tuple(frame)), IoVec((tail,))

@@ -22,8 +22,8 @@ from typing import Final, NamedTuple
 from dma.transfer import Direction, Transfer
 from nic.busmaster import ADDRESS_SPACE, BusMaster
 
-DESCRIPTOR_LEN: Final = 8  # octets
-PAGE_LEN: Final = 4096  # octets: within so many, aligned, all is reachable or nothing
+DESCRIPTOR_LEN: Final = 8  # bytes
+PAGE_LEN: Final = 4096  # bytes: within so many, aligned, all is reachable or nothing
 RUN_FIRST: Final = 4  # descriptors opened together first; then twice as many each time
 
 # RMD1 and TMD1, the high byte
@@ -68,7 +68,7 @@ class Descriptor(NamedTuple):
 
     status: int  # OWN … ENP
     addr: int  # LanceAddr of the buffer
-    length: int  # octets, 1..4096
+    length: int  # bytes, 1..4096
     view: memoryview
 
     def store(self, status: int, word3: int | None = None) -> None:

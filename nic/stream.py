@@ -1,7 +1,7 @@
 """A connected stream socket as a port: the guest is a QEMU machine (`-netdev stream`).
 
-On the wire each frame follows its length, four octets in network order. A stream has no frame
-boundaries of its own, so octets arrive cut anywhere.
+On the wire each frame follows its length, four bytes in network order. A stream has no frame
+boundaries of its own, so bytes arrive cut anywhere.
 
 From the guest: one `recv_into` per wake-up fills what is free of one receive buffer, and every
 frame that is whole is handed out as a view of it; nothing is copied but the head of a frame whose
@@ -39,13 +39,13 @@ from slirp.shortage import is_shortage
 if TYPE_CHECKING:
     import socket
 
-FRAME_MIN: Final = 14  # octets: an Ethernet header; a shorter frame is none
-FRAME_MAX: Final = 65550  # octets: 14 and 65,536; a longer one is refused
-PAD_TO: Final = 60  # octets: the minimum frame without its FCS (IEEE 802.3 §4A.2.3.2.4)
-LENGTH_LEN: Final = 4  # octets of the length in front of each frame
-RECEIVE_LEN: Final = 2 * (LENGTH_LEN + FRAME_MAX)  # octets of the receive buffer
-STAGING_LEN: Final = 4 * (LENGTH_LEN + FRAME_MAX)  # octets that can wait for the kernel
-BATCH_LEN: Final = 128 << 10  # octets: a batch of this size is sent without waiting for the rest
+FRAME_MIN: Final = 14  # bytes: an Ethernet header; a shorter frame is none
+FRAME_MAX: Final = 65550  # bytes: 14 and 65,536; a longer one is refused
+PAD_TO: Final = 60  # bytes: the minimum frame without its FCS (IEEE 802.3 §4A.2.3.2.4)
+LENGTH_LEN: Final = 4  # bytes of the length in front of each frame
+RECEIVE_LEN: Final = 2 * (LENGTH_LEN + FRAME_MAX)  # bytes of the receive buffer
+STAGING_LEN: Final = 4 * (LENGTH_LEN + FRAME_MAX)  # bytes that can wait for the kernel
+BATCH_LEN: Final = 128 << 10  # bytes: a batch of this size is sent without waiting for the rest
 
 _LENGTH: Final = struct.Struct("!I")
 _PADDING: Final = bytes(PAD_TO)
@@ -89,11 +89,11 @@ class StreamPort(PortDefaults):
         self._on_gone = on_gone
         self._readiness = Readiness(sock.fileno())
         self._rx = memoryview(bytearray(RECEIVE_LEN))
-        self._rx_start = 0  # octets before this one were handed out
-        self._rx_end = 0  # octets from this one on are free
+        self._rx_start = 0  # bytes before this one were handed out
+        self._rx_end = 0  # bytes from this one on are free
         self._tx = memoryview(bytearray(STAGING_LEN))
-        self._tx_start = 0  # octets before this one were sent
-        self._tx_end = 0  # octets from this one on are free
+        self._tx_start = 0  # bytes before this one were sent
+        self._tx_end = 0  # bytes from this one on are free
         self._claim = StreamClaim(self)
         self._short = False  # the kernel had no memory for the last send
 
@@ -104,7 +104,7 @@ class StreamPort(PortDefaults):
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> StreamClaim | None:
         if size > self.max_frame:
-            raise ValueError(f"a frame of {size} octets; this port takes {self.max_frame}")
+            raise ValueError(f"a frame of {size} bytes; this port takes {self.max_frame}")
         if self._readiness.blocked or self.gone:
             return None
         at = self._tx_end + LENGTH_LEN
@@ -125,7 +125,7 @@ class StreamPort(PortDefaults):
         return claim
 
     def append(self, size: int) -> None:
-        """The frame at the end of the batch has `size` octets."""
+        """The frame at the end of the batch has `size` bytes."""
         tx, start = self._tx, self._tx_end + LENGTH_LEN
         if size < PAD_TO:
             tx[start + size : start + PAD_TO] = _PADDING[size:]
@@ -170,7 +170,7 @@ class StreamPort(PortDefaults):
             (length,) = unpack(rx, self._rx_start)
             if not FRAME_MIN <= length <= FRAME_MAX:
                 self.broken = True
-                self._end(f"sent a frame of {length} octets, not {FRAME_MIN} to {FRAME_MAX}")
+                self._end(f"sent a frame of {length} bytes, not {FRAME_MIN} to {FRAME_MAX}")
                 return
             start = self._rx_start + LENGTH_LEN
             if start + length > self._rx_end:

@@ -42,12 +42,12 @@ TUN_F_USO4: Final = 0x20
 TUN_F_USO6: Final = 0x40
 
 _GONE: Final = (errno.EBADFD, errno.EBADF, errno.ENODEV)
-FRAME_MAX: Final = 14 + 65535  # octets: Ethernet header and the largest IP packet
+FRAME_MAX: Final = 14 + 65535  # bytes: Ethernet header and the largest IP packet
 FRAMES_PER_CALL: Final = 32  # frames that one frames() yields at the most
-HEADER_AREA: Final = 256  # octets of staging for the headers of one claim
-SMALL: Final = 2048  # octets: a frame up to this size says little about a backlog
+HEADER_AREA: Final = 256  # bytes of staging for the headers of one claim
+SMALL: Final = 2048  # bytes: a frame up to this size says little about a backlog
 FRAME_ROOM: Final = FRAME_MAX + 4
-RX_AREA: Final = 4 * FRAME_ROOM  # octets of staging for frames that are held together
+RX_AREA: Final = 4 * FRAME_ROOM  # bytes of staging for frames that are held together
 RETRY_AFTER: Final = 0.002  # seconds until a frame is tried again that met a shortage
 LAYOUTS_KEPT: Final = 512  # cut vectors kept for reuse
 
@@ -143,7 +143,7 @@ class TapPort(PortDefaults):
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> TapClaim | None:
         if size > self.max_frame:
-            raise ValueError(f"a frame of {size} octets; this device takes {self.max_frame}")
+            raise ValueError(f"a frame of {size} bytes; this device takes {self.max_frame}")
         if self._held and not self._retry():
             return None
         claim = self._claim

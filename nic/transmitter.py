@@ -8,11 +8,11 @@ releases: each descriptor gets OWN=0, the last one its errors (TMD3 first), then
 Owned but not STP is a leftover (of a frame that was cut short, or of a confused guest): it is
 given back with TINT. A chain whose next descriptor is not owned is an underflow: BUFF and UFLO in
 the last that there was, nothing sent, the transmitter off until the next INIT. A frame of more
-than 1,518 octets is BABL and goes out all the same, up to where a transceiver's jabber timer cuts
+than 1,518 bytes is BABL and goes out all the same, up to where a transceiver's jabber timer cuts
 the line.
 
-With DTCR=0 the chip makes the FCS; no octet of it ever lies in memory, and nobody behind the port
-asks, so it is not computed. With DTCR=1 the last four octets are the guest's FCS: taken off, and
+With DTCR=0 the chip makes the FCS; no byte of it ever lies in memory, and nobody behind the port
+asks, so it is not computed. With DTCR=1 the last four bytes are the guest's FCS: taken off, and
 the frame dropped where they are wrong, as any receiver would.
 
 Bounds: a descriptor is looked at only once until it was given back, so a frame has at most 128
@@ -34,9 +34,9 @@ from nic.filter import FCS_LEN, FCS_RESIDUE, crc_of
 from nic.port import Frame
 from nic.ring import ENP, ERR, STP, TMD3_BUFF, TMD3_UFLO, Descriptor, DescriptorRing
 
-WIRE_MAX: Final = 1518  # octets with FCS; one more is babble
+WIRE_MAX: Final = 1518  # bytes with FCS; one more is babble
 JABBER: Final = (
-    25_000  # octets: 20 ms at 10 Mbit/s, the least that IEEE 802.3 lets a jabber timer run
+    25_000  # bytes: 20 ms at 10 Mbit/s, the least that IEEE 802.3 lets a jabber timer run
 )
 
 _KEPT: Final = STP | ENP  # what stays of the guest's status byte
@@ -54,7 +54,7 @@ class TxFrame(Frame):
         self._transmitter = transmitter
         self.buffers = buffers
         self.transfer = transfer
-        self.length = 0  # octets fetched from memory
+        self.length = 0  # bytes fetched from memory
         self.tmd3 = 0  # errors, for the last descriptor
         self.is_held = True
         transfer.completions.append(self.give_back)

@@ -1,6 +1,6 @@
 """Addresses on the packet path and their other forms.
 
-An address is the octets that stand in a header: 4 for IPv4, 16 for IPv6. An `Endpoint` is an
+An address is the bytes that stand in a header: 4 for IPv4, 16 for IPv6. An `Endpoint` is an
 address and a port, and a tuple, so it serves as a key as it is. Text, `ipaddress` objects and the
 sockets' own tuples exist at the edges only (configuration, the host's sockets, what a person reads)
 and are converted here, by functions named for both sides. Which family an address has is its
@@ -33,7 +33,7 @@ _LOOPBACK_V6: Final = bytes(15) + b"\x01"
 
 
 class Endpoint(NamedTuple):
-    addr: bytes  # 4 or 16 octets
+    addr: bytes  # 4 or 16 bytes
     port: int
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Endpoint(NamedTuple):
 class Prefix(NamedTuple):
     """A network of either family."""
 
-    addr: bytes  # 4 or 16 octets, those beyond `length` zero
+    addr: bytes  # 4 or 16 bytes, those beyond `length` zero
     length: int  # bits
 
     @classmethod
@@ -124,7 +124,7 @@ def family(addr: bytes) -> socket.AddressFamily:
 
 
 def addr_from_text(text: str) -> bytes:
-    """Octets of a literal address; ValueError where it is none (names are not looked up)."""
+    """Bytes of a literal address; ValueError where it is none (names are not looked up)."""
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
     except OSError:
@@ -147,7 +147,7 @@ def unmapped(addr: bytes) -> bytes:
 
 
 def mac_from_text(text: str) -> bytes:
-    """Octets of aa:bb:cc:dd:ee:ff (or with hyphens)."""
+    """Bytes of aa:bb:cc:dd:ee:ff (or with hyphens)."""
     parts = text.replace("-", ":").split(":")
     try:
         octets = bytes(int(part, 16) for part in parts if 1 <= len(part) <= 2)
@@ -191,7 +191,7 @@ def is_link_local(addr: bytes) -> bool:
 def is_host(addr: bytes) -> bool:
     """Whether the address can be that of one host on a link: what a source address must be.
 
-    A network's own broadcast address is the one thing that cannot be seen from the octets.
+    A network's own broadcast address is the one thing that cannot be seen from the bytes.
     """
     if len(addr) == 4:
         return 0 < addr[0] < 0xE0 and addr[0] != 127

@@ -9,7 +9,7 @@ SHOWN_MAX = 80  # letters of a configured value in a message
 
 
 class MalformedPacket(Exception):
-    """Octets that break their protocol's rules. `reason` is one of a small fixed set per layer."""
+    """Bytes that break their protocol's rules. `reason` is one of a small fixed set per layer."""
 
     def __init__(self, layer: str, reason: str) -> None:
         super().__init__(f"{layer}: {reason}")

@@ -18,7 +18,7 @@ from slirp.wire.ethernet import ETHERTYPE_ARP, ETHERTYPE_IPV4, HEADER_LEN, Ether
 from slirp.wire.ipv4 import PROTOCOL_UDP
 
 DHCP_SERVER_PORT: Final = (67).to_bytes(2, "big")
-ARP_SENDER: Final = HEADER_LEN + 14  # octets before the sender's protocol address
+ARP_SENDER: Final = HEADER_LEN + 14  # bytes before the sender's protocol address
 IPV4_SRC: Final = HEADER_LEN + 12
 IPV4_PROTOCOL: Final = HEADER_LEN + 9
 

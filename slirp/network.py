@@ -117,7 +117,7 @@ class Network:
         """
         if port.max_frame < 14 + self.mtu:
             fits = port.max_frame - 14
-            raise ConfigError(f"mtu {self.mtu}: this port carries {fits} octets at the most", "mtu")
+            raise ConfigError(f"mtu {self.mtu}: this port carries {fits} bytes at the most", "mtu")
         self._attached += 1
         attachment = Attachment(port, name or f"port{self._attached}", self._attached)
         self._dispatcher.attachments.append(attachment)

@@ -49,13 +49,13 @@ if TYPE_CHECKING:
     from nic.port import Frame
     from slirp.services.dhcp import DhcpServer
 
-HEADERS_MAX: Final = 14 + 60 + 60  # octets that may be headers; the rest is payload for sure
+HEADERS_MAX: Final = 14 + 60 + 60  # bytes that may be headers; the rest is payload for sure
 DHCP_SERVER_PORT: Final = 67
 DHCP_CLIENT_PORT: Final = 68
 DNS_PORT: Final = 53
 CHECKSUM_KNOWN: Final = 3  # virtio-net NEEDS_CSUM | DATA_VALID: nothing to verify
 DONT_FRAGMENT: Final = 0x100  # beside a hop limit: the packet is not to be fragmented
-LINK_MTU: Final = 1500  # octets of a packet, RFC 894: what is longer fits no link but our own
+LINK_MTU: Final = 1500  # bytes of a packet, RFC 894: what is longer fits no link but our own
 
 
 class Context(NamedTuple):
@@ -111,7 +111,7 @@ class UdpArrived(NamedTuple):
     dst_port: int
     ttl: int
     payload: IoVec
-    gso_size: int  # octets per datagram where the payload is several of them; else 0
+    gso_size: int  # bytes per datagram where the payload is several of them; else 0
     dont_fragment: int = 0  # DONT_FRAGMENT, or 0
 
     @property
@@ -528,7 +528,7 @@ class Stack:
 
 
 def dont_fragment(header: Ipv4Header, size: int) -> int:
-    """DONT_FRAGMENT, where a packet of `size` octets asks for it and could be carried whole."""
+    """DONT_FRAGMENT, where a packet of `size` bytes asks for it and could be carried whole."""
     return DONT_FRAGMENT if header.dont_fragment and size <= LINK_MTU else 0
 
 

@@ -15,7 +15,7 @@ from tests.kit.tshark import BY_INTERFACE, both, tshark
 
 HERE: Final = Path(__file__).parent.parent / "captures"
 FILES: Final = sorted(HERE.glob("*.pcapng"))
-FULL: Final = 1518  # octets of a full frame with FCS
+FULL: Final = 1518  # bytes of a full frame with FCS
 
 
 def packets(name: str) -> list[Packet]:
@@ -68,7 +68,7 @@ def test_tshark_reads_it_without_a_complaint(path: Path, version: str) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_tshark_tells_the_stages_apart(path: Path) -> None:
-    stages = STAGES[:3] if path.stem == "lanes" else STAGES  # exchanged lanes are just octets
+    stages = STAGES[:3] if path.stem == "lanes" else STAGES  # exchanged lanes are just bytes
     wanted = ("-Y", "http.response", "-T", "fields", "-e", "frame.interface_name")
     assert sorted(tshark("testing", path, *BY_INTERFACE, *wanted)) == sorted(stages)
     assert tshark("testing", path, *BY_INTERFACE, "-Y", "tcp.analysis.retransmission") == []

@@ -21,7 +21,7 @@ RUN_FOR = 60.0  # seconds; each takes a fraction of one
 
 SHOWN = {
     "minimal_machine": ("hello from the host", "frames received through the ring"),
-    "own_port": ("hello from the host", "0 octets copied on the way"),
+    "own_port": ("hello from the host", "0 bytes copied on the way"),
     "asyncio_loop": ("hello from asyncio",),
     "forward": ("hello from the guest", "guest=('10.0.2.15', 80)"),
 }

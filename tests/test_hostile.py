@@ -464,7 +464,7 @@ def test_octets_ahead_of_their_turn_are_bounded_over_all_flows(
         relay = lab.network._dispatcher.tcp
         streams = [lab.guest.connect((GATEWAY, server.getsockname()[1])) for _ in range(8)]
         for stream in streams:
-            for start in range(1000, 60_000, 1000):  # the octets before them never come
+            for start in range(1000, 60_000, 1000):  # the bytes before them never come
                 stream.put(ACK, bytes(1000), seq=stream.seq + start)
         lab.turn()
         kept = [sum(map(len, flow.kept.values())) for flow in relay.flows.values() if flow.kept]

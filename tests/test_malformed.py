@@ -3,7 +3,7 @@
 Each case is what a guest sends, and how it is counted. Around it a TCP connection and a UDP flow to
 the host's loopback stay open: they work before, and they work afterwards. The oracle is the same
 for all of them: nothing is raised, the counters say what was wrong and nothing else, and no reply
-holds an octet that the guest did not send itself (the port poisons claims, and overwrites frames
+holds a byte that the guest did not send itself (the port poisons claims, and overwrites frames
 that were released).
 
 Names say where a case comes from: a CVE of other user-mode networks, or the protocol it breaks.
@@ -93,7 +93,7 @@ def echo_request(data: bytes, ident: int = 7) -> bytes:
 def fragment(
     payload: bytes, offset: int, more: bool, ident: int = 1, protocol: int = 1, **ip: Any
 ) -> bytes:
-    """A frame with one fragment; `offset` in octets."""
+    """A frame with one fragment; `offset` in bytes."""
     return ether(
         ipv4(
             payload,
@@ -124,7 +124,7 @@ def dhcp(
     src: str = "0.0.0.0",
     keep: int | None = None,
 ) -> bytes:
-    """A frame for the DHCP server; `keep`: so many octets of the message."""
+    """A frame for the DHCP server; `keep`: so many bytes of the message."""
     message = (
         struct.pack("!BBBBIHH", op, htype, hlen, 0, 0x1234, 0, 0x8000)
         + bytes(16)
@@ -373,7 +373,7 @@ IPV4 = [
     ),
 ]
 
-_ping = echo_request(bytes(range(256)) * 8)  # 2,056 octets
+_ping = echo_request(bytes(range(256)) * 8)  # 2,056 bytes
 _overlap = [
     fragment(_ping[0:800], 0, True),
     fragment(_ping[400:1200], 400, True),
@@ -412,7 +412,7 @@ FRAGMENTS = [
         replies=("fragment",) * 2,
     ),
     bad(
-        "duplicate last fragment with other octets",
+        "duplicate last fragment with other bytes",
         fragment(b"a" * 8, 1480, False),
         fragment(b"b" * 8, 1480, False),
         count=1,
@@ -429,7 +429,7 @@ FRAGMENTS = [
     bad(
         "CVE-2020-1983 ping of death",
         fragment(bytes(1480), 65528, False),
-        why="ipv4: fragment beyond 65535 octets",
+        why="ipv4: fragment beyond 65535 bytes",
     ),
     bad(
         "empty fragment",
@@ -438,7 +438,7 @@ FRAGMENTS = [
         why="ipv4: empty fragment",
     ),
     bad(
-        "fragment of 7 octets with more to come",
+        "fragment of 7 bytes with more to come",
         fragment(bytes(7), 0, True),
         why="ipv4: fragment length",
     ),
@@ -502,7 +502,7 @@ ICMP = [
     bad("ICMP checksum", icmp(8, 0, 1, b"abc", GATEWAY, checksum=1), why="icmp: checksum"),
     harmless("echo without payload", icmp(8, 0, 1, b"", GATEWAY), replies=("echo",)),
     harmless(
-        "echo of 65,507 octets",
+        "echo of 65,507 bytes",
         *pieces(echo_request(bytes(range(251)) * 260), 1480),
         replies=("fragment",) * 45,
     ),
@@ -723,7 +723,7 @@ DHCP = [
         why="dhcp: option length",
     ),
     bad(
-        "CVE-2017-11434 option code is the last octet",
+        "CVE-2017-11434 option code is the last byte",
         dhcp(DISCOVER + b"\x0c"),
         why="dhcp: option without length",
     ),
@@ -750,7 +750,7 @@ DHCP = [
     bad("message type from a server", dhcp(b"\x35\1\2\xff"), why="dhcp: message type"),
     bad("request for nothing", dhcp(b"\x35\1\3\xff"), why="dhcp: no address requested"),
     bad(
-        "requested address of 3 octets",
+        "requested address of 3 bytes",
         dhcp(b"\x35\1\3\x32\3\x0a\0\2\xff"),
         why="dhcp: option size",
     ),
@@ -786,7 +786,7 @@ DNS_CASES = [
     bad("compression forward", dns(b"\xc0\xff" + A_IN), why="dns: compression pointer"),
     bad("label type 01", dns(b"\x41" + b"a" * 65 + b"\0" + A_IN), why="dns: label type"),
     bad(
-        "name of 300 octets",
+        "name of 300 bytes",
         dns(b"".join(b"\x3b" + b"a" * 59 for _ in range(5)) + b"\0" + A_IN),
         why="dns: name length",
     ),
@@ -849,8 +849,8 @@ def trailed(frame: bytes) -> bytes:
 
 
 UNNOTICED = [
-    thrown("keepalive probe without octets", lambda s: s.frame(ACK, seq=s.seq - 1)),
-    thrown("keepalive probe with an octet", lambda s: s.frame(ACK, b"!", seq=s.seq - 1)),
+    thrown("keepalive probe without bytes", lambda s: s.frame(ACK, seq=s.seq - 1)),
+    thrown("keepalive probe with a byte", lambda s: s.frame(ACK, b"!", seq=s.seq - 1)),
     thrown("FIN behind a gap", lambda s: s.frame(FIN | ACK, seq=s.seq + 5000)),
     thrown("FIN of long ago", lambda s: s.frame(FIN | ACK, seq=s.seq - 70000)),
     thrown("data beyond the window", lambda s: s.frame(ACK, b"x" * 99, seq=s.seq + (1 << 26))),
@@ -876,12 +876,12 @@ UNNOTICED = [
     thrown("no flags", lambda s: s.frame(0, b"x"), tcp__flags=1),
     thrown("SYN and FIN", lambda s: s.frame(SYN | FIN, b"x"), tcp__flags=1),
     thrown("no ACK", lambda s: s.frame(PSH, b"x"), tcp__flags=1),
-    thrown("octets behind the packet", lambda s: trailed(s.frame(ACK))),
+    thrown("bytes behind the packet", lambda s: trailed(s.frame(ACK))),
     thrown("header cut short", lambda s: s.frame(ACK)[:50], ipv4__total_length_beyond_the_frame=1),
 ]
 
 WITH_URGENT = [
-    pytest.param(data, pointer, id=f"{len(data)} octets, pointer {pointer}")
+    pytest.param(data, pointer, id=f"{len(data)} bytes, pointer {pointer}")
     for data in (b"", b"u", b"urgent data")
     for pointer in (0, 1, 2, 10, 11, 12, 32768, 65535)
 ]  # CVE-2026-9539
@@ -901,7 +901,7 @@ class Around:
         self.check()
 
     def check(self) -> None:
-        """Both carry octets there and back."""
+        """Both carry bytes there and back."""
         self._count += 1
         text = b"still here, %d" % self._count
         guest = self._lab.guest
@@ -988,7 +988,7 @@ def echo() -> Iterator[EchoServer]:
 
 
 def echoed(lab: Lab, echo: EchoServer, stream: Stream, count: int) -> bytes:
-    """So many octets that came back."""
+    """So many bytes that came back."""
     lab.turn(lambda: echo.pump() and len(stream.received) >= count)
     return stream.receive(count)
 
@@ -1128,7 +1128,7 @@ def test_repeated_syn_does_not_disturb_a_connection_in_the_making(lab: Lab) -> N
     ],
 )
 def test_no_application_is_looked_into(port: int, text: bytes, lab: Lab) -> None:
-    """The octets arrive as they were sent: there is no rewriting that could go wrong."""
+    """The bytes arrive as they were sent: there is no rewriting that could go wrong."""
     try:
         listener = socket.create_server(("127.0.0.1", port))
     except OSError as error:
@@ -1158,7 +1158,7 @@ def test_huge_first_fragment(echo: EchoServer) -> None:
     port = MemoryPort(max_frame=14 + 65521)
     with Lab(port, mtu=65521) as lab:
         around = Around(lab, echo)
-        message = echo_request(bytes(range(256)) * 240)  # 61,448 octets
+        message = echo_request(bytes(range(256)) * 240)  # 61,448 bytes
         first = lab.exchange(fragment(message[:60000], 0, True))
         assert not first
         (reply,) = lab.exchange(fragment(message[60000:], 60000, False))
@@ -1195,7 +1195,7 @@ def test_dns_over_tcp_in_pieces(step: int, lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "octets", [b"\0\0", b"\0\1a", b"\0\x0b" + bytes(11)], ids=["length 0", "length 1", "11 octets"]
+    "octets", [b"\0\0", b"\0\1a", b"\0\x0b" + bytes(11)], ids=["length 0", "length 1", "11 bytes"]
 )
 def test_dns_over_tcp_malformed(octets: bytes, lab: Lab, echo: EchoServer) -> None:
     around = Around(lab, echo)

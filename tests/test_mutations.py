@@ -1,9 +1,9 @@
-"""Conversations that make sense, with octets changed at random, against a whole network.
+"""Conversations that make sense, with bytes changed at random, against a whole network.
 
 A few streams, datagrams, fragments, DNS and DHCP messages are spoken by a guest and damaged on the
 way, mostly with checksums repaired so that the damage reaches the upper layers. Hosts answer, stall
 and reset meanwhile, and the guest's buffers run out now and then. After each conversation the
-network has raised nothing, sent nothing but whole and right frames, sent no octet that it did not
+network has raised nothing, sent nothing but whole and right frames, sent no byte that it did not
 get from somebody, and, given time, holds nothing any more.
 """
 
@@ -213,7 +213,7 @@ def repaired(frame: bytes) -> bytes:
 
 
 def look_at_what_came(lab: Lab) -> None:
-    """Every frame is the network's, holds no octet of unwritten memory, and has right sums."""
+    """Every frame is the network's, holds no byte of unwritten memory, and has right sums."""
     for frame in lab.port.sent:
         assert frame[6:12] == OWN_MAC
         assert bytes((POISON,)) * 8 not in frame

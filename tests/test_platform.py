@@ -22,7 +22,7 @@ import pytest
 from tests.kit.need import missing, need_root
 
 SO_PEEK_OFF: Final = 42  # asm-generic/socket.h; the socket module has no name for it
-SIOCOUTQ: Final = 0x5411  # linux/sockios.h: octets the peer has not acknowledged
+SIOCOUTQ: Final = 0x5411  # linux/sockios.h: bytes the peer has not acknowledged
 IP_RECVERR: Final = 11  # linux/in.h
 TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h from here on
 TUNSETOFFLOAD: Final = 0x400454D0
@@ -65,7 +65,7 @@ def udp() -> Iterator[Pair]:
 
 
 def readable(sock: socket.socket, size: int) -> None:
-    """Wait until `size` octets are queued, without taking any."""
+    """Wait until `size` bytes are queued, without taking any."""
     sock.recv(size, socket.MSG_PEEK | socket.MSG_WAITALL)
 
 
@@ -95,7 +95,7 @@ def test_peek_leaves_the_data(tcp: Pair) -> None:
 
 
 def test_truncated_receive_drops_without_a_buffer(tcp: Pair) -> None:
-    """MSG_TRUNC on TCP consumes octets and copies none: how acknowledged octets leave the queue."""
+    """MSG_TRUNC on TCP consumes bytes and copies none: how acknowledged bytes leave the queue."""
     near, far = tcp
     near.sendall(DATA)
     readable(far, len(DATA))
@@ -121,7 +121,7 @@ def test_peek_offset_moves_with_each_peek(tcp: Pair) -> None:
     readable_by_poll(far)
     assert far.recv(4, socket.MSG_PEEK) == b"0123"
     assert far.recv(4, socket.MSG_PEEK) == b"4567"
-    peek_offset(far, 2)  # retransmission: back to an older octet
+    peek_offset(far, 2)  # retransmission: back to an older byte
     assert far.recv(4, socket.MSG_PEEK) == b"2345"
 
 

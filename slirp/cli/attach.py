@@ -84,9 +84,7 @@ def check_mac(text: str) -> None:
     except ValueError:
         raise Failure(f"--macaddress {text}: write it as 02:00:00:00:00:01", USAGE) from None
     if mac[0] & 1:
-        raise Failure(
-            f"--macaddress {text}: is a group's address; make the first octet even", USAGE
-        )
+        raise Failure(f"--macaddress {text}: is a group's address; make the first byte even", USAGE)
 
 
 def describe(options: Options, where: tap.Addresses) -> None:

@@ -63,7 +63,7 @@ def configure(parser: ArgumentParser) -> None:
         type=int,
         default=1544,
         metavar="N",
-        help="octets of a receive buffer, 64 to 4096 (1544)",
+        help="bytes of a receive buffer, 64 to 4096 (1544)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
     origin: Origin
     result: Result
     lance: dict[str, int]  # the chip's counters
-    copied: dict[str, int]  # octets by stage
+    copied: dict[str, int]  # bytes by stage
     captures: list[tuple[Path, dict[str, int]]]  # packets by interface
     frame: FrameLayout | None
 

@@ -1,10 +1,10 @@
 """Vectors on a terminal: a bar for each stage, cut alike, and a table of addresses.
 
-All stages of a frame are drawn over the same octets: a column of the bars begins wherever any stage
-cuts, so that what stands under each other is the same octet of the frame. Widths grow with the
-logarithm of the octets, or a header would vanish beside its payload.
+All stages of a frame are drawn over the same bytes: a column of the bars begins wherever any stage
+cuts, so that what stands under each other is the same byte of the frame. Widths grow with the
+logarithm of the bytes, or a header would vanish beside its payload.
 
-The table has a row for each column and each stage's address of its first octet, in that stage's own
+The table has a row for each column and each stage's address of its first byte, in that stage's own
 space. The stage `tcp`, which nobody can capture, is the datagram without its IPv4 header.
 
 Does not do: checking (slirp/sight/layout.py does).
@@ -40,7 +40,7 @@ _TRANSPORTS: Final = ("tcp", "udp", "icmp", "icmpv6")
 
 
 class Column(NamedTuple):
-    """Octets of a frame that no stage cuts."""
+    """Bytes of a frame that no stage cuts."""
 
     name: str
     start: int  # offset in the frame
@@ -83,7 +83,7 @@ def columns(frame: FrameLayout) -> list[Column]:
 
 
 def address_at(offset: int, begin: int, segments: tuple[Segment, ...]) -> int | str | None:
-    """A stage's address of the frame's octet `offset`: None where it has no such octet."""
+    """A stage's address of the frame's byte `offset`: None where it has no such byte."""
     for _, address, length in segments:
         if begin <= offset < begin + length:
             return "wire" if address is None else address + offset - begin
@@ -120,7 +120,7 @@ def bars(frame: FrameLayout, width: int) -> list[Text]:
 def _cells(
     cut: list[Column], widths: list[int], begin: int, segments: tuple[Segment, ...]
 ) -> list[tuple[str, int, int, int]]:
-    """(name, first character, characters, octets) for each segment."""
+    """(name, first character, characters, bytes) for each segment."""
     lefts: dict[int, int] = {}
     left = 0
     for column, width in zip(cut, widths, strict=True):
@@ -136,7 +136,7 @@ def _cells(
 
 
 def _widths(cut: list[Column], room: int) -> list[int]:
-    """Characters of each column: enough for its label if there is room, more for more octets.
+    """Characters of each column: enough for its label if there is room, more for more bytes.
 
     Where many pieces leave no room, only the first piece of each part is labelled.
     """
@@ -153,7 +153,7 @@ def _widths(cut: list[Column], room: int) -> list[int]:
 
 
 def table(frame: FrameLayout) -> Table:
-    """Rows: octets that no stage cuts. Columns: where each stage has the first of them."""
+    """Rows: bytes that no stage cuts. Columns: where each stage has the first of them."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -161,7 +161,7 @@ def table(frame: FrameLayout) -> Table:
     shown = stages(frame)
     out = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     out.add_column("part", no_wrap=True)
-    out.add_column("octets", justify="right", no_wrap=True)
+    out.add_column("bytes", justify="right", no_wrap=True)
     for stage in shown:
         out.add_column(stage, justify="right", no_wrap=True)
     for column in columns(frame):
@@ -175,7 +175,7 @@ def table(frame: FrameLayout) -> Table:
 
 
 def as_json(frame: FrameLayout) -> dict[str, list[list[str | int | None]]]:
-    """The segments of each stage as [name, address, octets]; no address: on the wire only."""
+    """The segments of each stage as [name, address, bytes]; no address: on the wire only."""
     return {
         stage: [list(segment) for segment in segments]
         for stage, (_, segments) in stages(frame).items()
@@ -192,4 +192,4 @@ def title(vector: Vector, frame: FrameLayout) -> str:
     names = [name for name, _ in vector.parts() if name not in ("payload", "pad", "fcs")]
     way = {1: "to the guest", 2: "from the guest"}.get(frame.direction, "")
     lanes = ", byte lanes exchanged on the bus" if has_exchanged(frame) else ""
-    return f"{frame.octets} octets {way}: {' / '.join(names)}{lanes}"
+    return f"{frame.octets} bytes {way}: {' / '.join(names)}{lanes}"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TARGET_TYPES: Final = ("netns", "bess")
 NETNS_TYPES: Final = ("pid", "path", "tapfd")
-TAP_NAME_MAX: Final = netns.IFNAMSIZ - 1  # octets
+TAP_NAME_MAX: Final = netns.IFNAMSIZ - 1  # bytes
 
 
 class Options:
@@ -79,7 +79,7 @@ def send_for_tap(options: Options) -> netns.Errand | None:
         return None
     name = options.tap_name
     if not 0 < len(name.encode()) <= TAP_NAME_MAX or "/" in name or name in (".", ".."):
-        raise ConfigError(f"{name!r}: a device's name has 1 to {TAP_NAME_MAX} octets and no slash")
+        raise ConfigError(f"{name!r}: a device's name has 1 to {TAP_NAME_MAX} bytes and no slash")
     target = (
         netns.Target.of_pid(int(options.target), options.userns_path)
         if options.netns_type == "pid"

@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 from slirp.cli.failure import USAGE, Failure
 
 BACKLOG: Final = 16
-PATH_MAX: Final = 107  # octets of sun_path without its final zero
+PATH_MAX: Final = 107  # bytes of sun_path without its final zero
 PORT_MAX: Final = 65535
 LOOPBACK: Final = "127.0.0.1"
 FORMS: Final = "write unix:PATH, tcp:HOST:PORT, fd:N, dgram:PATH or udp:HOST:PORT,HOST:PORT"
@@ -97,7 +97,7 @@ def _failed(text: str, error: OSError) -> Failure:
 
 def _open_path(text: str, path: str, kind: int) -> Endpoint:
     if not 0 < len(os.fsencode(path)) <= PATH_MAX:
-        raise _bad(text, f"a path of 1 to {PATH_MAX} octets is needed")
+        raise _bad(text, f"a path of 1 to {PATH_MAX} bytes is needed")
     _clear(text, path, kind)
     sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     before = os.umask(0o177)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = """\
 Show the header vector of captured frames at every stage, and check it: headers and lengths in the
-octets against the vector, the stages against each other, cuts at page ends. Exit status 1 names the
+bytes against the vector, the stages against each other, cuts at page ends. Exit status 1 names the
 first disagreement. Several files are those that --split made of one capture.
 """
 EPILOG: Final = """\
@@ -100,7 +100,7 @@ def _show(found: Iterable[FrameLayout], args: Namespace) -> int:
     if args.limit and frame_count > args.limit:
         console.print(f"… and {frame_count - args.limit} more frames (--limit 0 shows all)\n")
     console.print(
-        f"{frame_count} frames in {packet_count} packets: every vector agrees with its octets."
+        f"{frame_count} frames in {packet_count} packets: every vector agrees with its bytes."
     )
     return 0
 

@@ -1,6 +1,6 @@
 """Where `slirp demo` gets its file from: one of its own making, or any URL of the host's.
 
-`generated` serves random octets from a directory of their own by the standard library's HTTP
+`generated` serves random bytes from a directory of their own by the standard library's HTTP
 server, in a process of its own so that it computes beside the demo and not in turn with it.
 `existing` asks the host for what the guest will ask for, to know its digest.
 
@@ -24,7 +24,7 @@ from urllib.parse import SplitResult, urlsplit
 from slirp.cli.failure import USAGE, Failure
 from slirp.linux.syscalls import die_with_parent
 
-PIECE_LEN: Final = 1 << 20  # octets handled at once
+PIECE_LEN: Final = 1 << 20  # bytes handled at once
 TIMEOUT: Final = 30.0  # seconds without an answer
 FILE_NAME: Final = "demo.bin"
 HOST_NAME: Final = "host.slirp.internal"  # the gateway, which leads to the host's loopback
@@ -40,7 +40,7 @@ class Origin(NamedTuple):
 
 @contextmanager
 def generated(size: int) -> Iterator[Origin]:
-    """A file of random octets on 127.0.0.1 while the context lasts."""
+    """A file of random bytes on 127.0.0.1 while the context lasts."""
     with tempfile.TemporaryDirectory(prefix="slirp-demo-") as directory:
         sha256 = _generate(Path(directory, FILE_NAME), size)
         server = _serve(directory)

@@ -9,7 +9,7 @@ Signals that somebody sends to this process are passed on; those of a terminal (
 command by themselves, since it is in the same process group. The exit status is the command's, 128
 plus the signal that ended it, 126 or 127 where it cannot be started.
 
-What a command leaves behind when it ends (octets that its kernel still has to send) is carried to
+What a command leaves behind when it ends (bytes that its kernel still has to send) is carried to
 the host before the network goes away, for DRAIN_MAX at the longest.
 
 Does not do: a terminal of its own, detaching, restarting.

@@ -18,7 +18,7 @@ from slirp.sight.layout import STAGES, FrameLayout, Seen, Vector
 from slirp.sight.pcapng import DIRECTION_UNKNOWN, INBOUND, Interface, PacketWriter
 
 MAX_WAITING: Final = 256  # frames; twice the chip's largest ring
-FULL: Final = 1024  # octets of payload that make a frame worth showing
+FULL: Final = 1024  # bytes of payload that make a frame worth showing
 FULL_FRAMES: Final = 64  # seen without one that is cut: take what there is
 
 
@@ -28,7 +28,7 @@ class FrameSample:
     def __init__(self, on_full: Callable[[], object] | None = None) -> None:
         self.on_full = on_full
         self.frame: FrameLayout | None = None
-        self._rank = (-1, False)  # payload octets up to FULL, cut in RAM: of the frame kept
+        self._rank = (-1, False)  # payload bytes up to FULL, cut in RAM: of the frame kept
         self._waiting: dict[int, dict[str, Seen]] = {}
         self._full_frames = 0
         self._done = False

@@ -35,7 +35,7 @@ COMPATIBLE: Final = "1.3.3"  # the slirp4netns whose command line this is
 LIBSLIRP: Final = "4.8.0"  # the libslirp whose behaviour callers may count on
 CONFIG_VERSION_MAX: Final = 5  # of that libslirp
 
-MTU_MAX: Final = 65521  # octets
+MTU_MAX: Final = 65521  # bytes
 HEX_DIGITS: Final = "0123456789abcdefABCDEF"
 PREFIX_MIN: Final = 1
 PREFIX_MAX: Final = 25  # the guest's address is the network's + 100

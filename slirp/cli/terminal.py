@@ -23,7 +23,7 @@ REDRAW_AFTER: Final = 0.1  # seconds
 
 
 class Terminal:
-    """Lines to `out`; progress towards `total` octets."""
+    """Lines to `out`; progress towards `total` bytes."""
 
     def __init__(self, out: TextIO, total: int) -> None:
         self._out = out

@@ -4,7 +4,7 @@ Whoever connects is read from until `respond` has a reply; what the kernel does 
 once is kept and sent from the loop when the client has read, and then the connection is closed. A
 client that was quick, as most are, is answered while it is accepted and never gets into the loop.
 
-    connect ──→ read ──→ respond(octets so far, ended) ──→ None: more is to come
+    connect ──→ read ──→ respond(bytes so far, ended) ──→ None: more is to come
                                                        └─→ reply ──→ send ⇄ wait for room ──→ close
 
 Nothing here waits for anybody. What a client may cost is bounded:
@@ -13,12 +13,12 @@ Nothing here waits for anybody. What a client may cost is bounded:
   the caller does not want to wait;
 - CLIENTS_MAX are open at once; the one that has been still for longest makes room for the next;
 - a client that reads nothing of its reply for STILL_FOR is dropped;
-- UNREAD_MAX octets of replies are held for all of them; beyond it the one that has been still for
+- UNREAD_MAX bytes of replies are held for all of them; beyond it the one that has been still for
   longest goes, but the newest reply is held whatever its size.
 
 Each of these is counted (`stats`). A request's length is `respond`'s to bound.
 
-Does not do: several requests per connection; know what the octets mean.
+Does not do: several requests per connection; know what the bytes mean.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from typing import Final, Protocol
 BACKLOG: Final = 4096  # connections; the kernel takes net.core.somaxconn (4096) at the most
 ACCEPTS_PER_TURN: Final = 64
 CLIENTS_MAX: Final = 256  # connections at once, each a descriptor
-READ_MAX: Final = 65536  # octets taken at once, so that a long request's rest is not left unread
-STILL_FOR: Final = 10.0  # seconds without taking an octet of a reply that waits
-UNREAD_MAX: Final = 32 << 20  # octets of replies; a forward takes 290 in slirp4netns's listing
+READ_MAX: Final = 65536  # bytes taken at once, so that a long request's rest is not left unread
+STILL_FOR: Final = 10.0  # seconds without taking a byte of a reply that waits
+UNREAD_MAX: Final = 32 << 20  # bytes of replies; a forward takes 290 in slirp4netns's listing
 
 Respond = Callable[[bytes, bool], bytes | None]
 

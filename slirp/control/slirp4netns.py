@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from slirp.control.clients import Clients, Loop, listen
 from slirp.errors import ConfigError
 
-REQUEST_MAX: Final = 4096  # octets; a request of this length or more is refused
+REQUEST_MAX: Final = 4096  # bytes; a request of this length or more is refused
 PORT_MAX: Final = 65535
 ANY_HOST: Final = "0.0.0.0"
 

@@ -55,11 +55,11 @@ IOMMU_VERSION: Final = 0x0500_0000  # the SS-5 family's
 LEDMA_OFFSET: Final = 0x10  # behind ESPDMA in the DMA2 block
 LEDMA_LEN: Final = 0x10
 
-RAM_LEN: Final = 8 << 20  # octets
+RAM_LEN: Final = 8 << 20  # bytes
 RAM_MIN: Final = 3 << 20  # the program, its stack, and some buffers
 RAM_MAX: Final = 256 << 20
 
-TRAP_ENTRY_LEN: Final = 16  # octets of the trap table per trap type
+TRAP_ENTRY_LEN: Final = 16  # bytes of the trap table per trap type
 TRAP_INTERRUPT: Final = 0x10  # trap type of interrupt level 0
 ETHERNET_LEVEL: Final = 6
 ETHERNET_HANDLER: Final = ENTRY + TRAP_ENTRY_LEN * (TRAP_INTERRUPT + ETHERNET_LEVEL)
@@ -166,7 +166,7 @@ class _Words:
 
 
 class _Dma2:
-    """The DMA2 block. ESPDMA in its first 16 octets is not there: it reads 0."""
+    """The DMA2 block. ESPDMA in its first 16 bytes is not there: it reads 0."""
 
     def __init__(self, ledma: Ledma) -> None:
         self._ledma = ledma

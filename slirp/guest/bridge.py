@@ -11,7 +11,7 @@ until the chip has given descriptors back: the kernel's queue is where frames wa
 namespace every frame is written at once; what the TAP refuses is lost and counted.
 
 The TAP is opened without IFF_VNET_HDR (`nic.tap.open_tap(name, vnet=False)`), which leaves the
-kernel no offload: it hands over frames of at most MTU + 14 octets with their checksums made.
+kernel no offload: it hands over frames of at most MTU + 14 bytes with their checksums made.
 
     driver = LanceDriver(board, board.lance, mode=PROM)
     network.attach(board.lance)
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from slirp.network import Network
 
 FRAMES_PER_TURN: Final = 32  # frames that one look at the TAP takes
-READ_LEN: Final = 65536  # octets
+READ_LEN: Final = 65536  # bytes
 
 
 class Bridge:

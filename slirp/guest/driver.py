@@ -11,7 +11,7 @@ After a memory error it starts afresh.
     addr + 0x000  init block      + 0x400  RX ring      + 0x800  TX ring      + 0x1000  buffers
 
 RX buffers may be as short as one likes, and frames then come in chains; TX buffers likewise. With
-`bswp=0` the chip exchanges the octets of each 16-bit word, and so does this driver, for its
+`bswp=0` the chip exchanges the bytes of each 16-bit word, and so does this driver, for its
 caller.
 
 Received frames wait in `receive()`, as bytes without FCS. With `zero_copy=True` they stay in the
@@ -44,7 +44,7 @@ CSR3: Final = csr.ACON | csr.BCON  # beside BSWP, as on every Sun
 RX_RING: Final = 0x400
 TX_RING: Final = 0x800
 BUFFERS: Final = 0x1000
-ALIGNMENT: Final = 8  # octets, of buffers
+ALIGNMENT: Final = 8  # bytes, of buffers
 IDON_READS: Final = 100  # sunlance waits no longer
 RECEIVED_MAX: Final = 1024  # frames; the oldest is let go
 
@@ -72,9 +72,9 @@ class Slot:
     __slots__ = ("addr", "length", "skew", "view", "words")
 
     def __init__(self, view: memoryview, addr: int, length: int, words: IoVec) -> None:
-        self.view = view  # the descriptor's eight octets
+        self.view = view  # the descriptor's eight bytes
         self.addr = addr
-        self.length = length  # octets
+        self.length = length  # bytes
         self.words = words  # the buffer, widened to whole 16-bit words
         self.skew = addr & 1
 
@@ -113,7 +113,7 @@ class LanceDriver:
             raise ValueError(f"addr {addr:#x}: rings need a multiple of {ALIGNMENT}")
         for name, length in (("rx_buffer", rx_buffer), ("tx_buffer", tx_buffer)):
             if not 1 <= length <= 4096:
-                raise ValueError(f"{name} {length}: 1 to 4096 octets")
+                raise ValueError(f"{name} {length}: 1 to 4096 bytes")
         self.stats = dict.fromkeys(COUNTERS, 0)
         self._lance = lance
         self._memory = memory
@@ -214,7 +214,7 @@ class LanceDriver:
     # Sending
 
     def send(self, frame: Buffer | Iterable[Buffer], *, kick: bool = True) -> bool:
-        """Queue a frame, padded to 60 octets. False: the ring has no room for it.
+        """Queue a frame, padded to 60 bytes. False: the ring has no room for it.
 
         With `kick=False` the chip is not told; a later frame, or `kick()`, does that.
         """
@@ -296,7 +296,7 @@ class LanceDriver:
                 yield frame[:-FCS_LEN]
 
     def _load(self, slots: list[Slot], total: int) -> bytes:
-        """A frame's octets in order, FCS included."""
+        """A frame's bytes in order, FCS included."""
         parts = []
         for slot in slots:
             size = min(total, slot.length)
@@ -347,7 +347,7 @@ class LanceDriver:
 
 
 def exchanged(words: bytes) -> bytes:
-    """The two octets of each 16-bit word, exchanged."""
+    """The two bytes of each 16-bit word, exchanged."""
     out = bytearray(len(words))
     out[0::2] = words[1::2]
     out[1::2] = words[0::2]

@@ -6,7 +6,7 @@ parts.
 
 Addresses, as in a small Sun:
 
-    LANCE 0x000000 …  →  DVMA 0xfc000000 …  →  physical DMA_PHYS …       (WINDOW octets)
+    LANCE 0x000000 …  →  DVMA 0xfc000000 …  →  physical DMA_PHYS …       (WINDOW bytes)
     IOPTEs, 64 KiB for a window of 64 MiB, at physical IOPTE_PHYS
 
 `slices(addr, length)` is what the CPU's MMU would show a driver: host views of what the chip finds
@@ -33,11 +33,11 @@ from dma.memory import GuestMemory
 from dma.transfer import DmaPath
 from nic.lance import FRAME_MAX, Lance
 
-PAGE_LEN: Final = 4096  # octets
-RAM_LEN: Final = 8 << 20  # octets
+PAGE_LEN: Final = 4096  # bytes
+RAM_LEN: Final = 8 << 20  # bytes
 IOPTE_PHYS: Final = 0x100000
 DMA_PHYS: Final = 0x200000
-WINDOW: Final = 4 << 20  # octets that the LANCE can reach
+WINDOW: Final = 4 << 20  # bytes that the LANCE can reach
 DVMA_BASE: Final = 0xFC000000
 
 CTRL_64_MIB: Final = 0x9  # RNGE 2, ENAB
@@ -71,7 +71,7 @@ class Board:
         self._multiplier = _SCATTER if scatter else 1
 
     def phys(self, addr: int) -> PhysAddr:
-        """Where the octet at a LANCE address is in RAM."""
+        """Where the byte at a LANCE address is in RAM."""
         page, offset = divmod(addr, PAGE_LEN)
         page = page * self._multiplier % (WINDOW // PAGE_LEN)
         return PhysAddr(DMA_PHYS + page * PAGE_LEN + offset)

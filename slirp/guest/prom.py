@@ -21,13 +21,13 @@ VERSION: Final = 1
 PARAMETERS_ADDR: Final = 0x2000
 RESULT_ADDR: Final = 0x3000
 
-HOST_MAX: Final = 255  # octets; the program wants a zero behind
+HOST_MAX: Final = 255  # bytes; the program wants a zero behind
 URL_MAX: Final = 1023
 RING_MAX: Final = 128  # descriptors, Am7990
-RX_BUFFER_MIN: Final = 64  # octets, Am7990: a chain's first buffer
-RX_BUFFER_MAX: Final = 4096  # octets: BCNT has 12 bits
-WINDOW_MIN: Final = 1024  # octets
-WINDOW_MAX: Final = 1 << 18  # octets, TCP_WINDOW_MAX in firmware/tcp.h
+RX_BUFFER_MIN: Final = 64  # bytes, Am7990: a chain's first buffer
+RX_BUFFER_MAX: Final = 4096  # bytes: BCNT has 12 bits
+WINDOW_MIN: Final = 1024  # bytes
+WINDOW_MAX: Final = 1 << 18  # bytes, TCP_WINDOW_MAX in firmware/tcp.h
 UNKNOWN: Final = (1 << 64) - 1  # a length that no header announced
 
 PARAMETERS: Final = struct.Struct(">4I 6sH 8I 5I 256s1024s")
@@ -53,7 +53,7 @@ class StaticAddress(NamedTuple):
     netmask: str = "255.255.255.0"
     router: str = "0.0.0.0"
     dns: str = "0.0.0.0"
-    mtu: int = 1500  # octets of an IP packet
+    mtu: int = 1500  # bytes of an IP packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ class Parameters:
     pings: int = 3  # echo requests to the router
     serve_for: float = 0.0  # seconds to stay and answer pings when the rest is done
     bswp: int = 1  # CSR3.BSWP: 0 exchanges the byte lanes of all frame data
-    rx_buffer: int = 1544  # octets
+    rx_buffer: int = 1544  # bytes
     rx_entries: int = RING_MAX
     tx_entries: int = 64
     scatter: bool = False  # neighbouring DVMA pages are not neighbours in RAM
-    window: int = 1 << 17  # octets, TCP's receive window
+    window: int = 1 << 17  # bytes, TCP's receive window
     ack_every: int = 2  # full-sized segments
     seed: int | None = None  # of the guest's random numbers; None: the host's
 
@@ -163,7 +163,7 @@ def _ring(name: str, entries: int) -> int:
 
 def _mac(mac: bytes) -> bytes:
     if len(mac) != 6 or mac[0] & 1:
-        raise ConfigError(f"mac {mac.hex(':')}: choose 6 octets, the first one even")
+        raise ConfigError(f"mac {mac.hex(':')}: choose 6 bytes, the first one even")
     return mac
 
 
@@ -180,5 +180,5 @@ def _text(name: str, text: str, most: int) -> bytes:
     except UnicodeEncodeError:
         raise ConfigError(f"{name} {text!r}: ASCII only; escape the rest") from None
     if len(octets) > most or b"\0" in octets:
-        raise ConfigError(f"{name}: {len(octets)} octets, at most {most}, none of them zero")
+        raise ConfigError(f"{name}: {len(octets)} bytes, at most {most}, none of them zero")
     return octets

@@ -1,8 +1,8 @@
 """A port under the network: what waits for room there, and what it carried.
 
-Frames whose octets the stack already has (ARP and DHCP replies, ICMP, control segments) go through
+Frames whose bytes the stack already has (ARP and DHCP replies, ICMP, control segments) go through
 `send`; when the port has no room they wait in a short backlog, and beyond its bound they are lost
-and counted, as on a wire. Whoever still has its octets in a host socket does not queue: it claims
+and counted, as on a wire. Whoever still has its bytes in a host socket does not queue: it claims
 first and, when refused, waits here to be resumed. So back-pressure ends at the kernel.
 
 Does not do: parsing, addressing.
@@ -85,7 +85,7 @@ class Attachment:
         length: int = 0,
         vnet: bytes = VNET_NONE,
     ) -> None:
-        """One frame: these headers, a segment each, then `length` octets of payload."""
+        """One frame: these headers, a segment each, then `length` bytes of payload."""
         if self._backlog or not self.try_send(headers, payload, length, vnet):
             if len(self._backlog) >= BACKLOG_MAX:
                 self.lost += 1

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 # ethertype, version/IHL, total length, fragment, protocol, addresses and ports, seq, ack, offset
 # and flags, window
 _PLAIN: Final = struct.Struct("!12xHBxH2xHxB2x12sIIHH")
-PLAIN_LEN: Final = 54  # octets that a plain frame has at least
+PLAIN_LEN: Final = 54  # bytes that a plain frame has at least
 FRAGMENTED: Final = 0x3FFF  # more-fragments flag or an offset
 
 

@@ -29,7 +29,7 @@ from slirp.wire.ipv4 import PROTOCOL_UDP
 
 CLIENTS_MAX: Final = 256  # guests' TCP connections at once; the next one is refused
 CLIENT_FOR: Final = 30.0  # seconds without a query on a TCP connection (RFC 7766 §6.2.3)
-UNSENT_MAX: Final = 256 << 10  # octets of answers that a client does not take; then it is closed
+UNSENT_MAX: Final = 256 << 10  # bytes of answers that a client does not take; then it is closed
 READ_LEN: Final = 65536
 
 
@@ -87,7 +87,7 @@ class Client:
         return self.used_at + CLIENT_FOR
 
     def handle_ready(self, events: int, now: float) -> None:
-        """Octets from the guest, or room for ours."""
+        """Bytes from the guest, or room for ours."""
         self.relay.handle_client(self, events, now)
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 BACKLOG: Final = 512  # connections that the kernel holds for a forward
 ACCEPTS_PER_TURN: Final = 64
 PORT_TRIES: Final = 16
-CONNECTION_COST: Final = 1024  # octets charged for one that waits for its guest
+CONNECTION_COST: Final = 1024  # bytes charged for one that waits for its guest
 LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 Peer: TypeAlias = tuple[str, int] | str | bytes  # as accept() names it

@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from slirp.host.attachment import Attachment
 
 CHORES_DELAY: Final = 0.001  # seconds that a small ACK or drop waits for company (RFC: 0.5)
-DROP_AT: Final = 1024  # acknowledged octets that are dropped from the host's queue at once; fewer
+DROP_AT: Final = 1024  # acknowledged bytes that are dropped from the host's queue at once; fewer
 # wait for CHORES_DELAY, no longer: they may hold a large buffer, and with it the host's window
-QUIET_WINDOW: Final = 32768  # octets of window left with which no new one need be worked out
+QUIET_WINDOW: Final = 32768  # bytes of window left with which no new one need be worked out
 FLOWS_MAX: Final = 65536  # TCP flows of one network; the next SYN is answered with RST
 TRIES: Final = 2  # of a call that met a shortage, before it waits for another occasion
 RCV_WSCALE: Final = 8  # windows up to 16 MiB
@@ -226,7 +226,7 @@ class TcpRelay:
         length: int,
         now: float,
     ) -> int:
-        """A segment of this flow with `length` octets of payload, in pieces; its events."""
+        """A segment of this flow with `length` bytes of payload, in pieces; its events."""
         acked, skip, take, events = flow.conn.handle_segment(segment, length, now)
         if acked:
             flow.owned += acked
@@ -305,7 +305,7 @@ class TcpRelay:
             self.forget(flow)
             self._farewells.reset(flow, now)
         emitted = False
-        # A few octets are likely to be answered by the host at once: their ACK goes with the
+        # A few bytes are likely to be answered by the host at once: their ACK goes with the
         # answer (RFC 9293 §3.8.6.3; two segments are acknowledged at once).
         quiet = not events & ~_QUIET and conn.receive.unacknowledged() < 2 * conn.send.mss
         if flow.sock is not None:
@@ -465,7 +465,7 @@ class TcpRelay:
                 self._farewells.reset(flow, self._loop.now)
 
     def close(self) -> None:
-        """End every flow; hosts see a reset where octets were still to come."""
+        """End every flow; hosts see a reset where bytes were still to come."""
         for flow in list(self.flows.values()):
             self.forget(flow)
             self._farewells.release(flow)

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from slirp.host.attachment import Attachment
 
 FRAMES_PER_PUMP: Final = 32  # frames of one flow in a row; then the others have their turn
-SCRATCH_LEN: Final = 16 << 20  # octets: the most that one MSG_TRUNC drops; never touched
-UNIX_WINDOW: Final = 65536  # octets offered where the host side is a Unix socket
+SCRATCH_LEN: Final = 16 << 20  # bytes: the most that one MSG_TRUNC drops; never touched
+UNIX_WINDOW: Final = 65536  # bytes offered where the host side is a Unix socket
 WINDOW_SHARE: Final = 3  # quarters of the free send queue that are offered (overhead per skb)
-GSO_MAX: Final = 65535 - 20 - 60  # octets of payload that one super-frame carries at the most
+GSO_MAX: Final = 65535 - 20 - 60  # bytes of payload that one super-frame carries at the most
 VNETS_KEPT: Final = 4096  # virtio-net headers kept for reuse
 
 SO_MEMINFO: Final = 55
@@ -114,7 +114,7 @@ class Feeder:
             self.to_guest += got
             emitted = True
             if got < length and not flow.to_the_end:
-                flow.readable = False  # the next octets come with an edge
+                flow.readable = False  # the next bytes come with an edge
                 return emitted
         flow.relay.touch(flow, tcp.SENDABLE)
         return emitted
@@ -126,7 +126,7 @@ class Feeder:
         return GSO_MAX // mss * mss or mss
 
     def _peek(self, flow: TcpFlow, offset: int, views: tuple[memoryview, ...], now: float) -> int:
-        """Receive at `offset` of the host's queue without taking: octets, 0 if none came."""
+        """Receive at `offset` of the host's queue without taking: bytes, 0 if none came."""
         sock = flow.sock
         assert sock is not None
         try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slirp.flow import Guest
     from slirp.host.attachment import Attachment
 
-RECEIVE_AHEAD: Final = 512 << 10  # octets that the host may be ahead of a guest without offloads
+RECEIVE_AHEAD: Final = 512 << 10  # bytes that the host may be ahead of a guest without offloads
 BROKEN_FOR: Final = 60.0  # seconds for a guest to take what a host sent before it reset
 SO_PEEK_OFF: Final = 42
 MSG_TRUNC: Final = int(socket.MSG_TRUNC)
@@ -86,7 +86,7 @@ class TcpFlow:
         self.attachment: Attachment = guest.attachment  # that its socket is charged to
         self.template = Template4(key[4:8] + key[:4], key[10:12] + key[8:10], PROTOCOL_TCP)
         self.discard = MSG_TRUNC if sock.family != socket.AF_UNIX else 0
-        self.owned = 0  # octets at the front of the host's queue that the guest has acknowledged
+        self.owned = 0  # bytes at the front of the host's queue that the guest has acknowledged
         self.peek_at = -1  # where the socket's peek offset stands; -1: not set yet
         self.broken_until: float | None = None  # the host has failed; when the guest is told
         self.drained = False  # all that a broken host had sent has gone to the guest
@@ -94,7 +94,7 @@ class TcpFlow:
         self.chores_at: float | None = None  # when a delayed ACK or drop is due
         self.connecting = False
         self.armed = False  # writability was asked for and not reported yet
-        self.readable = False  # the host's queue may hold octets beyond peek_at
+        self.readable = False  # the host's queue may hold bytes beyond peek_at
         self.to_the_end = False  # a short read is not the last one: a FIN or an urgent mark follows
         self.finishing = False  # the guest's FIN waits for the spill
         self.touched = False
@@ -102,7 +102,7 @@ class TcpFlow:
         self.spill: deque[memoryview] | None = None  # taken from the guest, not by the kernel
         self.spilled = 0
         self.kept: dict[int, bytes] | None = None  # ahead of rcv_nxt, by sequence number
-        self.kept_cost = 0  # octets that it is charged for
+        self.kept_cost = 0  # bytes that it is charged for
         self.visit: float | None = None
 
     def handle_timeout(self, now: float) -> float | None:
@@ -147,8 +147,8 @@ def pending_error(sock: socket.socket) -> int:
 
 
 def widen(sock: socket.socket) -> None:
-    """Let the host be RECEIVE_AHEAD octets ahead of a guest whose frames are small."""
-    # The octets in flight stay in the kernel's queue, which grows by what is taken within the
+    """Let the host be RECEIVE_AHEAD bytes ahead of a guest whose frames are small."""
+    # The bytes in flight stay in the kernel's queue, which grows by what is taken within the
     # round trip to the *host's* peer: over loopback never. A guest whose own round trip is
     # milliseconds (emulated, frame by frame) needs it larger. To raise the low-water mark makes
     # room for it and, other than SO_RCVBUF, leaves the kernel free to make more.

@@ -77,7 +77,7 @@ MAPPINGS_MAX: Final = 8192
 EVICT_LOOKS: Final = 64  # mappings looked at for one that was not used since the last look
 ROUTES_MAX: Final = 8192  # beyond it all are forgotten, and found anew
 DATAGRAMS_PER_TURN: Final = 64  # of one mapping; then the others have their turn
-PAYLOAD_MAX: Final = 65507  # octets, RFC 768 over IPv4
+PAYLOAD_MAX: Final = 65507  # bytes, RFC 768 over IPv4
 ERRORS_PER_EVENT: Final = 16
 
 IP_TTL: Final = socket.IP_TTL
@@ -182,7 +182,7 @@ class UdpRelay:
         gso_size: int,
         address: tuple[str, int],
     ) -> None:
-        """One datagram, or with `gso_size` several of that many octets."""
+        """One datagram, or with `gso_size` several of that many bytes."""
         if not gso_size and len(payload) == 1:
             try:
                 mapping.sock.sendto(payload[0], address)
@@ -404,7 +404,7 @@ def udp_bytes(src_port: int, dst_port: int, data: bytes) -> bytes:
 def fill(
     claim: Claim, guest: Guest, template: Template4, views: tuple[memoryview, ...], size: int
 ) -> None:
-    """Headers around `size` octets of payload that are in the claim already; then commit."""
+    """Headers around `size` bytes of payload that are in the claim already; then commit."""
     offload = guest.attachment.offload
     payload_sum = None if offload else ones_sum(IoVec(views).slice(0, size).segments)
     ip, udp = template.udp(size, payload_sum)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from slirp.ip.template import Template4
 
 RUN_MAX: Final = 64  # datagrams, linux/udp.h UDP_MAX_SEGMENTS in its oldest form
-RUN_OCTETS: Final = 65507  # octets of payload, RFC 768 over IPv4
+RUN_OCTETS: Final = 65507  # bytes of payload, RFC 768 over IPv4
 RUNS_PER_TURN: Final = 8  # of one mapping towards the guest; then the others have their turn
 HEADER_LENGTHS: Final = (14, 20, 8)
 HEADERS_LEN: Final = sum(HEADER_LENGTHS)
@@ -50,7 +50,7 @@ class Relay(Protocol):
     """What runs need of the relay that they belong to."""
 
     overflow: memoryview
-    room: int  # octets of payload that one frame to the guest carries
+    room: int  # bytes of payload that one frame to the guest carries
     to_guest: int
     to_host: int
     failed: int
@@ -77,7 +77,7 @@ class Outgoing:
         self._relay = relay
         self._route: Route | None = None
         self._hops = 0
-        self._size = 0  # octets of each datagram, but for the last
+        self._size = 0  # bytes of each datagram, but for the last
         self._octets = 0
         self._ended = False
         self._payloads: list[memoryview] = []

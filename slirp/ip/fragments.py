@@ -2,7 +2,7 @@
 
 The payload is not touched: each fragment is a header of its own and a slice of the payload's vector
 (RFC 791 §3.2, "An Example Fragmentation Procedure"). Every fragment but the last carries a multiple
-of 8 octets.
+of 8 bytes.
 
 Does not do: decide whether fragmenting is allowed. A caller whose datagram must not be fragmented
 answers FRAGMENTATION_NEEDED instead. No options: a header with options is a mistake of the caller,
@@ -16,7 +16,7 @@ from typing import Final
 from dma.iovec import IoVec
 from slirp.wire.ipv4 import HEADER_LEN, MAX_PACKET, Ipv4Header
 
-MIN_MTU: Final = 68  # octets, RFC 791 §3.2: every link carries that much
+MIN_MTU: Final = 68  # bytes, RFC 791 §3.2: every link carries that much
 
 
 def fragment(header: Ipv4Header, payload: IoVec, mtu: int) -> list[tuple[bytes, IoVec]]:
@@ -26,7 +26,7 @@ def fragment(header: Ipv4Header, payload: IoVec, mtu: int) -> list[tuple[bytes, 
     """
     size = len(payload)
     if mtu < MIN_MTU or header.ihl != HEADER_LEN or HEADER_LEN + size > MAX_PACKET:
-        raise ValueError(f"cannot fragment {size} octets, IHL {header.ihl}, for MTU {mtu}")
+        raise ValueError(f"cannot fragment {size} bytes, IHL {header.ihl}, for MTU {mtu}")
     room = mtu - HEADER_LEN
     if size > room:
         room &= ~7

@@ -2,7 +2,7 @@
 
 An echo reply is a header of its own in front of the request's payload, which is not touched: the
 reply's vector shares its views. An error message quotes the packet that caused it the same way, IP
-header first, as much of it as leaves the whole error packet within 576 octets (RFC 1812 §4.3.2.3).
+header first, as much of it as leaves the whole error packet within 576 bytes (RFC 1812 §4.3.2.3).
 
 `may_send_error` holds the rules of RFC 1122 §3.2.2 on what must never be answered by an error: they
 keep errors from begetting errors and one broadcast from drawing many answers.
@@ -33,8 +33,8 @@ from slirp.wire.icmp import (
 )
 from slirp.wire.ipv4 import PROTOCOL_ICMP, Ipv4Header
 
-ERROR_MAX: Final = 576  # octets of a whole error packet, RFC 1812 §4.3.2.3
-QUOTE_MAX: Final = ERROR_MAX - 20 - HEADER_LEN  # octets of the original: 548
+ERROR_MAX: Final = 576  # bytes of a whole error packet, RFC 1812 §4.3.2.3
+QUOTE_MAX: Final = ERROR_MAX - 20 - HEADER_LEN  # bytes of the original: 548
 
 # Everything that is not known to be a query counts as an error, also types yet to be invented.
 _QUERIES: Final = frozenset((ECHO_REPLY, ECHO_REQUEST, *range(TIMESTAMP, ADDRESS_MASK_REPLY + 1)))

@@ -84,7 +84,7 @@ def _cut(octets: bytes, header: VnetHeader) -> list[bytes]:
 
 
 def _transport_len(octets: bytes, start: int, protocol: int) -> int:
-    """Octets of the header at `start`, which is to be of this protocol."""
+    """Bytes of the header at `start`, which is to be of this protocol."""
     named = octets[ETHERNET_LEN + (9 if start == ETHERNET_LEN + IPV4_LEN else 6)]
     least = UDP_LEN if protocol == UDP else TCP_LEN
     if named == protocol and len(octets) >= start + least:
@@ -95,7 +95,7 @@ def _transport_len(octets: bytes, start: int, protocol: int) -> int:
 
 
 def _ip_len(octets: bytes, kind: int) -> int:
-    """Octets of the IP header, where it is a plain one of the version that `kind` says."""
+    """Bytes of the IP header, where it is a plain one of the version that `kind` says."""
     room = len(octets) - ETHERNET_LEN
     first = octets[ETHERNET_LEN] if room > 0 else 0
     if first == 0x45 and kind in (GSO_TCPV4, GSO_UDP_L4) and room > IPV4_LEN:

@@ -12,16 +12,16 @@ What is not a plain set of pieces is never guessed at:
   datagram and every later fragment of it until its deadline (RFC 5722 §4, written for IPv6; Linux
   does so for IPv4 too). Which of two overlapping pieces wins is the oldest way past a filter, and
   the trimming has been the source of other stacks' memory errors;
-- an exact duplicate, octet by octet, is ignored: networks do duplicate;
+- an exact duplicate, byte by byte, is ignored: networks do duplicate;
 - an empty fragment, one whose length is no multiple of 8 though more follow, and one that reaches
-  beyond 65,535 octets are refused on their own.
+  beyond 65,535 bytes are refused on their own.
 
 The header of the whole is that of the fragment at offset 0, options included, whatever options the
 others had (RFC 791 §3.2); only total_len and the fragment fields are set anew. Reassembly says
 nothing about DF: a fragment with it set was fragmented by its sender.
 
 Bounds, and what happens there: FRAGMENTS_MAX pieces in a datagram (discarded beyond), DATAGRAMS_MAX
-datagrams and MEMORY_MAX octets in all (the oldest datagram is evicted), TIMEOUT from the first
+datagrams and MEMORY_MAX bytes in all (the oldest datagram is evicted), TIMEOUT from the first
 fragment to the last.
 
 A Reassembler belongs to one port, so that guests cannot send each other's fragments. Does not do:
@@ -41,8 +41,8 @@ TIMEOUT: Final = 30.0  # seconds from the first fragment, as Linux; RFC 1122 §3
 DATAGRAMS_MAX: Final = 256
 # A whole datagram at a link MTU of 148 or more, and still one sendmsg: IOV_MAX is 1,024.
 FRAGMENTS_MAX: Final = 512
-MEMORY_MAX: Final = 4 << 20  # octets: payload, and FRAGMENT_COST for each piece
-FRAGMENT_COST: Final = 128  # octets charged for what a piece costs beside its payload
+MEMORY_MAX: Final = 4 << 20  # bytes: payload, and FRAGMENT_COST for each piece
+FRAGMENT_COST: Final = 128  # bytes charged for what a piece costs beside its payload
 
 _Key = tuple[bytes, bytes, int, int]  # source, destination, protocol, identification
 
@@ -55,7 +55,7 @@ class _Datagram:
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.header: Ipv4Header | None = None  # of the fragment at offset 0
-        self.end: int | None = None  # octets of payload in all, once the last fragment came
+        self.end: int | None = None  # bytes of payload in all, once the last fragment came
         self.octets = 0  # of payload that are here
         self.offsets: list[int] = []
         self.pieces: list[bytes] = []
@@ -110,7 +110,7 @@ class Reassembler:
 
     @property
     def memory(self) -> int:
-        """Octets charged against MEMORY_MAX."""
+        """Bytes charged against MEMORY_MAX."""
         return self._charged
 
     def handle_fragment(
@@ -201,7 +201,7 @@ def _check_alone(header: Ipv4Header, size: int) -> None:
     if header.more_fragments and size % 8:
         raise MalformedPacket("ipv4", "fragment length")
     if header.ihl + header.fragment_offset + size > MAX_PACKET:
-        raise MalformedPacket("ipv4", "fragment beyond 65535 octets")
+        raise MalformedPacket("ipv4", "fragment beyond 65535 bytes")
 
 
 def _whole(datagram: _Datagram) -> tuple[Ipv4Header, IoVec]:
@@ -209,6 +209,6 @@ def _whole(datagram: _Datagram) -> tuple[Ipv4Header, IoVec]:
     assert header is not None  # the pieces cover [0, end) without overlap, so one is at 0
     total_len = header.ihl + datagram.octets
     if total_len > MAX_PACKET:  # the first header is longer than the last fragment's was
-        raise MalformedPacket("ipv4", "fragment beyond 65535 octets")
+        raise MalformedPacket("ipv4", "fragment beyond 65535 bytes")
     whole = header._replace(total_len=total_len, more_fragments=False, fragment_offset=0)
     return whole, IoVec.of(*datagram.pieces)

@@ -10,7 +10,7 @@ identification has no meaning. Fragmented ones are built elsewhere (slirp.ip.fra
 
 A template knows its address family and nobody else does: `lengths` says how long the headers are.
 
-Does not do: payload sums (the caller passes them in), options other than as finished octets.
+Does not do: payload sums (the caller passes them in), options other than as finished bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DONT_FRAGMENT: Final = 0x4000
 PROTOCOL_TCP: Final = 6
 PROTOCOL_UDP: Final = 17
 
-_IPV4 = struct.Struct("!BBHHHBBH8s")  # RFC 791: the fixed 20 octets, both addresses as one
+_IPV4 = struct.Struct("!BBHHHBBH8s")  # RFC 791: the fixed 20 bytes, both addresses as one
 _TCP = struct.Struct("!4sIIHHHH")  # RFC 9293 §3.1: both ports as one, offset and flags as one
 _UDP = struct.Struct("!4sHH")  # RFC 768
 
@@ -38,15 +38,15 @@ class Headers(NamedTuple):
 
 
 def _sum_words(data: bytes) -> int:
-    # Any value congruent modulo 65535 serves as a one's complement sum; 0 only for all-zero octets.
+    # Any value congruent modulo 65535 serves as a one's complement sum; 0 only for all-zero bytes.
     return int.from_bytes(data, "big") % 0xFFFF
 
 
 class Template4:
     """Headers of one IPv4 flow towards the guest.
 
-    `addrs` is source and destination address as on the wire (8 octets), `ports` source and
-    destination port (4 octets).
+    `addrs` is source and destination address as on the wire (8 bytes), `ports` source and
+    destination port (4 bytes).
     """
 
     __slots__ = ("_addrs", "_ip_sum", "_ports", "_pseudo_sum")
@@ -61,7 +61,7 @@ class Template4:
         self._pseudo_sum = addr_sum + protocol
 
     def tcp(self, emission: Emission, length: int, payload_sum: int | None) -> Headers:
-        """Headers of a TCP segment with `length` octets of payload.
+        """Headers of a TCP segment with `length` bytes of payload.
 
         `payload_sum` is the one's complement sum of the payload; None leaves the checksum to the
         port: the field then holds the pseudo-header's sum (virtio 1.2 §5.1.6.2).
@@ -81,7 +81,7 @@ class Template4:
         )
 
     def udp(self, length: int, payload_sum: int | None) -> Headers:
-        """Headers of a UDP datagram with `length` octets of payload; the sum as for `tcp`."""
+        """Headers of a UDP datagram with `length` bytes of payload; the sum as for `tcp`."""
         size = 8 + length
         total = self._pseudo_sum + size
         if payload_sum is not None:

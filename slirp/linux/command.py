@@ -9,7 +9,7 @@ network runs, and becomes the command.
     descriptors     ←───── SCM_RIGHTS ─── (or the text of what went wrong)
     keeper: see slirp.linux.own_files
     attaches the TAP to a network, forwards …
-    start() ──────────── one octet ─────→ execvp
+    start() ──────────── one byte ─────→ execvp
 
 A parent that ends takes its command and its keeper with it (PR_SET_PDEATHSIG), and the command's
 files of its own have no place in the host's file system, so nothing has to be cleaned up.

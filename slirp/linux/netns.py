@@ -39,7 +39,7 @@ AF_INET: Final = 2  # linux/socket.h
 ARPHRD_ETHER: Final = 1
 RTF_UP: Final = 0x1  # linux/route.h
 RTF_GATEWAY: Final = 0x2
-IFNAMSIZ: Final = 16  # octets, the closing NUL included
+IFNAMSIZ: Final = 16  # bytes, the closing NUL included
 
 _IFREQ: Final = struct.Struct("16s24s")  # struct ifreq: name, union
 _RTENTRY: Final = struct.Struct("L16s16s16sHhLPhPLLH")  # struct rtentry, linux/route.h

@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # as typing has it; this is imported before there is time
 if TYPE_CHECKING:
     from typing import Final
 
-REPORT_MAX: Final = 4096  # octets of text
+REPORT_MAX: Final = 4096  # bytes of text
 DESCRIPTORS_MAX: Final = 8
 FAILED: Final = b"!"
 

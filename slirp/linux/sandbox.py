@@ -44,13 +44,13 @@ LAZY_MODULES: Final = (
     "linecache",
 )
 THREAD_SETTINGS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-LONG_SUM: Final = 1 << 17  # octets: enough for every way of summing to be taken
+LONG_SUM: Final = 1 << 17  # bytes: enough for every way of summing to be taken
 SHOWN: Final = ("/etc", "/run")  # what is still seen: resolv.conf and what it links to
 KEPT: Final = 1 << syscalls.CAP_NET_BIND_SERVICE  # for forwards of ports below 1024
 PLACES: Final = ("/tmp", "/run", "/var", "/dev")  # directories, one of which is there to mount on
 QUIET: Final = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 LOOK_EVERY: Final = 1.0  # seconds between looks at the host's resolv.conf
-RESOLV_MAX: Final = 4096  # octets of resolv.conf that are passed on; a pipe takes them at once
+RESOLV_MAX: Final = 4096  # bytes of resolv.conf that are passed on; a pipe takes them at once
 
 
 def preload() -> None:

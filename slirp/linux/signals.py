@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SFD_NONBLOCK: Final = os.O_NONBLOCK
 SFD_CLOEXEC: Final = os.O_CLOEXEC
-SIGSET_LEN: Final = 128  # octets of sigset_t in glibc and musl
-SIGNALFD_SIGINFO: Final = struct.Struct("IiiI112x")  # signo, errno, code, pid of 128 octets
+SIGSET_LEN: Final = 128  # bytes of sigset_t in glibc and musl
+SIGNALFD_SIGINFO: Final = struct.Struct("IiiI112x")  # signo, errno, code, pid of 128 bytes
 SI_KERNEL: Final = 0x80  # ssi_code: sent by the kernel, such as a terminal's Ctrl-C
 
 

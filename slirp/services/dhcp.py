@@ -1,6 +1,6 @@
 """The DHCP server of the virtual network: RFC 2131, options of RFC 2132, BOOTP of RFC 951.
 
-One message in, at most one out: `handle_message(payload, now)` gives the reply's octets and where
+One message in, at most one out: `handle_message(payload, now)` gives the reply's bytes and where
 they go, decided by RFC 2131 §4.1 (relay, then ciaddr, then the broadcast flag, then yiaddr). The
 server knows neither sockets nor frames, and reads no clock.
 
@@ -49,12 +49,12 @@ DECLINE_FOR: Final = 300.0  # seconds that an address found in use is left alone
 LEASE_TIME: Final = 86400  # seconds
 LEASE_TIME_MIN: Final = 60  # seconds; a client that asks for less gets this
 FOREVER: Final = 0xFFFFFFFF  # as a lease time: infinity, RFC 2131 §3.3
-MTU_MIN: Final = 68  # octets, RFC 2132 §5.1
-CLIENT_ID_MAX: Final = 255  # octets
-HOSTNAME_MAX: Final = 255  # octets that are remembered of what a client calls itself
-UDP_IP_LEN: Final = 28  # octets in front of the message, which option 57 counts in
-MESSAGE_SIZE_MIN: Final = 576  # octets that every client takes, RFC 2131 §2
-BOOTP_VENDOR_LEN: Final = 64  # octets, RFC 951
+MTU_MIN: Final = 68  # bytes, RFC 2132 §5.1
+CLIENT_ID_MAX: Final = 255  # bytes
+HOSTNAME_MAX: Final = 255  # bytes that are remembered of what a client calls itself
+UDP_IP_LEN: Final = 28  # bytes in front of the message, which option 57 counts in
+MESSAGE_SIZE_MIN: Final = 576  # bytes that every client takes, RFC 2131 §2
+BOOTP_VENDOR_LEN: Final = 64  # bytes, RFC 951
 
 BROADCAST_ADDR: Final = b"\xff\xff\xff\xff"
 BROADCAST_MAC: Final = b"\xff\xff\xff\xff\xff\xff"
@@ -66,7 +66,7 @@ DECLINED: Final = "declined"
 
 
 class DhcpConfig(NamedTuple):
-    """What the network's guests are told. Addresses are 4 octets, hardware addresses 6.
+    """What the network's guests are told. Addresses are 4 bytes, hardware addresses 6.
 
     Nothing is checked here: slirp.Config refuses what cannot work.
     """
@@ -76,7 +76,7 @@ class DhcpConfig(NamedTuple):
     dns: tuple[bytes, ...] = ()
     first_lease: bytes | None = None  # where the pool begins; None: at the first host
     pool_size: int = POOL_MAX
-    mtu: int = 0  # octets; 0: not told
+    mtu: int = 0  # bytes; 0: not told
     hostname: str = ""
     domain: str = ""
     search: tuple[str, ...] = ()
@@ -534,7 +534,7 @@ def _echoed(request: DhcpMessage) -> dict[int, bytes]:
 
 
 def _fit(options: Iterator[tuple[int, bytes]], room: int) -> dict[int, bytes]:
-    """As many of the options as go into `room` octets; one that does not is left out."""
+    """As many of the options as go into `room` bytes; one that does not is left out."""
     found: dict[int, bytes] = {}
     for code, value in options:
         size = len(wire.emit_option(code, value))

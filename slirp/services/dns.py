@@ -51,8 +51,8 @@ QUERY_FOR: Final = (
 SUSPECT_FOR: Final = 30.0  # seconds that a resolver which failed is asked after the others
 SUSPECTS_MAX: Final = 16  # resolvers remembered as such; beyond them all are forgotten
 LOCAL_TTL: Final = 30  # seconds
-LOCAL_UDP_SIZE: Final = 1232  # octets, what our own EDNS answers offer
-UDP_SIZE_MAX: Final = 0xFFFF - 28  # octets that fit an IPv4 datagram, whatever EDNS says
+LOCAL_UDP_SIZE: Final = 1232  # bytes, what our own EDNS answers offer
+UDP_SIZE_MAX: Final = 0xFFFF - 28  # bytes that fit an IPv4 datagram, whatever EDNS says
 
 
 class SendToResolver(NamedTuple):
@@ -120,7 +120,7 @@ class _Query:
 
 
 class DnsService:
-    """`names`: addresses (4 or 16 octets) by name; `resolvers`: asked at each query, best first."""
+    """`names`: addresses (4 or 16 bytes) by name; `resolvers`: asked at each query, best first."""
 
     def __init__(
         self,

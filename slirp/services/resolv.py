@@ -23,7 +23,7 @@ from slirp.address import addr_from_text
 
 NAMESERVERS_MAX: Final = 3  # MAXNS of resolv.conf(5)
 SEARCH_MAX: Final = 32  # domains
-FILE_MAX: Final = 65536  # octets that are read of the file
+FILE_MAX: Final = 65536  # bytes that are read of the file
 LOCAL: Final = ("127.0.0.1",)  # resolv.conf(5), nameserver: where none is named
 LOOK_EVERY: Final = 1.0  # seconds between looks at the file
 
@@ -70,7 +70,7 @@ def resolvers(text: str) -> tuple[str, ...]:
 
 
 def read_file(path: str) -> bytes:
-    """The file's octets; also where it is a pipe that nobody writes to. Raises OSError."""
+    """The file's bytes; also where it is a pipe that nobody writes to. Raises OSError."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         return file.read(FILE_MAX) or b""
 

@@ -21,12 +21,12 @@ it looks before the exchange and the taps below it after; and the chip's own com
 hands the descriptor over, was added before all of these and runs when all have looked.
 
 With exchanged lanes (BSWP=0) LEDMA moves whole 16-bit words. Where a buffer or the frame ends odd,
-the taps behind it keep the other lane's octet too, named `lane`; which octets these are they learn
+the taps behind it keep the other lane's byte too, named `lane`; which bytes these are they learn
 from the ranges that the outermost tap, `lance`, has seen.
 
-The octets of one frame carry the same packet id on all interfaces. Towards the guest the id is
+The bytes of one frame carry the same packet id on all interfaces. Towards the guest the id is
 drawn in `claim`, and the stages opened inside it take it; from the guest it is drawn by the
-outermost tap, and the port finds it again by the octets, among at most `MAX_SENT` frames. A frame
+outermost tap, and the port finds it again by the bytes, among at most `MAX_SENT` frames. A frame
 that the chip moves to other descriptors than it had claimed is opened again, under a new id.
 
 Directions are the guest's: inbound is towards it. A frame that a port delivers with its checksum
@@ -295,7 +295,7 @@ class StageTap:
         return views
 
     def write(self, sight: _Sight, octets: bytes, size: int) -> None:
-        """Keep a frame of `size` octets, which lies in `octets` as this stage has it."""
+        """Keep a frame of `size` bytes, which lies in `octets` as this stage has it."""
         outbound = sight.transfer.direction is Direction.TO_DEVICE
         exchanged = self.exchanges(sight.transfer)
         frame = from_words(octets, sight.passage.ranges, size) if exchanged else octets
@@ -315,7 +315,7 @@ class StageTap:
         )
 
     def exchanges(self, transfer: Transfer) -> bool:
-        """Do the octets lie in exchanged lanes where this tap looks?"""
+        """Do the bytes lie in exchanged lanes where this tap looks?"""
         return transfer.lanes is Lanes.EXCHANGED and self.stage != "lance"
 
     def _as_on_the_wire(self, frame: bytes, packet_id: int) -> bytes:
@@ -328,7 +328,7 @@ class StageTap:
 
 
 class _Sight(NamedTuple):
-    """What a tap remembers of a transfer until the octets are there."""
+    """What a tap remembers of a transfer until the bytes are there."""
 
     tap: StageTap
     transfer: Transfer

@@ -10,16 +10,16 @@ piece. As a packet's comment it reads
     vector lance ethernet=0x001000+14 ipv4=0x00100e+20 tcp=0x001022+20 payload=0x001036+1460 …
 
 with `lanes=exchanged` behind the stage where the bytes of each 16-bit word lie exchanged (the
-chip's BSWP is 0: the octet of address x lies at x ^ 1), and `fcs=wire+4` where the chip itself made
-the FCS on its way out. Exchanged octets are moved in whole words; the octet that shares a word with
+chip's BSWP is 0: the byte of address x lies at x ^ 1), and `fcs=wire+4` where the chip itself made
+the FCS on its way out. Exchanged bytes are moved in whole words; the byte that shares a word with
 an odd end and is not the frame's is called `lane`, and counts in no comparison.
 
 For a frame towards the guest the lengths of the headers are those that the stack asked its claim
 to be cut at; for a frame from the guest they are read from the headers. Which is why checking is
-worth while: `check` compares the lengths in the octets (IHL, data offset, total length, the FCS)
+worth while: `check` compares the lengths in the bytes (IHL, data offset, total length, the FCS)
 with the vector, and the vectors of one frame with each other:
 
-- every stage holds the same parts of the same lengths in the same order, and the same octets (the
+- every stage holds the same parts of the same lengths in the same order, and the same bytes (the
   Ethernet header, the padding and the FCS from the stage on that adds them);
 - LEDMA changes the top 8 bits of an address and nothing else;
 - the IOMMU keeps the low 12 bits, and cuts at the ends of 4 KiB pages and nowhere else.
@@ -27,7 +27,7 @@ with the vector, and the vectors of one frame with each other:
 Packets belong to one frame when they carry the same packet id. `frames` streams: it holds at most
 `MAX_OPEN_FRAMES` unfinished frames, so a capture may have any length.
 
-Does not do: header checksums (Wireshark does), IPv6 extension headers (their octets count as
+Does not do: header checksums (Wireshark does), IPv6 extension headers (their bytes count as
 payload), drawing (see slirp/cli/layout.py).
 """
 
@@ -47,11 +47,11 @@ from slirp.sight.pcapng import Packet
 STAGES: Final = ("ip", "ethernet", "lance", "ledma", "memory")  # from the stack towards RAM
 MAX_OPEN_FRAMES: Final = 1024  # frames that wait for packets of further stages
 
-PAGE_LEN: Final = 4096  # octets, the IOMMU's page
+PAGE_LEN: Final = 4096  # bytes, the IOMMU's page
 LANCE_MASK: Final = 0xFFFFFF  # the 24 bits that LEDMA passes on
 FCS_LEN: Final = 4
-FRAME_MIN: Final = 60  # octets without FCS: what the chip pads a frame to
-LANE: Final = "lane"  # an octet of the word at an odd end that is not the frame's
+FRAME_MIN: Final = 60  # bytes without FCS: what the chip pads a frame to
+LANE: Final = "lane"  # a byte of the word at an odd end that is not the frame's
 
 _ADDRESS_DIGITS: Final = {"ip": 4, "ethernet": 4, "lance": 6, "ledma": 8, "memory": 9}
 _ETHERNET_LEN: Final = 14
@@ -63,8 +63,8 @@ _UDP_LEN: Final = 8
 _ICMP_LEN: Final = 8
 _TRANSPORTS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
-Part: TypeAlias = tuple[str, int]  # name, octets
-Segment: TypeAlias = tuple[str, int | None, int]  # name, address (None: on the wire only), octets
+Part: TypeAlias = tuple[str, int]  # name, bytes
+Segment: TypeAlias = tuple[str, int | None, int]  # name, address (None: on the wire only), bytes
 
 
 def parts_of(
@@ -131,7 +131,7 @@ def _walk(frame: bytes, raw_ip: bool) -> tuple[list[str], list[int], int | None]
 
 
 def _transport_len(protocol: int, segment: bytes) -> int:
-    """Octets of the transport header; 0 where there is none that can be read."""
+    """Bytes of the transport header; 0 where there is none that can be read."""
     if protocol == 6 and len(segment) >= 20:
         return (segment[12] >> 4) * 4
     if protocol == 17 and len(segment) >= _UDP_LEN:
@@ -160,7 +160,7 @@ def place(parts: Iterable[Part], ranges: Iterable[Range]) -> tuple[Segment, ...]
 
 
 def has_fcs(frame: bytes) -> bool:
-    """Whether the last four octets are the FCS of those before them."""
+    """Whether the last four bytes are the FCS of those before them."""
     if len(frame) <= FCS_LEN:
         return False
     return zlib.crc32(frame[:-FCS_LEN]) == int.from_bytes(frame[-FCS_LEN:], "little")
@@ -175,7 +175,7 @@ def exchange(words: bytes) -> bytes:
 
 
 def _word_runs(ranges: Ranges, size: int) -> Iterator[tuple[int, int, int]]:
-    """For each run of addresses that holds the first `size` octets: those of other lanes in front
+    """For each run of addresses that holds the first `size` bytes: those of other lanes in front
     of it in its first word, its own, those behind it in its last word."""
     for address, length in merge_ranges(ranges):
         own = min(length, size)
@@ -186,12 +186,12 @@ def _word_runs(ranges: Ranges, size: int) -> Iterator[tuple[int, int, int]]:
 
 
 def word_len(ranges: Ranges, size: int) -> int:
-    """Octets of the whole words that hold the first `size` octets of `ranges`."""
+    """Bytes of the whole words that hold the first `size` bytes of `ranges`."""
     return sum(map(sum, _word_runs(ranges, size)))
 
 
 def from_words(words: bytes, ranges: Ranges, size: int) -> bytes:
-    """The first `size` octets of `ranges` in wire order, out of the words that they lie in."""
+    """The first `size` bytes of `ranges` in wire order, out of the words that they lie in."""
     straight = exchange(words)
     out = bytearray()
     at = 0
@@ -202,7 +202,7 @@ def from_words(words: bytes, ranges: Ranges, size: int) -> bytes:
 
 
 def in_words(parts: Sequence[Part], ranges: Ranges) -> list[Part]:
-    """The parts as whole words hold them: with the octets of other lanes at odd ends."""
+    """The parts as whole words hold them: with the bytes of other lanes at odd ends."""
     out: list[Part] = []
     left = list(reversed(parts))
     for before, own, after in _word_runs(ranges, sum(length for _, length in parts)):
@@ -262,7 +262,7 @@ class Vector(NamedTuple):
         return merged
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """(offset in the frame, address, octets) of each run of consecutive addresses."""
+        """(offset in the frame, address, bytes) of each run of consecutive addresses."""
         out: list[tuple[int, int, int]] = []
         offset = 0
         for name, address, length in self.segments:
@@ -277,7 +277,7 @@ class Vector(NamedTuple):
         return out
 
     def frame_in(self, data: bytes) -> bytes:
-        """The frame's octets in wire order, out of a packet's."""
+        """The frame's bytes in wire order, out of a packet's."""
         straight = exchange(data) if self.exchanged else data
         out = bytearray()
         at = 0
@@ -301,12 +301,12 @@ def _parse_segment(word: str) -> Segment:
 
 
 class Seen(NamedTuple):
-    """One packet of a frame: where in the file, its vector, the frame's octets in wire order."""
+    """One packet of a frame: where in the file, its vector, the frame's bytes in wire order."""
 
     number: int
     vector: Vector
     data: bytes
-    captured_len: int  # octets of the packet, those of other lanes included
+    captured_len: int  # bytes of the packet, those of other lanes included
 
 
 class FrameLayout(NamedTuple):
@@ -323,7 +323,7 @@ class FrameLayout(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """Where a vector and the octets, or two vectors, tell different stories."""
+    """Where a vector and the bytes, or two vectors, tell different stories."""
 
     number: int  # of the packet
     stage: str
@@ -379,13 +379,13 @@ def check(frame: FrameLayout) -> Disagreement | None:
 
 
 def _check_alone(one: Seen) -> str | None:
-    """The vector against the octets, and the rules of its own stage."""
+    """The vector against the bytes, and the rules of its own stage."""
     vector, data = one.vector, one.data
     if vector.stage not in STAGES:
         return "there is no such stage"
     total = sum(length for _, _, length in vector.segments)
     if total != one.captured_len:
-        return f"the vector holds {total} octets, the packet {one.captured_len}"
+        return f"the vector holds {total} bytes, the packet {one.captured_len}"
     parts = vector.parts()
     fcs_len = dict(parts).get("fcs", 0)
     expected = parts_of(data, raw_ip=vector.stage == "ip", fcs_len=fcs_len)
@@ -400,22 +400,22 @@ def _check_alone(one: Seen) -> str | None:
 
 
 def _first_difference(parts: Sequence[Part], expected: Sequence[Part]) -> str:
-    """Both add up to the packet's octets, so there is one within the shorter of them."""
+    """Both add up to the packet's bytes, so there is one within the shorter of them."""
     pairs = zip(parts, expected, strict=False)
     (name, length), (true_name, true_length) = next(pair for pair in pairs if pair[0] != pair[1])
     if name != true_name:
-        return f"the vector has {name} where the octets have {true_name}"
-    return f"{name} has {length} octets in the vector, {true_length} by its header"
+        return f"the vector has {name} where the bytes have {true_name}"
+    return f"{name} has {length} bytes in the vector, {true_length} by its header"
 
 
 def _check_fcs(data: bytes, fcs_len: int) -> str | None:
     if not fcs_len:
-        return "the octets end with an FCS that the vector does not have" if has_fcs(data) else None
+        return "the bytes end with an FCS that the vector does not have" if has_fcs(data) else None
     if fcs_len != FCS_LEN:
-        return f"{fcs_len} octets of FCS"
+        return f"{fcs_len} bytes of FCS"
     stored = int.from_bytes(data[-FCS_LEN:], "little")
     computed = zlib.crc32(data[:-FCS_LEN])
-    return None if stored == computed else f"FCS {stored:#010x}, the octets give {computed:#010x}"
+    return None if stored == computed else f"FCS {stored:#010x}, the bytes give {computed:#010x}"
 
 
 def _check_pair(upper: Seen, lower: Seen) -> str | None:
@@ -431,10 +431,10 @@ def _check_pair(upper: Seen, lower: Seen) -> str | None:
     start = _ETHERNET_LEN if stages[0] == "ip" else 0
     octets = _without_fcs(upper)
     if lower.data[start : start + len(octets)] != octets:
-        return f"not the octets of {stages[0]}"
+        return f"not the bytes of {stages[0]}"
     length = len(_without_fcs(lower))
     if stages[0] == "ethernet" and length not in (len(octets), FRAME_MIN):
-        return f"padded to {length} octets; the chip pads to {FRAME_MIN}"
+        return f"padded to {length} bytes; the chip pads to {FRAME_MIN}"
     if stages == ("lance", "ledma"):
         return _check_ledma(upper.vector, lower.vector)
     if stages == ("ledma", "memory"):

@@ -39,12 +39,12 @@ LINKTYPE_USER0: Final = 147  # private use: here, frames whose byte pairs are ex
 DIRECTION_UNKNOWN: Final = 0  # the low two bits of epb_flags
 INBOUND: Final = 1
 OUTBOUND: Final = 2
-_FCS_LEN_SHIFT: Final = 5  # epb_flags bits 5 to 8: octets of FCS, 0 for "not said"
+_FCS_LEN_SHIFT: Final = 5  # epb_flags bits 5 to 8: bytes of FCS, 0 for "not said"
 
-MAX_BLOCK_LEN: Final = 1 << 24  # octets; a longer block is refused
+MAX_BLOCK_LEN: Final = 1 << 24  # bytes; a longer block is refused
 MAX_INTERFACES: Final = 1024  # in one section
 MAX_OPTIONS: Final = 256  # in one block
-WRITE_LEN: Final = 1 << 18  # octets gathered before they are stored
+WRITE_LEN: Final = 1 << 18  # bytes gathered before they are stored
 
 _SECTION: Final = 0x0A0D0D0A  # reads the same in both byte orders
 _INTERFACE: Final = 1
@@ -78,7 +78,7 @@ class Interface(NamedTuple):
     name: str
     linktype: int
     description: str = ""
-    fcs_len: int | None = None  # octets at each packet's end; None: not said
+    fcs_len: int | None = None  # bytes at each packet's end; None: not said
 
 
 class Packet(NamedTuple):
@@ -88,7 +88,7 @@ class Packet(NamedTuple):
     interface: Interface
     time_ns: int  # since 1970
     data: bytes
-    original_len: int  # octets; more than len(data) where the capture was cut
+    original_len: int  # bytes; more than len(data) where the capture was cut
     comments: tuple[str, ...]
     direction: int
     packet_id: int | None
@@ -129,7 +129,7 @@ class PcapngWriter:
         self._seekable = file.seekable()
         self._interfaces: dict[Interface, int] = {}
         self._pending = bytearray(_section_header())
-        self._stored = 0  # octets in the file that need no second store
+        self._stored = 0  # bytes in the file that need no second store
         self._closed = False
 
     @classmethod
@@ -329,7 +329,7 @@ def _read_exactly(file: ReadFile, size: int) -> bytes:
 
 
 def _read_block(file: ReadFile, head: bytes, order: str) -> tuple[int, str, bytes]:
-    """One block behind its first 8 octets: its type, the byte order from here on, its body."""
+    """One block behind its first 8 bytes: its type, the byte order from here on, its body."""
     start = b""
     if head[:4] == _SECTION.to_bytes(4, "big"):
         start = _read_exactly(file, 4)

@@ -1,11 +1,11 @@
-"""Octets that arrived ahead of their turn: which they are, never what they hold.
+"""Bytes that arrived ahead of their turn: which they are, never what they hold.
 
 Where the guest's segments come out of order, the relay keeps copies of those ahead of RCV.NXT and
-this keeps their ranges: it decides what is new (a kept range never overlaps another, nor octets
+this keeps their ranges: it decides what is new (a kept range never overlaps another, nor bytes
 that were passed on), how far RCV.NXT jumps when a gap closes, and which SACK blocks to report, the
 range of the latest segment first (RFC 2018 §4).
 
-Bounded three ways, because a guest can send octets one by one with a gap after each, and a fourth
+Bounded three ways, because a guest can send bytes one by one with a gap after each, and a fourth
 for all connections together: `Shelf` is what the relay has left. At a bound the segment is not kept
 and the guest sends it again in its turn.
 """
@@ -24,7 +24,7 @@ Span = tuple[int, int]  # [left, right) in sequence space
 
 
 class Shelf:
-    """The room that many connections share for octets ahead of their turn; the relay keeps count.
+    """The room that many connections share for bytes ahead of their turn; the relay keeps count.
 
     It may go below zero, by one segment: a connection asks only whether there is any. A shelf may
     be part of a larger one, and is full when either is.
@@ -114,11 +114,11 @@ class Ahead:
                 return
 
     def gap(self, rcv_nxt: int) -> int:
-        """Octets from RCV.NXT to the first kept range; MASK where there is none."""
+        """Bytes from RCV.NXT to the first kept range; MASK where there is none."""
         return min(((left - rcv_nxt) & MASK for left, _ in self.ranges), default=MASK)
 
     def advance(self, rcv_nxt: int) -> int:
-        """RCV.NXT after the kept octets that are in order now; those leave."""
+        """RCV.NXT after the kept bytes that are in order now; those leave."""
         for index, (left, right) in enumerate(self.ranges):
             if left == rcv_nxt:
                 del self.ranges[index]

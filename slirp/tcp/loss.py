@@ -7,25 +7,25 @@ has struck, or the window is regrowing after either. Then it behaves as on any n
 - Three duplicate ACKs, or SACK blocks over more than two segments (RFC 6675 §5), start a fast
   recovery: ssthresh becomes half the flight, and what lies below the highest SACK block and is not
   covered is sent again; without SACK, the first segment of the gap, and one more for each partial
-  ACK (RFC 6582). Octets counted rather than ACKs, since a guest may answer 64 KiB with one ACK.
-  Where octets that were first sent after all of that are SACKed and a gap is still open, what was
+  ACK (RFC 6582). Bytes counted rather than ACKs, since a guest may answer 64 KiB with one ACK.
+  Where bytes that were first sent after all of that are SACKed and a gap is still open, what was
   sent again was lost again, and the next round begins.
 - A timeout sends everything from SND.UNA again, from a window of one segment in slow start
   (RFC 5681 §3.1); the scoreboard is forgotten, as a receiver may drop what it has SACKed
   (RFC 2018 §8).
 - Timestamps tell when a timeout was none: an answer to what was sent before it (a guest that stood
   still) ends the recovery, with the window as it was (RFC 3522).
-- A guest that takes its window back over octets in flight is no congestion: everything is sent
+- A guest that takes its window back over bytes in flight is no congestion: everything is sent
   again when it opens, without a congestion window.
 
-The window grows by the octets acknowledged below ssthresh, and then by an eighth of them, or one
+The window grows by the bytes acknowledged below ssthresh, and then by an eighth of them, or one
 segment a round trip if that is more: half a window is won back in six round trips. RFC 5681 alone
 would need thousands on a link of 16 MiB windows, for the sake of other flows, which do not share
 it. Once it holds the guest's largest window it no longer matters, and the connection drops the
 object. Meanwhile no super-segment takes more than a quarter of it, so that the loss of one is
 reported by the answers to the others, and not by a timeout.
 
-Does not do: D-SACK, pacing, F-RTO (a guest without timestamps gets octets twice); RACK and its tail
+Does not do: D-SACK, pacing, F-RTO (a guest without timestamps gets bytes twice); RACK and its tail
 loss probe, since a guest that stands still for some milliseconds is common here and loss is not:
 a tail that is lost waits for the timeout.
 """
@@ -38,11 +38,11 @@ from typing import Final
 from slirp.tcp.seq import MASK
 
 DUP_THRESH: Final = 3  # duplicate ACKs, RFC 5681 §3.2
-SACKED_RANGES_MAX: Final = 32  # further blocks are ignored: their octets are sent twice, no harm
+SACKED_RANGES_MAX: Final = 32  # further blocks are ignored: their bytes are sent twice, no harm
 SSTHRESH_MIN: Final = 10  # segments: RFC 6928's initial window, which no network minds
 BURSTS_MIN: Final = 4  # super-segments in one congestion window
-REGROWTH: Final = 8  # the part of the octets acknowledged that the window grows by, above ssthresh
-CWND_UNLIMITED: Final = 1 << 40  # octets; more than any window
+REGROWTH: Final = 8  # the part of the bytes acknowledged that the window grows by, above ssthresh
+CWND_UNLIMITED: Final = 1 << 40  # bytes; more than any window
 
 # What the connection is doing about a loss
 WATCHING: Final = 0  # a gap was reported, or the window regrows
@@ -77,11 +77,11 @@ class Loss:
         self.ssthresh = CWND_UNLIMITED
         self.dup_acks = 0
         self.ranges: list[Span] = []  # SACKed, ascending, disjoint
-        self.sacked = 0  # octets that left the network without being acknowledged
+        self.sacked = 0  # bytes that left the network without being acknowledged
         self.recover = una  # SND.MAX when recovery began
-        self.round_end = una  # SND.MAX when octets were last sent again
-        self.resend_from = una  # next octet to send again
-        self.lost_end = una  # octets below and not SACKed are lost
+        self.round_end = una  # SND.MAX when bytes were last sent again
+        self.resend_from = una  # next byte to send again
+        self.lost_end = una  # bytes below and not SACKed are lost
         self.forced = False  # one segment goes out whatever cwnd says
         self.before: tuple[int, int] | None = None  # cwnd and ssthresh when the timeout struck
         self.resent_ts: int | None = None  # TSval of the first segment sent after it
@@ -126,7 +126,7 @@ class Loss:
             self.lost_end = una
 
     def hole(self, una: int) -> Span | None:
-        """The first run of lost octets that has not been sent again."""
+        """The first run of lost bytes that has not been sent again."""
         lo, end = (self.resend_from - una) & MASK, (self.lost_end - una) & MASK
         for left, right in self.ranges:
             start, stop = (left - una) & MASK, (right - una) & MASK
@@ -139,7 +139,7 @@ class Loss:
         return (una + lo) & MASK, (una + end) & MASK
 
     def pipe(self, una: int, snd_max: int) -> int:
-        """Octets that are in the network still (RFC 6675 §4), to within what is SACKed."""
+        """Bytes that are in the network still (RFC 6675 §4), to within what is SACKed."""
         flight = (snd_max - una) & MASK
         lo, end = (self.resend_from - una) & MASK, (self.lost_end - una) & MASK
         waiting = 0  # lost, and not sent again yet
@@ -186,7 +186,7 @@ class Loss:
         return self.mode == TIMEOUT and self.resend_from == una and self.lost_end != una
 
     def sent_again(self, end: int, snd_max: int, tsval: int) -> None:
-        """Lost octets up to `end` went out once more."""
+        """Lost bytes up to `end` went out once more."""
         self.resend_from = end
         self.round_end = snd_max
         self.forced = False
@@ -205,7 +205,7 @@ class Loss:
             self.resend_from = self.lost_end
 
     def start_withdrawn(self, una: int, data_end: int, snd_max: int) -> None:
-        """The guest took its window back over octets in flight."""
+        """The guest took its window back over bytes in flight."""
         self.before = None
         self._lose_all(una, data_end, snd_max)
 
@@ -220,7 +220,7 @@ class Loss:
         self.forced = False
 
     def on_ack(self, acked: int, una: int, data_end: int, mss: int) -> bool:
-        """SND.UNA advanced to `una`; True where older octets are to be sent now."""
+        """SND.UNA advanced to `una`; True where older bytes are to be sent now."""
         self.trim(una)
         self.dup_acks = 0
         recovered = (una - self.recover) & MASK <= MASK >> 1

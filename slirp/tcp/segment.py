@@ -24,9 +24,9 @@ class Segment(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    acked: int  # octets of host data that are the guest's now: drop them from the host's queue
-    skip: int  # octets at the front of the payload that are known already
-    take: int  # octets after those that are wanted
+    acked: int  # bytes of host data that are the guest's now: drop them from the host's queue
+    skip: int  # bytes at the front of the payload that are known already
+    take: int  # bytes after those that are wanted
     events: int
 
 
@@ -40,10 +40,10 @@ class Emission(NamedTuple):
 
 ACK_LATER: Final = 1  # acknowledge at the end of this batch of frames
 ACK_NOW: Final = 2  # one ACK for this very segment: it was duplicate, out of order or refused
-FIN_RECEIVED: Final = 4  # the guest's FIN is in order: after the octets, shut the host's side
+FIN_RECEIVED: Final = 4  # the guest's FIN is in order: after the bytes, shut the host's side
 RESET_RECEIVED: Final = 8  # the guest reset the connection: reset the host's side
-REWIND: Final = 16  # a retransmission is due: plan() starts at older octets now
-SENDABLE: Final = 32  # octets were acknowledged or the window opened: call plan()
+REWIND: Final = 16  # a retransmission is due: plan() starts at older bytes now
+SENDABLE: Final = 32  # bytes were acknowledged or the window opened: call plan()
 ESTABLISHED: Final = 64  # this segment completed the handshake
 CLOSED: Final = 128  # the connection is over: send what poll() still gives, then forget it
 KEEP: Final = 256  # payload[skip:skip+take) is ahead: keep a copy under seq + skip; not in order

@@ -2,5 +2,5 @@
 
 A header is a NamedTuple with its RFC's picture; `parse(view)` raises MalformedPacket and nothing
 else, with a reason out of a small fixed set (they are counter names), and `emit()` gives the
-octets. Addresses are `bytes`: 4 octets or 16, MAC addresses 6.
+bytes. Addresses are `bytes`: 4 bytes or 16, MAC addresses 6.
 """

@@ -7,7 +7,7 @@
 
 The RFC's names stand in the picture; the fields here say sender and target. The hardware is always
 Ethernet (1) and the protocol always IPv4 (0x0800): anything else is malformed to us. What follows
-the 28 octets is Ethernet padding.
+the 28 bytes is Ethernet padding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from slirp.errors import MalformedPacket
 
-PACKET_LEN: Final = 28  # octets
+PACKET_LEN: Final = 28  # bytes
 
 REQUEST: Final = 1
 REPLY: Final = 2
@@ -28,10 +28,10 @@ _FIXED: Final = (1, 0x0800, 6, 4)  # hrd, pro, hln, pln
 
 class ArpPacket(NamedTuple):
     operation: int  # REQUEST, REPLY, or what else came
-    sender_mac: bytes  # 6 octets, never a group address
-    sender_addr: bytes  # 4 octets
-    target_mac: bytes  # 6 octets, unset in a request
-    target_addr: bytes  # 4 octets
+    sender_mac: bytes  # 6 bytes, never a group address
+    sender_addr: bytes  # 4 bytes
+    target_mac: bytes  # 6 bytes, unset in a request
+    target_addr: bytes  # 4 bytes
 
     @classmethod
     def parse(cls, view: memoryview | bytes) -> ArpPacket:

@@ -1,16 +1,16 @@
 """The Internet checksum (RFC 1071) over a vector of any cuts.
 
-A ones' complement sum of big-endian 16-bit words is the octets' value modulo 65535, because
+A ones' complement sum of big-endian 16-bit words is the bytes' value modulo 65535, because
 65536 ≡ 1 (mod 65535). So a piece is summed by reading it as one large integer and taking the
-remainder, and a piece that starts at an odd offset only has its weight multiplied by 256: no octet
+remainder, and a piece that starts at an odd offset only has its weight multiplied by 256: no byte
 is moved, whatever the cuts. A long piece is summed as 32-bit words by numpy, which is imported the
-first time that one comes: frames of 1,500 octets never need it.
+first time that one comes: frames of 1,500 bytes never need it.
 
 Zero has two forms in ones' complement. As in the RFC's own sums, 0 comes out only where every
-octet is zero; every other multiple of 65535 is 0xffff. `valid` therefore asks for 0xffff, and a
+byte is zero; every other multiple of 65535 is 0xffff. `valid` therefore asks for 0xffff, and a
 message of nothing but zeros is not valid.
 
-Costs, measured with CPython 3.11 in one piece: 20 octets 0.3 µs, 1,460 octets 2 µs,
+Costs, measured with CPython 3.11 in one piece: 20 bytes 0.3 µs, 1,460 bytes 2 µs,
 64 KiB 6 µs.
 
 Does not do: decide whether a checksum is needed. UDP's "0 means none" is the caller's business;
@@ -22,12 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-# Octets from which numpy (1.2 µs a call, 0.06 µs per KiB) beats the integer (1.4 µs per KiB).
+# Bytes from which numpy (1.2 µs a call, 0.06 µs per KiB) beats the integer (1.4 µs per KiB).
 # The crossing is nearer to 1,100; the distance keeps numpy's 0.1 s of import away from those
-# who only ever see 1,500-octet frames.
+# who only ever see 1,500-byte frames.
 LONG: Final = 2048
 
-# Above so many octets it pays to halve the integer twice before the division. Splitting at a
+# Above so many bytes it pays to halve the integer twice before the division. Splitting at a
 # multiple of 16 bits keeps the value modulo 65535.
 _FOLD_ABOVE: Final = 1024
 _HALF_BITS: Final = 6144
@@ -45,7 +45,7 @@ def _sum_short(piece: memoryview) -> int:
 
 
 def _sum_long(piece: memoryview) -> int:
-    """The big-endian value modulo 65535, odd last octet with weight 1 as an integer has it."""
+    """The big-endian value modulo 65535, odd last byte with weight 1 as an integer has it."""
     import numpy
 
     if not piece.c_contiguous:
@@ -53,7 +53,7 @@ def _sum_long(piece: memoryview) -> int:
     size = len(piece) & ~3
     words = numpy.frombuffer(piece, "<u4", size >> 2)
     total = int(numpy.add.reduce(words, dtype=numpy.uint64))
-    # Exchanging the octets of each 16-bit word is multiplication by 256 (RFC 1071 §2 B).
+    # Exchanging the bytes of each 16-bit word is multiplication by 256 (RFC 1071 §2 B).
     value = (total % 65535) << 8
     for octet in piece[size:]:
         value = (value << 8) + octet
@@ -61,14 +61,14 @@ def _sum_long(piece: memoryview) -> int:
 
 
 def ones_sum(segments: Iterable[memoryview], initial: int = 0) -> int:
-    """Ones' complement sum of the octets in order, plus `initial`; 0 to 0xffff."""
+    """Ones' complement sum of the bytes in order, plus `initial`; 0 to 0xffff."""
     total = 0
     odd = 0
     for piece in segments:
         length = len(piece)
         value = _sum_short(piece) if length < LONG else _sum_long(piece)
         odd ^= length & 1
-        # The piece's last octet has weight 1 at an odd offset and 256 at an even one.
+        # The piece's last byte has weight 1 at an odd offset and 256 at an even one.
         total += value << 8 if odd else value
     return fold(total + initial)
 
@@ -79,7 +79,7 @@ def fold(total: int) -> int:
 
 
 def checksum(segments: Iterable[memoryview], initial: int = 0) -> int:
-    """The checksum field for these octets (their own field being zero), RFC 1071 §1."""
+    """The checksum field for these bytes (their own field being zero), RFC 1071 §1."""
     return 0xFFFF ^ ones_sum(segments, initial)
 
 
@@ -89,13 +89,13 @@ def udp_field(value: int) -> int:
 
 
 def valid(segments: Iterable[memoryview], initial: int = 0) -> bool:
-    """Whether octets that include their checksum field are as they were sent."""
+    """Whether bytes that include their checksum field are as they were sent."""
     return ones_sum(segments, initial) == 0xFFFF
 
 
 def pseudo_sum(src: bytes, dst: bytes, protocol: int, length: int) -> int:
     """Sum of the pseudo-header for IPv4 (RFC 9293 §3.1) or IPv6 (RFC 8200 §8.1).
 
-    `length` is that of the upper-layer header and data in octets.
+    `length` is that of the upper-layer header and data in bytes.
     """
     return fold(int.from_bytes(src, "big") + int.from_bytes(dst, "big") + protocol + length)

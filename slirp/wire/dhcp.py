@@ -1,6 +1,6 @@
 """DHCP and BOOTP messages: RFC 951, RFC 2131 §2, options of RFC 2132.
 
-A message is 236 fixed octets, the magic cookie, and options as code, length, octets up to the END
+A message is 236 fixed bytes, the magic cookie, and options as code, length, bytes up to the END
 option. An option that comes more than once is one option whose pieces are joined in order (RFC
 3396), also over the `file` and `sname` fields where option 52 says that they hold options. A
 message without the cookie is plain BOOTP: its vendor area means nothing to us, and it has no
@@ -26,11 +26,11 @@ LAYER: Final = "dhcp"
 
 SERVER_PORT: Final = 67
 CLIENT_PORT: Final = 68
-FIXED_LEN: Final = 236  # octets before the options field, RFC 2131 §2
+FIXED_LEN: Final = 236  # bytes before the options field, RFC 2131 §2
 MAGIC_COOKIE: Final = b"\x63\x82\x53\x63"  # RFC 2132 §2
-MESSAGE_MIN: Final = 300  # octets: BOOTP's fixed size, which some clients still insist on
-MESSAGE_MAX: Final = 4096  # octets; a longer one is refused before its options are walked
-CHADDR_LEN: Final = 16  # octets
+MESSAGE_MIN: Final = 300  # bytes: BOOTP's fixed size, which some clients still insist on
+MESSAGE_MAX: Final = 4096  # bytes; a longer one is refused before its options are walked
+CHADDR_LEN: Final = 16  # bytes
 
 BOOTREQUEST: Final = 1
 BOOTREPLY: Final = 2
@@ -76,7 +76,7 @@ OVERLOAD_FILE: Final = 1  # bits of option 52: the field holds options
 OVERLOAD_SNAME: Final = 2
 
 _FIXED: Final = struct.Struct("!4BIHH4s4s4s4s16s64s128s")
-_PIECE_MAX: Final = 255  # octets of one option's value; longer ones are split, RFC 3396 §6
+_PIECE_MAX: Final = 255  # bytes of one option's value; longer ones are split, RFC 3396 §6
 
 
 class DhcpMessage(NamedTuple):
@@ -100,7 +100,7 @@ class DhcpMessage(NamedTuple):
 
     op: int
     htype: int
-    hlen: int  # octets of chaddr in use
+    hlen: int  # bytes of chaddr in use
     hops: int
     xid: int
     secs: int  # seconds since the client began
@@ -109,7 +109,7 @@ class DhcpMessage(NamedTuple):
     yiaddr: bytes  # the address it is given
     siaddr: bytes  # next server of a bootstrap
     giaddr: bytes  # the relay agent
-    chaddr: bytes  # 16 octets, of which hlen count
+    chaddr: bytes  # 16 bytes, of which hlen count
     sname: bytes  # without trailing zeros; empty where it held options
     file: bytes  # idem
     options: dict[int, bytes]  # in order of first appearance
@@ -138,7 +138,7 @@ class DhcpMessage(NamedTuple):
         return cls._make((*fields[:-2], sname, file, options))
 
     def emit(self) -> bytes:
-        """The message, padded to BOOTP's 300 octets."""
+        """The message, padded to BOOTP's 300 bytes."""
         fixed = _FIXED.pack(*self[:-1])
         message = fixed + MAGIC_COOKIE + emit_options(self.options.items())
         return message.ljust(MESSAGE_MIN, b"\0")

@@ -1,6 +1,6 @@
 """DNS messages: RFC 1035 §4, EDNS of RFC 6891, and the length prefix of DNS over TCP (RFC 7766).
 
-Names are tuples of labels (`(b"gateway", b"slirp", b"internal")`), the root is `()`, 255 octets the
+Names are tuples of labels (`(b"gateway", b"slirp", b"internal")`), the root is `()`, 255 bytes the
 most (RFC 1035 §3.1). No compression pointer is ever followed, so there is no loop to fall into: the
 question is the first name of a message and has nothing before it to point to, and the names of the
 records behind it are only stepped over.
@@ -24,11 +24,11 @@ from slirp.errors import MalformedPacket
 LAYER: Final = "dns"
 
 PORT: Final = 53
-HEADER_LEN: Final = 12  # octets
-MESSAGE_MAX: Final = 0xFFFF  # octets: what TCP's length prefix can say
-UDP_SIZE_MIN: Final = 512  # octets, RFC 1035 §4.2.1; smaller EDNS sizes mean this, RFC 6891 §6.2.3
-NAME_MAX: Final = 255  # octets on the wire, lengths and root included
-LABEL_MAX: Final = 63  # octets
+HEADER_LEN: Final = 12  # bytes
+MESSAGE_MAX: Final = 0xFFFF  # bytes: what TCP's length prefix can say
+UDP_SIZE_MIN: Final = 512  # bytes, RFC 1035 §4.2.1; smaller EDNS sizes mean this, RFC 6891 §6.2.3
+NAME_MAX: Final = 255  # bytes on the wire, lengths and root included
+LABEL_MAX: Final = 63  # bytes
 
 QR: Final = 0x8000
 OPCODE_MASK: Final = 0x7800
@@ -109,7 +109,7 @@ class Question(NamedTuple):
 class Edns(NamedTuple):
     """The OPT record, RFC 6891 §6.1.2."""
 
-    udp_size: int  # octets that its sender takes in one datagram
+    udp_size: int  # bytes that its sender takes in one datagram
     version: int
 
 
@@ -160,7 +160,7 @@ def parse_question(header: DnsHeader, data: bytes) -> tuple[Question, int]:
 def parse_name(data: bytes, offset: int) -> tuple[Labels, int]:
     """The uncompressed name at `offset` and the offset after it."""
     labels: list[bytes] = []
-    size = 1  # the root's octet
+    size = 1  # the root's byte
     while length := _label_len(data, offset):
         if length >= _POINTER:
             raise MalformedPacket(LAYER, "compression pointer")
@@ -183,7 +183,7 @@ def skip_name(data: bytes, offset: int) -> int:
 
 
 def _label_len(data: bytes, offset: int) -> int:
-    """The length octet at `offset`, when all that it announces is there (0xC0 up: a pointer)."""
+    """The length byte at `offset`, when all that it announces is there (0xC0 up: a pointer)."""
     length = data[offset] if offset < len(data) else 0
     size = 2 if length >= _POINTER else 1 + length
     if offset + size > len(data):
@@ -196,7 +196,7 @@ def _label_len(data: bytes, offset: int) -> int:
 def _find_opt(header: DnsHeader, data: bytes, offset: int) -> Edns | None:
     """The OPT record among those that follow the question; each must end within the message.
 
-    The walk is bounded by the message: a record is at least 11 octets, whatever the counts say.
+    The walk is bounded by the message: a record is at least 11 bytes, whatever the counts say.
     """
     edns = None
     for _ in range(header.ancount + header.nscount + header.arcount):
@@ -218,9 +218,9 @@ def labels_of(name: str) -> Labels:
     """The labels of a name in text; ValueError where it is none."""
     labels = tuple(label.encode("ascii") for label in name.rstrip(".").split(".") if name != ".")
     if not all(0 < len(label) <= LABEL_MAX for label in labels):
-        raise ValueError(f"{name!r}: a label is 1 to {LABEL_MAX} octets")
+        raise ValueError(f"{name!r}: a label is 1 to {LABEL_MAX} bytes")
     if sum(map(len, labels)) + len(labels) + 1 > NAME_MAX:
-        raise ValueError(f"{name!r}: a name is at most {NAME_MAX} octets")
+        raise ValueError(f"{name!r}: a name is at most {NAME_MAX} bytes")
     return labels
 
 
@@ -275,7 +275,7 @@ class MessageStream:
         self._held = b""
 
     def __len__(self) -> int:
-        """Octets of an unfinished message."""
+        """Bytes of an unfinished message."""
         return len(self._held)
 
     def feed(self, data: memoryview | bytes) -> list[bytes]:

@@ -5,7 +5,7 @@
     |    dst    |    src    |type| payload, padding
     +-----------+-----------+----+----------------
 
-A frame on the wire has at least 60 octets without its FCS; shorter ones are padded with zeros, and
+A frame on the wire has at least 60 bytes without its FCS; shorter ones are padded with zeros, and
 the padding is a segment of its own (`padding`). Where the payload ends is for the next header to
 say, never for the frame.
 
@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 
 from slirp.errors import MalformedPacket
 
-HEADER_LEN: Final = 14  # octets
-MIN_FRAME: Final = 60  # octets without FCS, IEEE 802.3 §4.4.2 (64 with it)
+HEADER_LEN: Final = 14  # bytes
+MIN_FRAME: Final = 60  # bytes without FCS, IEEE 802.3 §4.4.2 (64 with it)
 
 ETHERTYPE_IPV4: Final = 0x0800
 ETHERTYPE_ARP: Final = 0x0806
@@ -29,20 +29,20 @@ ETHERTYPE_IPV6: Final = 0x86DD
 BROADCAST: Final = b"\xff" * 6
 
 _HEADER: Final = Struct("!6s6sH")
-_GROUP: Final = 0x01  # first octet of an address: the I/G bit
+_GROUP: Final = 0x01  # first byte of an address: the I/G bit
 _PADDING: Final = memoryview(bytes(MIN_FRAME))
 
 
 class EthernetHeader(NamedTuple):
     """Destination first, as on the wire."""
 
-    dst: bytes  # 6 octets
-    src: bytes  # 6 octets, never a group address
+    dst: bytes  # 6 bytes
+    src: bytes  # 6 bytes, never a group address
     ethertype: int
 
     @classmethod
     def parse(cls, view: memoryview | bytes) -> EthernetHeader:
-        """The first 14 octets of `view`."""
+        """The first 14 bytes of `view`."""
         if len(view) < HEADER_LEN:
             raise MalformedPacket("ethernet", "truncated")
         dst, src, ethertype = _HEADER.unpack_from(view)

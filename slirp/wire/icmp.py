@@ -9,7 +9,7 @@
 message, header included, without a pseudo-header (`slirp.wire.checksum`).
 
 `QuotedPacket` reads the packet that an error message quotes: its header may be all there is beyond
-eight octets, its lengths and checksum are those of the packet as it was on the way, and neither is
+eight bytes, its lengths and checksum are those of the packet as it was on the way, and neither is
 checked.
 
 Does not do: ICMP extensions (RFC 4884), which lie beyond what is read here.
@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from slirp.errors import MalformedPacket
 
-HEADER_LEN: Final = 8  # octets
+HEADER_LEN: Final = 8  # bytes
 CHECKSUM_OFFSET: Final = 2
 
 ECHO_REPLY: Final = 0
@@ -64,7 +64,7 @@ class IcmpHeader(NamedTuple):
 
     @classmethod
     def parse(cls, view: memoryview | bytes) -> IcmpHeader:
-        """The first 8 octets of `view`."""
+        """The first 8 bytes of `view`."""
         if len(view) < HEADER_LEN:
             raise MalformedPacket("icmp", "truncated")
         return cls(*_HEADER.unpack_from(view))
@@ -84,7 +84,7 @@ class IcmpHeader(NamedTuple):
 
     @property
     def next_hop_mtu(self) -> int:
-        """Octets that fit, in FRAGMENTATION_NEEDED; 0 from a router older than RFC 1191."""
+        """Bytes that fit, in FRAGMENTATION_NEEDED; 0 from a router older than RFC 1191."""
         return self.rest & 0xFFFF
 
 

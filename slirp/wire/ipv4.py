@@ -5,12 +5,12 @@
     |V IH|tos | tot_len |  ident  |flg frag |ttl |prot|checksum |   src   |   dst   | options
     +----+----+---------+---------+---------+----+----+---------+---------+---------+---
 
-Lengths and offsets are octets here, not the words of 4 and 8 that the wire has. `total_len` decides
-where the packet ends: a frame that is longer has padding behind it. Options are kept as octets, so
+Lengths and offsets are bytes here, not the words of 4 and 8 that the wire has. `total_len` decides
+where the packet ends: a frame that is longer has padding behind it. Options are kept as bytes, so
 that a header can be quoted as it came, and never acted upon: a source route leads nowhere.
 
 The rules for fragments that need more than one header (overlaps, holes) are
-`slirp.ip.reassembly`'s; that no fragment reaches beyond 65,535 octets is checked there too.
+`slirp.ip.reassembly`'s; that no fragment reaches beyond 65,535 bytes is checked there too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 
 from slirp.errors import MalformedPacket
 
-HEADER_LEN: Final = 20  # octets without options
+HEADER_LEN: Final = 20  # bytes without options
 MAX_HEADER_LEN: Final = 60
-MAX_PACKET: Final = 65535  # octets, header included
+MAX_PACKET: Final = 65535  # bytes, header included
 
 PROTOCOL_ICMP: Final = 1
 PROTOCOL_TCP: Final = 6
@@ -33,29 +33,29 @@ CHECKSUM_OFFSET: Final = 10
 _HEADER: Final = Struct("!BBHHHBBH4s4s")
 _DF: Final = 0x4000
 _MF: Final = 0x2000
-_OFFSET: Final = 0x1FFF  # in units of 8 octets
+_OFFSET: Final = 0x1FFF  # in units of 8 bytes
 
 
 class Ipv4Header(NamedTuple):
-    ihl: int  # octets, options included
+    ihl: int  # bytes, options included
     tos: int
-    total_len: int  # octets, header included
+    total_len: int  # bytes, header included
     ident: int
     dont_fragment: bool
     more_fragments: bool
-    fragment_offset: int  # octets
+    fragment_offset: int  # bytes
     ttl: int
     protocol: int
     checksum: int  # as it came; emit() computes its own
-    src: bytes  # 4 octets
-    dst: bytes  # 4 octets
-    options: bytes = b""  # ihl - 20 octets
+    src: bytes  # 4 bytes
+    dst: bytes  # 4 bytes
+    options: bytes = b""  # ihl - 20 bytes
 
     @classmethod
     def parse(cls, view: memoryview | bytes, available: int | None = None) -> Ipv4Header:
         """A header with a right checksum, whose packet is all there.
 
-        `view` starts with the header and holds at least 60 octets, or all that there are;
+        `view` starts with the header and holds at least 60 bytes, or all that there are;
         `available` is the length of packet and padding together (default: the view's).
         """
         size = len(view)
@@ -100,7 +100,7 @@ class Ipv4Header(NamedTuple):
 
 
 def _header_len(version_ihl: int, size: int) -> int:
-    """Octets of a header whose first octet is not the usual 0x45."""
+    """Bytes of a header whose first byte is not the usual 0x45."""
     if version_ihl >> 4 != 4:
         raise MalformedPacket("ipv4", "version")
     ihl = (version_ihl & 0x0F) << 2

@@ -26,8 +26,8 @@ from typing import Final, NamedTuple
 
 from slirp.errors import MalformedPacket
 
-HEADER_LEN: Final = 20  # octets without options
-MAX_OPTIONS: Final = 40  # octets
+HEADER_LEN: Final = 20  # bytes without options
+MAX_OPTIONS: Final = 40  # bytes
 CHECKSUM_OFFSET: Final = 16
 
 FIN: Final = 1
@@ -68,7 +68,7 @@ class TcpHeader(NamedTuple):
     dst_port: int
     seq: int
     ack: int
-    data_offset: int  # octets, options included
+    data_offset: int  # bytes, options included
     flags: int  # FIN to URG
     window: int  # as sent, before scaling
     checksum: int
@@ -76,7 +76,7 @@ class TcpHeader(NamedTuple):
 
     @classmethod
     def parse(cls, view: memoryview | bytes, available: int | None = None) -> TcpHeader:
-        """The first 20 octets of `view`; the segment has `available` (default: the view's)."""
+        """The first 20 bytes of `view`; the segment has `available` (default: the view's)."""
         size = len(view)
         if size < HEADER_LEN:
             raise MalformedPacket("tcp", "truncated")
@@ -107,7 +107,7 @@ class TcpHeader(NamedTuple):
 
 
 class TcpOptions(NamedTuple):
-    mss: int | None = None  # octets of payload
+    mss: int | None = None  # bytes of payload
     wscale: int | None = None  # shift, as sent
     sack_permitted: bool = False
     sack: tuple[tuple[int, int], ...] = ()  # [left, right) in sequence space
@@ -121,7 +121,7 @@ NO_OPTIONS: Final = TcpOptions()
 
 
 def parse_options(view: memoryview | bytes) -> TcpOptions:
-    """The octets between the header's 20 and its data offset."""
+    """The bytes between the header's 20 and its data offset."""
     if len(view) == 12:
         head, tsval, tsecr = _TIMESTAMPS_ALIGNED.unpack(view)
         if head == _TIMESTAMPS_HEAD:
@@ -173,7 +173,7 @@ def emit_options(
     sack: Sequence[tuple[int, int]] = (),
     ts: tuple[int, int] | None = None,
 ) -> bytes:
-    """Options padded to words of 4 octets, at most 40; of `sack` as many blocks as fit."""
+    """Options padded to words of 4 bytes, at most 40; of `sack` as many blocks as fit."""
     out = b""
     if mss is not None:
         out = _MSS_OPTION.pack(_MSS, 4, mss)

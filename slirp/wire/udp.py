@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from slirp.errors import MalformedPacket
 
-HEADER_LEN: Final = 8  # octets
+HEADER_LEN: Final = 8  # bytes
 CHECKSUM_OFFSET: Final = 6
 
 _HEADER: Final = Struct("!HHHH")
@@ -31,12 +31,12 @@ _HEADER: Final = Struct("!HHHH")
 class UdpHeader(NamedTuple):
     src_port: int
     dst_port: int
-    length: int  # octets, header and payload
+    length: int  # bytes, header and payload
     checksum: int  # 0: the sender computed none
 
     @classmethod
     def parse(cls, view: memoryview | bytes, available: int | None = None) -> UdpHeader:
-        """The first 8 octets of `view`; `available` octets follow the IP header in all."""
+        """The first 8 bytes of `view`; `available` bytes follow the IP header in all."""
         size = len(view)
         if size < HEADER_LEN:
             raise MalformedPacket("udp", "truncated")

@@ -391,7 +391,7 @@ def maps(draw: st.DrawFn) -> list[int]:
 
 
 def model(ioptes: list[int], ranges: list[Range], needed: int) -> tuple[list[int], int | None]:
-    """The physical address of each octet, looked up on its own, and the first that has none."""
+    """The physical address of each byte, looked up on its own, and the first that has none."""
     phys: list[int] = []
     for start, length in ranges:
         for addr in range(start, start + length):

@@ -38,7 +38,7 @@ def test_slice_from_before_the_front_starts_at_the_front() -> None:
 def test_pull(data: tuple[bytes, IoVec], size: int) -> None:
     flat, iov = data
     if size > len(flat):
-        with pytest.raises(ValueError, match=f"pull {size} of {len(flat)} octets"):
+        with pytest.raises(ValueError, match=f"pull {size} of {len(flat)} bytes"):
             iov.pull(size)
         return
     head, rest = iov.pull(size)
@@ -57,7 +57,7 @@ def test_pull_of_a_header_in_one_segment_is_a_view() -> None:
 def test_pull_of_nothing() -> None:
     head, rest = IoVec().pull(0)
     assert (len(head), len(rest)) == (0, 0)
-    with pytest.raises(ValueError, match="pull 1 of 0 octets"):
+    with pytest.raises(ValueError, match="pull 1 of 0 bytes"):
         IoVec().pull(1)
 
 
@@ -115,7 +115,7 @@ ranges_lists = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 10)), max_s
 
 
 def octets(ranges: list[Range]) -> list[int]:
-    """The address of each octet, in data order."""
+    """The address of each byte, in data order."""
     return [addr + i for addr, length in ranges for i in range(length)]
 
 

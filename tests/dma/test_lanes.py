@@ -36,7 +36,7 @@ def test_exchange_in_a_buffer_of_words(flat: bytes) -> None:
 
 
 def test_half_a_word_is_an_error_with_a_message() -> None:
-    with pytest.raises(ValueError, match="3 octets: half a word has no lanes"):
+    with pytest.raises(ValueError, match="3 bytes: half a word has no lanes"):
         exchange_lanes(memoryview(bytearray(3)))
     with pytest.raises(ValueError, match="multiple of item size"):
         word_buffer(b"abc")

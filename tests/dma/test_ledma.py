@@ -56,7 +56,7 @@ class Board:
         self.iommu.open(Transfer(FROM_DEVICE, ((0xFC000000, size),))).copy_from(octets)
 
     def scatter(self, ranges: list[Range], octets: bytes) -> IoVec:
-        """Open, let the host fill the views with these octets, and complete."""
+        """Open, let the host fill the views with these bytes, and complete."""
         transfer = Transfer(FROM_DEVICE, ranges, Lanes.EXCHANGED)
         iov = self.ledma.open(transfer)
         queue = CompletionQueue()
@@ -263,7 +263,7 @@ def test_the_address_counter_has_24_bits(board: Board) -> None:
 
 
 def test_bswp_0_vector(board: Board) -> None:
-    """Frame octets 00 01 02 03 appear as 01 00 03 02."""
+    """Frame bytes 00 01 02 03 appear as 01 00 03 02."""
     board.scatter([(0x001000, 4)], bytes([0, 1, 2, 3]))
     assert board.memory.read(PhysAddr(0x7000), 4) == bytes([1, 0, 3, 2])
 
@@ -306,7 +306,7 @@ def test_odd_ends_write_one_lane(board: Board, addr: int, length: int) -> None:
 
 @pytest.mark.parametrize("size", range(9))
 def test_a_short_frame_in_an_even_claim(board: Board, size: int) -> None:
-    """The odd last octet goes to its lane; the other lane keeps what the guest had there."""
+    """The odd last byte goes to its lane; the other lane keeps what the guest had there."""
     board.fill(b"\xee" * 0x8000)
     board.scatter([(0x001000, 2), (0x001002, 6)], bytes(range(1, size + 1)))
     wanted = bytearray(b"\xee" * 8)
@@ -316,7 +316,7 @@ def test_a_short_frame_in_an_even_claim(board: Board, size: int) -> None:
 
 
 def test_chained_descriptors_of_odd_lengths(board: Board) -> None:
-    """65 octets to an even buffer, then the rest: the 65th lies in a word of its own buffer."""
+    """65 bytes to an even buffer, then the rest: the 65th lies in a word of its own buffer."""
     board.fill(b"\xee" * 0x8000)
     board.scatter([(0x001000, 65), (0x003000, 65)], bytes(range(100)))
     dump = board.dump()
@@ -372,7 +372,7 @@ WINDOW = 4096 * Board.PAGES
 
 @st.composite
 def disjoint_ranges(draw: st.DrawFn) -> list[Range]:
-    """Ranges in any order that share no octet; many touch, many cross pages. Half the time all of
+    """Ranges in any order that share no byte; many touch, many cross pages. Half the time all of
     them begin and end even, else anywhere."""
     step = draw(st.sampled_from([1, 2]))
     ends = draw(st.sets(st.integers(0, WINDOW // step), min_size=2, max_size=8))
@@ -382,7 +382,7 @@ def disjoint_ranges(draw: st.DrawFn) -> list[Range]:
 
 
 def lanes_model(memory: bytearray, ranges: list[Range]) -> list[int]:
-    """Where each octet of the transfer lies in the window, in data order."""
+    """Where each byte of the transfer lies in the window, in data order."""
     return [(addr + i) ^ 1 for addr, length in ranges for i in range(length)]
 
 

@@ -89,7 +89,7 @@ def test_a_write_that_would_leave_ram_stores_nothing() -> None:
 
 
 def test_a_negative_length_is_our_mistake() -> None:
-    with GuestMemory(REGIONS) as memory, pytest.raises(ValueError, match="-1 octets"):
+    with GuestMemory(REGIONS) as memory, pytest.raises(ValueError, match="-1 bytes"):
         opened(memory, (0x100, -1))
 
 

@@ -3,19 +3,19 @@
     SLIRP TCP socket → IP → Ethernet interface → Lance → LEDMA → IOMMU → memory
 
 The e-mail follows the (address, size) vectors by hand from stage to stage. Here real stages do it,
-a real socket delivers the octets, and what each stage leaves is printed (`pytest -s`) and compared
+a real socket delivers the bytes, and what each stage leaves is printed (`pytest -s`) and compared
 with what the e-mail says. Its own slips are put right like this:
 
 - The receive buffer is at LANCE address 0, not 0x1000: only then is 0xfc000000 its DVMA address,
   and only then are both pages of the buffer mapped. Where the e-mail's 0x1000 leads is a test too.
-- "stuff" is 58 octets, not 34: the TCP header and the FCS are there as well.
-- 4,096 octets of payload are no Ethernet frame, and with its headers the frame exceeds one buffer,
-  which has at most 4,096 octets: two descriptors are chained, each gets its own status. MCNT has 12
-  bits, so of the 4,154 octets it can say only 58; a frame of legal size is a test too.
-- LEDMA's completion stores the octets, the Lance's touches the descriptor and nothing else.
+- "stuff" is 58 bytes, not 34: the TCP header and the FCS are there as well.
+- 4,096 bytes of payload are no Ethernet frame, and with its headers the frame exceeds one buffer,
+  which has at most 4,096 bytes: two descriptors are chained, each gets its own status. MCNT has 12
+  bits, so of the 4,154 bytes it can say only 58; a frame of legal size is a test too.
+- LEDMA's completion stores the bytes, the Lance's touches the descriptor and nothing else.
 
 Two things are ours. The guest's addresses are translated when the transfer opens and not again in
-LEDMA's completion, so that a fault is known while the octets are still in the socket; hence IOMMU
+LEDMA's completion, so that a fault is known while the bytes are still in the socket; hence IOMMU
 and memory are printed before anything is received. And the three vectors (four, with TCP's header)
 *can* be merged at LEDMA, since they touch: IOMMU sees one range.
 """
@@ -135,7 +135,7 @@ class Scenario:
         return [(0, length), *((offset + length, size) for offset, size in ranges)]
 
     def prepare(self, payload_len: int) -> tuple[Transfer, IoVec]:
-        """TCP wants payload_len octets from the host: ask downwards for a place to put them."""
+        """TCP wants payload_len bytes from the host: ask downwards for a place to put them."""
         self.show("socket", [(0, payload_len)])
         ranges: list[Range] = [(0, payload_len)]
         for stage, header_len in (("TCP", TCP_LEN), ("IP", IP_LEN), ("Ethernet", ETH_LEN)):
@@ -290,7 +290,7 @@ def test_without_the_bounce_buffer_the_socket_fills_the_guest(wire: Wire, lanes:
 def test_a_legal_frame_of_which_less_came_than_was_asked_for(
     wire: Wire, mode: Mode, came: int
 ) -> None:
-    """How big must the buffer be? As big as TCP may take; fewer octets are no trouble."""
+    """How big must the buffer be? As big as TCP may take; fewer bytes are no trouble."""
     far, near = wire
     scenario = Scenario(mode, Lanes.EXCHANGED)
     transfer, iov = scenario.prepare(1460)

@@ -1,4 +1,4 @@
-"""Completions: order, lateness, cancelling; the same whether octets come at once or later."""
+"""Completions: order, lateness, cancelling; the same whether bytes come at once or later."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_transfer_is_straight_and_nobodys_frame_unless_said() -> None:
 
 @given(st.permutations(range(6)), st.sets(st.integers(0, 5)), st.integers(1, 6))
 def test_order_of_arrival_is_invisible(arrival: list[int], cancelled: set[int], limit: int) -> None:
-    """Octets may come in any order, with runs between: completions come in the order of start."""
+    """Bytes may come in any order, with runs between: completions come in the order of start."""
     ran: list[int] = []
     queue = CompletionQueue()
     transfers = [transfer(lambda _, i=i: ran.append(i)) for i in range(6)]  # type: ignore[misc]

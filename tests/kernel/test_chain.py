@@ -47,8 +47,8 @@ LANES: Final = [
     pytest.param({"bswp": 0, "lanes": "bounce"}, id="bswp0-bounce"),
 ]
 RINGS: Final = [
-    pytest.param({"bswp": 1, "rx_buffer": 64, "rx_count": 32}, id="bswp1-64-octet-buffers"),
-    pytest.param({"bswp": 0, "rx_buffer": 64, "rx_count": 32}, id="bswp0-64-octet-buffers"),
+    pytest.param({"bswp": 1, "rx_buffer": 64, "rx_count": 32}, id="bswp1-64-byte-buffers"),
+    pytest.param({"bswp": 0, "rx_buffer": 64, "rx_count": 32}, id="bswp0-64-byte-buffers"),
     pytest.param(
         {"bswp": 0, "rx_buffer": 127, "rx_count": 16, "rx_offset": 1}, id="bswp0-odd-buffers"
     ),

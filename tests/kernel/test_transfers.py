@@ -261,7 +261,7 @@ def test_a_forward_leads_in(guest: Served) -> None:
 
 
 def resident() -> int:
-    """Octets of this process, the network's thread included."""
+    """Bytes of this process, the network's thread included."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
@@ -292,7 +292,7 @@ def test_a_host_that_reads_slowly(guest: Served, content: bytes, tmp_path: Path)
 
 
 def test_a_guest_that_reads_slowly(guest: Served, content: bytes, tmp_path: Path) -> None:
-    """Its window closes for good; the octets stay in the host's sending kernel."""
+    """Its window closes for good; the bytes stay in the host's sending kernel."""
     fifo, result = tmp_path / "gate", tmp_path / "digest"
     before = resident()
     sent: list[int] = []
@@ -313,7 +313,7 @@ def test_a_guest_that_reads_slowly(guest: Served, content: bytes, tmp_path: Path
 
 
 def wait_until_still(guest: Served, counter: str) -> None:
-    """Until octets came and then no more: whoever is slow has stalled the transfer."""
+    """Until bytes came and then no more: whoever is slow has stalled the transfer."""
     seen, still = 0, 0
     wait = threading.Event()
     for _ in range(200):
@@ -330,7 +330,7 @@ def wait_until_still(guest: Served, counter: str) -> None:
 
 
 def test_a_reset_by_the_guest(guest: Served) -> None:
-    """A program killed over unread octets: its kernel sends RST, and so do we."""
+    """A program killed over unread bytes: its kernel sends RST, and so do we."""
     started = threading.Event()
     failures: list[OSError] = []
 

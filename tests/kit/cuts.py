@@ -6,7 +6,7 @@
 
 The pieces come in the shapes that host memory has: views of read-only and of writable buffers, at
 odd and even offsets within them, of odd and even lengths, empty ones between (only with `empty`:
-`IoVec.of` leaves them out, others may not), and on request views of every second octet of a buffer
+`IoVec.of` leaves them out, others may not), and on request views of every second byte of a buffer
 (`strided`), which no socket takes but a checksum must.
 """
 

@@ -1,4 +1,4 @@
-"""A guest made by hand, behind a `MemoryPort`: every octet it sends is the test's to choose.
+"""A guest made by hand, behind a `MemoryPort`: every byte it sends is the test's to choose.
 
     with Lab() as lab:
         stream = lab.guest.connect(("10.0.2.2", port))
@@ -10,7 +10,7 @@ is right. `Lab.turn` runs the network until a condition holds, and every frame t
 read: checksums are verified by arithmetic of this file's own, ARP requests for the guest are
 answered, segments go to their `Stream`, the rest to `Guest.inbox`.
 
-Does not do: retransmission, reordering (a Stream takes octets in order and fails on a gap).
+Does not do: retransmission, reordering (a Stream takes bytes in order and fails on a gap).
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class Stream:
         self.ack = 0
         self.una = iss
         self.window = 65535  # what the guest offers
-        self.peer_window = 0  # octets that the network offers
+        self.peer_window = 0  # bytes that the network offers
         self.scale = 0
         self.connected = False
         self.got_fin = False
@@ -331,7 +331,7 @@ class Stream:
             self.put(ACK)
 
     def receive(self, count: int) -> bytes:
-        """The next `count` octets."""
+        """The next `count` bytes."""
         self.guest.lab.turn(lambda: len(self.received) >= count)
         data = bytes(self.received[:count])
         del self.received[:count]

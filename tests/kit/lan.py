@@ -42,7 +42,7 @@ def unmangled(segments: list[Packet]) -> list[Packet]:
 
 @dataclass
 class Connection:
-    """The server's side of one connection. Offsets count octets from its first."""
+    """The server's side of one connection. Offsets count bytes from its first."""
 
     guest_port: int
     port: int

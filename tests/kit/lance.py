@@ -107,7 +107,7 @@ class Chip:
         self.words(RX_RING + 8 * index, addr & 0xFFFF, flags | addr >> 16, bcnt(length), 0)
 
     def give_tx(self, index: int, addr: int, octets: bytes, flags: int = OWN | STP | ENP) -> None:
-        """A TX descriptor and its buffer's octets."""
+        """A TX descriptor and its buffer's bytes."""
         self.put(addr, octets)
         words = (addr & 0xFFFF, flags | addr >> 16, bcnt(len(octets)), 0)
         self.words(TX_RING + 8 * index, *words)
@@ -120,6 +120,6 @@ class Chip:
 
 
 def frame_of(size: int, dst: bytes = PADR) -> bytes:
-    """A frame of so many octets, no two neighbours equal."""
+    """A frame of so many bytes, no two neighbours equal."""
     body = bytes((7 * i + (i >> 8)) & 0xFF for i in range(size))
     return (dst + OTHER + b"\x08\x00" + body)[:size]

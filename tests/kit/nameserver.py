@@ -16,7 +16,7 @@ from tests.kit.need import missing
 
 HEAD: Final = b"\x81\x80\0\1\0\1\0\0\0\0"  # an answer without error: one question, one record
 RECORD: Final = (
-    b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4"  # the question's name, A, IN, one second, four octets
+    b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4"  # the question's name, A, IN, one second, four bytes
 )
 
 

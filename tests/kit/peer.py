@@ -5,7 +5,7 @@ connection's answers what a relay has to do, and nothing else, so it also shows 
 meant to be used.
 
 `Script` makes a test read like packetdrill. Sequence numbers are relative: ours to the ISS, the
-guest's to its own, so that the SYN is 0 and the first octet is 1.
+guest's to its own, so that the SYN is 0 and the first byte is 1.
 
     c = established()
     c.host_writes(1000)
@@ -45,15 +45,15 @@ Sent = tuple[Emission, bytes]  # a segment on its way to the guest
 
 
 class Mirror:
-    """A Connection, and the host's two streams as octets in memory."""
+    """A Connection, and the host's two streams as bytes in memory."""
 
     def __init__(self, connection: Connection, limit: int = 65000) -> None:
         self.connection = connection
-        self.limit = limit  # octets per segment: more than the MSS, as with GSO
-        self.stream = bytearray()  # the host's octets from SND.UNA on
+        self.limit = limit  # bytes per segment: more than the MSS, as with GSO
+        self.stream = bytearray()  # the host's bytes from SND.UNA on
         self.host_closed = False
         self.received = bytearray()
-        self.kept: dict[int, bytes] = {}  # octets ahead, by sequence number
+        self.kept: dict[int, bytes] = {}  # bytes ahead, by sequence number
         self.guest_closed = False
         self.reset = False
         self.over = False
@@ -116,12 +116,12 @@ class Mirror:
             data = bytes(self.stream[offset : offset + length])
             if not data:
                 if self.host_closed:
-                    c.host_eof(now)  # as a read of no octets tells
+                    c.host_eof(now)  # as a read of no bytes tells
                 break
             push = offset + len(data) == len(self.stream)
             self.out.append((c.emit_data(offset, len(data), push, now), data))
         else:
-            raise AssertionError("plan() gives octets without end")
+            raise AssertionError("plan() gives bytes without end")
         self.out += [(emission, b"") for emission in c.poll(now)]
 
     def write(self, data: bytes, now: float) -> None:
@@ -171,7 +171,7 @@ class Script:
         sack: tuple[tuple[int, int], ...] = (),
         batch_ends: bool = True,
     ) -> Outcome:
-        """The guest sends a segment; the octets of its payload tell their sequence number."""
+        """The guest sends a segment; the bytes of its payload tell their sequence number."""
         if options is None and (sack or self.tsval is not None):
             blocks = tuple((self._ours(left), self._ours(right)) for left, right in sack)
             options = TcpOptions(
@@ -267,7 +267,7 @@ class Script:
 
 
 def guest_octets(seq: int, length: int) -> bytes:
-    """The guest's octets from relative number `seq` on: each tells where it stands."""
+    """The guest's bytes from relative number `seq` on: each tells where it stands."""
     return bytes(number % 251 for number in range(seq, seq + length))
 
 
@@ -297,15 +297,15 @@ class Peer:
         self.una = self.nxt = iss
         self.iss = iss
         self.mss = mss
-        self.buffer = buffer  # octets that it takes in ahead of its application
+        self.buffer = buffer  # bytes that it takes in ahead of its application
         self.wscale = wscale
         self.sack = sack
         self.timestamps = timestamps
         self.opens = opens
         self.outgoing = outgoing  # from iss + 1 on, then the FIN
         self.received = bytearray()  # all in order
-        self.unread = 0  # octets of those that its application has not taken
-        self.ahead: dict[int, int] = {}  # relative offset in the stream: octet
+        self.unread = 0  # bytes of those that its application has not taken
+        self.ahead: dict[int, int] = {}  # relative offset in the stream: byte
         self.irs: int | None = None
         self.fin_offset: int | None = None
         self.got_fin = False
@@ -334,7 +334,7 @@ class Peer:
         self.out.append((Segment(self.iss, self._ack(), flags, window, options), b""))
 
     def pump(self, now: float) -> None:
-        """Send new octets as the window allows, then the FIN."""
+        """Send new bytes as the window allows, then the FIN."""
         if not self.established or self.reset:
             return
         while True:
@@ -352,7 +352,7 @@ class Peer:
             self.resend_at = now + RETRANSMIT_AFTER
 
     def timeout(self, now: float) -> None:
-        """Send the oldest segment again; into a closed window, one octet."""
+        """Send the oldest segment again; into a closed window, one byte."""
         self.resend_at = now + RETRANSMIT_AFTER
         if not self.established:
             self.start(now)
@@ -401,7 +401,7 @@ class Peer:
         return tuple(((first + a) & MASK, (first + b) & MASK) for a, b in blocks[:3])
 
     def read(self, octets: int, now: float) -> None:
-        """The application takes octets; the other side learns of the window."""
+        """The application takes bytes; the other side learns of the window."""
         was_closed = self._window() < self.mss
         self.unread = max(0, self.unread - octets)
         if was_closed and self._window() >= self.mss and self.established:
@@ -504,7 +504,7 @@ def passive(
 
 
 def established(clock: Clock | None = None, *, window: int = 65535, **how: object) -> Script:
-    """A connection that the guest opened, ready for octets."""
+    """A connection that the guest opened, ready for bytes."""
     script = passive(clock, **how)  # type: ignore[arg-type]
     script.window = window
     script.connection.host_connected(script.clock.now)

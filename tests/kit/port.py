@@ -1,8 +1,8 @@
 """A port in memory, which behaves as badly as the contract allows.
 
-Claims are cut where asked and, on request, in further places; their octets are poison until they
+Claims are cut where asked and, on request, in further places; their bytes are poison until they
 are written, so a frame that goes out with a gap in it shows. A frame from the guest is valid until
-it is released: then its octets are overwritten, so a view that is kept too long shows as well.
+it is released: then its bytes are overwritten, so a view that is kept too long shows as well.
 
     port = MemoryPort()
     port.give(frame)              # from the guest; the network's next turn takes it
@@ -59,7 +59,7 @@ class MemoryClaim:
         port.open_claims += 1
 
     def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
-        assert size <= len(self.iov), "more octets than were claimed"
+        assert size <= len(self.iov), "more bytes than were claimed"
         self._port.open_claims -= 1
         self._port.sent.append(bytes(self.iov.slice(0, size)))
         self._port.vnets.append(vnet)
@@ -70,7 +70,7 @@ class MemoryClaim:
 
 
 class MemoryPort(PortDefaults):
-    """`piece`: cut claims and frames every so many octets as well; 0: only where asked."""
+    """`piece`: cut claims and frames every so many bytes as well; 0: only where asked."""
 
     def __init__(self, *, max_frame: int = 1514, offload: bool = False, piece: int = 0) -> None:
         self.max_frame = max_frame
@@ -86,7 +86,7 @@ class MemoryPort(PortDefaults):
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> MemoryClaim | None:
-        assert 0 < size <= self.max_frame, f"a claim of {size} octets"
+        assert 0 < size <= self.max_frame, f"a claim of {size} bytes"
         if self.room is not None:
             if not self.room:
                 self.refused += 1

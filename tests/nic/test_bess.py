@@ -53,7 +53,7 @@ def test_cancelled_claim_leaves_no_trace(ends: tuple[bess.BessPort, socket.socke
 def test_frame_over_the_mtu_is_a_mistake_of_ours(
     ends: tuple[bess.BessPort, socket.socket],
 ) -> None:
-    with pytest.raises(ValueError, match="1515 octets"):
+    with pytest.raises(ValueError, match="1515 bytes"):
         ends[0].claim(1515)
 
 

@@ -356,13 +356,13 @@ def test_committing_twice_or_after_cancel_is_without_effect() -> None:
 @pytest.mark.parametrize("size", [-1, 0, 13, 61])
 def test_a_commit_of_what_was_not_claimed(size: int) -> None:
     claim = claimed(chip_with([64] * 4), 60)
-    with pytest.raises(ValueError, match="octets into a claim"):
+    with pytest.raises(ValueError, match="bytes into a claim"):
         claim.commit(size)
 
 
 @pytest.mark.parametrize("size", [0, 13, 1515])
 def test_a_claim_that_no_frame_fits(size: int) -> None:
-    with pytest.raises(ValueError, match="octets"):
+    with pytest.raises(ValueError, match="bytes"):
         chip_with([64] * 4).lance.claim(size)
 
 
@@ -513,7 +513,7 @@ def test_any_interleaving_gives_the_committed_frames_in_order(
         else:
             claim.commit(plan.came)
         chip.poll()
-    if mode is not None:  # the guest sees the octets of each word exchanged: undo it
+    if mode is not None:  # the guest sees the bytes of each word exchanged: undo it
         octets = bytearray(chip.get(0x4000, length * 128))
         octets[0::2], octets[1::2] = octets[1::2], octets[0::2]
         chip.put(0x4000, bytes(octets))

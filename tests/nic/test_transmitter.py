@@ -23,7 +23,7 @@ def started(**options: int) -> Chip:
 
 
 def chain(chip: Chip, lengths: list[int], first: int = 0) -> bytes:
-    """Descriptors for one frame in buffers of these lengths; its octets."""
+    """Descriptors for one frame in buffers of these lengths; its bytes."""
     octets = frame_of(sum(lengths))
     start = 0
     for number, length in enumerate(lengths):

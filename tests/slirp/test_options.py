@@ -53,7 +53,7 @@ MAC: Final = mac_to_text(OWN_MAC)  # what the kit's guest sends to, wherever the
 class Ruler(MemoryPort):
     """Takes the measure of what comes for the guest."""
 
-    longest = 0  # octets
+    longest = 0  # bytes
 
     def take(self) -> list[bytes]:
         frames = super().take()

@@ -115,7 +115,7 @@ def test_a_datagram_arrives_with_its_ttl_less_one(stack: Stack) -> None:
 
 
 def test_a_run_of_datagrams_keeps_its_size(stack: Stack) -> None:
-    vnet = bytes((1, 5, 42, 0, 100, 0, 34, 0, 6, 0))  # GSO_UDP_L4, 100 octets each
+    vnet = bytes((1, 5, 42, 0, 100, 0, 34, 0, 6, 0))  # GSO_UDP_L4, 100 bytes each
     arrived = only(handle(stack, udp(bytes(300), FAR, 123, checksum=1), vnet), UdpArrived)
     assert arrived.gso_size == 100
 

@@ -92,7 +92,7 @@ static void dhcp_send(uint8_t type, const struct answer *offer)
     if (!message)
         return;
     memset(message, 0, MESSAGE_LEN_MIN);
-    put32(message, 0x01010600);     /* BOOTREQUEST, Ethernet, 6 octets, no hops */
+    put32(message, 0x01010600);     /* BOOTREQUEST, Ethernet, 6 bytes, no hops */
     put32(message + 4, xid);
     memcpy(message + 28, net.mac, 6);
     put32(message + FIXED_LEN, COOKIE);

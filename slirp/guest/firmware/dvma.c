@@ -19,12 +19,12 @@ enum {
     CTRL_RANGE_64M = 2 << 2,
     IOPTE_CACHE = 0x80, IOPTE_WRITE = 0x04, IOPTE_VALID = 0x02,
     WINDOW_PAGES = (64 << 20) / PAGE_SIZE,
-    LANCE_SPACE = 16 << 20,     /* octets that the Lance's 24 bits address */
+    LANCE_SPACE = 16 << 20,     /* bytes that the Lance's 24 bits address */
 };
 
 extern uint8_t __dvma_pool[];
 static uint32_t iopte[WINDOW_PAGES] __attribute__((aligned(WINDOW_PAGES * 4)));
-static uint32_t next_dvma;      /* first free octet */
+static uint32_t next_dvma;      /* first free byte */
 static uint32_t mapped_to;      /* first page without an IOPTE */
 static bool scattered;
 

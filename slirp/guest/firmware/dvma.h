@@ -13,8 +13,8 @@ enum {
  * in RAM, so that what lies across a page end is in two pieces for the CPU as well. */
 void dvma_init(bool scatter);
 
-/* `len` octets of DVMA space; `align` is a power of two. 0 when RAM or the 16 MiB are used up. */
+/* `len` bytes of DVMA space; `align` is a power of two. 0 when RAM or the 16 MiB are used up. */
 uint32_t dvma_alloc(uint32_t len, uint32_t align);
 
-/* Where the CPU finds the octet that the Lance finds at `dvma`. Holds up to the page's end. */
+/* Where the CPU finds the byte that the Lance finds at `dvma`. Holds up to the page's end. */
 uint8_t *dvma_to_cpu(uint32_t dvma);

@@ -2,7 +2,7 @@
  * GET with Host, and a body that ends by Content-Length, by its last chunk, or with the connection.
  *
  * The response is parsed as it comes, in pieces of any length: lines are put together in `line`
- * (what is beyond its end is dropped; nothing that matters is that long), body octets go to
+ * (what is beyond its end is dropped; nothing that matters is that long), body bytes go to
  * SHA-256 where they lie.
  *
  * Does not do: TLS, content codings (asks for identity), redirects (reported), authentication,
@@ -21,7 +21,7 @@
 enum {
     HTTP_PORT = 80,
     LINE_MAX = 512,
-    HEADERS_MAX = 65536,        /* octets of status line, fields and trailer; more is an error */
+    HEADERS_MAX = 65536,        /* bytes of status line, fields and trailer; more is an error */
     REQUEST_MAX = PROM_URL_LEN + 512,
     OK = 200,
 };
@@ -207,7 +207,7 @@ static enum state handle_line(const char *line)
     }
 }
 
-/* Octets up to a line's end; the octets used. */
+/* Bytes up to a line's end; the bytes used. */
 static uint32_t take_line(const uint8_t *data, uint32_t len)
 {
     for (uint32_t i = 0; i < len; i++) {

@@ -1,12 +1,12 @@
 /*
  * Am7990 driver.
  *
- * Each ring has 2^n descriptors of 8 octets; the chip owns those whose OWN bit is set, we the
+ * Each ring has 2^n descriptors of 8 bytes; the chip owns those whose OWN bit is set, we the
  * others. A received frame lies in one buffer or is chained over several, STP in the first
  * descriptor, ENP and the length in the last. What lies in one piece is handled where it is; what
  * does not (small buffers, or a buffer across a page end of scattered memory) is gathered first.
  *
- * The chip exchanges the octets of each 16-bit word of frame data when CSR3.BSWP is 0, since SPARC
+ * The chip exchanges the bytes of each 16-bit word of frame data when CSR3.BSWP is 0, since SPARC
  * is big-endian; then the driver exchanges them back before anybody reads, and before it sends.
  * Descriptors and the init block are 16-bit words either way.
  *
@@ -34,7 +34,7 @@ enum {
     E_CSR = LEDMA_BASE, E_BASE_ADDR = LEDMA_BASE + 0xc,
     E_CSR_RESET = 0x80, E_CSR_INVALIDATE = 0x20, E_CSR_INT_EN = 0x10, E_CSR_TP = 1 << 22,
 
-    OWN = 0x80, ERR = 0x40, STP = 0x02, ENP = 0x01,     /* RMD1 and TMD1, upper octet */
+    OWN = 0x80, ERR = 0x40, STP = 0x02, ENP = 0x01,     /* RMD1 and TMD1, upper byte */
     BCNT_ONES = 0xf000,
     FCS_LEN = 4,
     MESSAGE_MAX = 4096,         /* MCNT has 12 bits */
@@ -49,7 +49,7 @@ struct descriptor {
     uint8_t status;
     uint8_t hadr;       /* address 23:16 */
     uint16_t bcnt;      /* ones, then the buffer's length as two's complement */
-    uint16_t mcnt;      /* RX: octets of the frame with FCS, in its last descriptor. TX: errors */
+    uint16_t mcnt;      /* RX: bytes of the frame with FCS, in its last descriptor. TX: errors */
 };
 
 struct init_block {
@@ -64,7 +64,7 @@ struct ring {
 };
 
 static struct ring rx, tx;
-static uint32_t rx_buffers, rx_buffer_len, tx_buffers, init_block;      /* DVMA, octets */
+static uint32_t rx_buffers, rx_buffer_len, tx_buffers, init_block;      /* DVMA, bytes */
 static bool lanes_exchanged;    /* BSWP = 0 */
 static bool rx_work;            /* an interrupt said so, and the ring was not found empty since */
 static bool needs_restart;
@@ -186,7 +186,7 @@ void lance_interrupt(void)
         needs_restart = true;
 }
 
-/* Exchange the octets of each 16-bit word. `at` is even; an odd length means one octet more. */
+/* Exchange the bytes of each 16-bit word. `at` is even; an odd length means one byte more. */
 static void exchange_lanes(uint8_t *at, uint32_t len)
 {
     if (len && ((uintptr_t)at & 2)) {
@@ -218,7 +218,7 @@ static uint32_t frame_descriptors(bool *good)
     return rx.count;
 }
 
-/* Copy the chain's octets in order, piece by piece; a piece ends with its buffer or its page. */
+/* Copy the chain's bytes in order, piece by piece; a piece ends with its buffer or its page. */
 static uint8_t *gather(uint32_t len)
 {
     uint8_t *out = message + IP_ALIGN;

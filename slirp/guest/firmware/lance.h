@@ -6,7 +6,7 @@
 
 enum {
     ETHERNET_HEADER_LEN = 14,
-    FRAME_MIN = 60,     /* octets without FCS; the chip never pads */
+    FRAME_MIN = 60,     /* bytes without FCS; the chip never pads */
     FRAME_MAX = 1514,
 };
 
@@ -15,11 +15,11 @@ typedef void frame_handler(uint8_t *frame, uint32_t len);
 /* Rings and buffers as the parameters say, then start the chip. False: no memory or no answer. */
 bool lance_init(void);
 
-/* Hand the oldest frame to `handler`, without FCS, contiguous, octet 14 at a multiple of 4; then
+/* Hand the oldest frame to `handler`, without FCS, contiguous, byte 14 at a multiple of 4; then
  * give its descriptors back to the chip. False: there is none, wait for an interrupt. */
 bool lance_receive(frame_handler *handler);
 
-/* Room for a frame to send, octet 14 at a multiple of 4; 0 while the chip owns the whole ring.
+/* Room for a frame to send, byte 14 at a multiple of 4; 0 while the chip owns the whole ring.
  * The same room until lance_transmit(). */
 uint8_t *lance_tx_begin(void);
 void lance_transmit(uint32_t len);

@@ -3,7 +3,7 @@
  *
  * The last line on the console, and the result block, are for a program to read:
  *
- *   RESULT status=ok http=200 octets=4194304 sha256=… us=1234567
+ *   RESULT status=ok http=200 bytes=4194304 sha256=… us=1234567
  */
 #include "board.h"
 #include "console.h"
@@ -72,7 +72,7 @@ static enum status work(void)
     dvma_init(PARAMETERS->scatter);
     if (!lance_init())
         return STATUS_NO_LANCE;
-    print("lance: %M, %u receive buffers of %u octets, BSWP %u\n", net.mac, 1u << PARAMETERS->rx_log2,
+    print("lance: %M, %u receive buffers of %u bytes, BSWP %u\n", net.mac, 1u << PARAMETERS->rx_log2,
           PARAMETERS->rx_buffer_len, PARAMETERS->bswp);
     enum status status = configure();
     if (status != STATUS_OK)
@@ -81,7 +81,7 @@ static enum status work(void)
     if (PARAMETERS->url[0]) {
         print("http: GET %s\n", PARAMETERS->url);
         status = http_fetch();
-        print("http: status %u, %U octets in %U us\n", RESULT->http_status, RESULT->octets, RESULT->fetch_us);
+        print("http: status %u, %U bytes in %U us\n", RESULT->http_status, RESULT->octets, RESULT->fetch_us);
     }
     stay(max32(LINGER, PARAMETERS->serve_for * 1000));
     return status;
@@ -93,7 +93,7 @@ int main(void)
     print("slirp guest, SPARC V8, %u KiB RAM\n", PARAMETERS->ram_size / 1024);
     enum status status = work();
     RESULT->status = status;
-    print("RESULT status=%s http=%u octets=%U sha256=", STATUS_NAMES[status], RESULT->http_status, RESULT->octets);
+    print("RESULT status=%s http=%u bytes=%U sha256=", STATUS_NAMES[status], RESULT->http_status, RESULT->octets);
     print_hex((const uint8_t *)RESULT->digest, sizeof RESULT->digest);
     print(" us=%U\n", RESULT->fetch_us);
     return 0;

@@ -16,7 +16,7 @@ enum {
     ICMP_HEADER_LEN = 8,
     TTL = 64,
     DONT_FRAGMENT = 0x4000, FRAGMENT_MASK = 0x3fff,     /* offset and more-fragments */
-    PING_PAYLOAD = 56,          /* octets */
+    PING_PAYLOAD = 56,          /* bytes */
 };
 
 struct interface net;
@@ -189,7 +189,7 @@ static void echo_reply(const uint8_t *frame, uint32_t from, const uint8_t *icmp,
     ip_send(&to, PROTOCOL_ICMP, len);
 }
 
-/* An error quotes the header of what we sent and 8 octets after it: whose was it? */
+/* An error quotes the header of what we sent and 8 bytes after it: whose was it? */
 static void icmp_error(const uint8_t *quoted, uint32_t len)
 {
     uint32_t header_len = len < IP_HEADER_LEN ? len : (quoted[0] & 15) * 4u;

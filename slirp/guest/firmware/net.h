@@ -55,7 +55,7 @@ bool net_resolve(struct peer *peer, uint32_t address);
 uint8_t *ip_begin(void);
 void ip_send(const struct peer *to, uint8_t protocol, uint32_t len);
 
-/* The ones' complement sum of 2-aligned octets, and a sum folded and inverted. */
+/* The ones' complement sum of 2-aligned bytes, and a sum folded and inverted. */
 uint32_t sum_octets(const uint8_t *octets, uint32_t len, uint32_t initial);
 uint16_t checksum(uint32_t sum);
 uint32_t pseudo_header_sum(uint32_t from, uint32_t to, uint8_t protocol, uint32_t len);

@@ -16,14 +16,14 @@ enum {
 
 struct parameters {
     uint32_t magic, version;
-    uint32_t ram_size;          /* octets from address 0 */
+    uint32_t ram_size;          /* bytes from address 0 */
     uint32_t seed;              /* for random numbers */
     uint8_t mac[6];
     uint16_t scatter;           /* 1: physical pages behind consecutive DVMA pages are not consecutive */
     uint32_t rx_log2, tx_log2;  /* descriptors per ring: 1 to 128 */
-    uint32_t rx_buffer_len;     /* octets, 64 to 4096, a multiple of 4 */
+    uint32_t rx_buffer_len;     /* bytes, 64 to 4096, a multiple of 4 */
     uint32_t bswp;              /* CSR3.BSWP */
-    uint32_t window;            /* octets of TCP receive window */
+    uint32_t window;            /* bytes of TCP receive window */
     uint32_t ack_every;         /* full-sized segments */
     uint32_t ping_count;        /* echo requests to the router */
     uint32_t serve_for;         /* milliseconds to stay and answer pings after the work is done */

@@ -1,6 +1,6 @@
 /*
  * SHA-256, FIPS 180-4. The CPU is big-endian, so a word of the message is one aligned load; only
- * where a piece of the stream starts at an odd address are words put together from octets.
+ * where a piece of the stream starts at an odd address are words put together from bytes.
  *
  * The message schedule lives in a window of 16 words that is extended in place, 16 rounds at a
  * time: the compiler then keeps every index constant.

@@ -7,8 +7,8 @@ enum { SHA256_BLOCK = 64, SHA256_DIGEST = 32 };
 
 struct sha256 {
     uint32_t h[8];
-    uint32_t block[SHA256_BLOCK / 4];   /* octets of an unfinished block, `len` % 64 of them */
-    uint64_t len;                       /* octets so far */
+    uint32_t block[SHA256_BLOCK / 4];   /* bytes of an unfinished block, `len` % 64 of them */
+    uint64_t len;                       /* bytes so far */
 };
 
 void sha256_init(struct sha256 *s);

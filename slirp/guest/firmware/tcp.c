@@ -1,8 +1,8 @@
 /*
  * TCP for one connection. Names are RFC 9293's.
  *
- * Receiving: octets in order go to the consumer where they lie, in the receive buffer of the
- * Lance. Octets ahead of rcv_nxt are copied to `held`, a ring indexed by sequence number that is
+ * Receiving: bytes in order go to the consumer where they lie, in the receive buffer of the
+ * Lance. Bytes ahead of rcv_nxt are copied to `held`, a ring indexed by sequence number that is
  * as large as the window can be; `hole` lists, in order, the stretches of it that are filled. The
  * window never shrinks, since the consumer takes everything at once.
  *
@@ -22,12 +22,12 @@ enum {
     FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16,
     HEADER_LEN = 20, SYN_OPTIONS_LEN = 8,
     OPTION_END = 0, OPTION_NOP = 1, OPTION_MSS = 2, OPTION_WSCALE = 3,
-    MSS_DEFAULT = 536,          /* octets, RFC 9293 §3.7.1 */
+    MSS_DEFAULT = 536,          /* bytes, RFC 9293 §3.7.1 */
     MSS_MIN = 88,               /* a peer that offers less gets this */
     WSCALE_MAX = 14,            /* RFC 7323 §2.3 */
     RTO_INITIAL = SECOND, RTO_MIN = SECOND / 5, RTO_MAX = 16 * SECOND,
     RETRIES_MAX = 7,
-    PROGRESS_TIMEOUT = 30 * SECOND,     /* without a new octet */
+    PROGRESS_TIMEOUT = 30 * SECOND,     /* without a new byte */
     CLOSE_TIMEOUT = 5 * SECOND,
 };
 
@@ -74,7 +74,7 @@ static uint8_t held[TCP_WINDOW_MAX];
 static uint32_t request_start(void) { return c.iss + 1; }
 static uint32_t fin_start(void) { return request_start() + c.request_len; }
 
-/* Header in front of `len` octets that lie behind it already. Every segment carries the ACK. */
+/* Header in front of `len` bytes that lie behind it already. Every segment carries the ACK. */
 static void send_segment(uint8_t *header, uint32_t seq, uint8_t flags, uint32_t options_len, uint32_t len)
 {
     uint32_t window = flags & SYN ? min32(c.rcv_wnd, 0xffff) : c.rcv_wnd >> c.rcv_wscale;
@@ -176,7 +176,7 @@ static void send_reset(void)
         send_segment(header, c.snd_nxt, RST | ACK, 0, 0);
 }
 
-/* A closed window is probed with the octet in front of it, which the peer has and must answer. */
+/* A closed window is probed with the byte in front of it, which the peer has and must answer. */
 static void retransmit(void)
 {
     if (c.retries++ >= RETRIES_MAX) {

@@ -2,7 +2,7 @@
  * A TCP client (RFC 9293), one connection at a time: send a request, take the answer, close.
  *
  * Does not do: listening, SACK, timestamps, urgent data, congestion control (a request is a few
- * segments), Nagle. Octets that come out of order are kept, up to TCP_HOLES stretches of them.
+ * segments), Nagle. Bytes that come out of order are kept, up to TCP_HOLES stretches of them.
  */
 #pragma once
 
@@ -13,11 +13,11 @@
 #include "prom.h"
 
 enum {
-    TCP_WINDOW_MAX = 1 << 18,   /* octets that may wait out of order */
+    TCP_WINDOW_MAX = 1 << 18,   /* bytes that may wait out of order */
     TCP_HOLES = 8,
 };
 
-/* Take octets in order, as they come. False: enough, the rest is of no interest. */
+/* Take bytes in order, as they come. False: enough, the rest is of no interest. */
 typedef bool tcp_consumer(const uint8_t *data, uint32_t len);
 
 /* STATUS_OK once the handshake is through. */

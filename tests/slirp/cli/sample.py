@@ -39,7 +39,7 @@ def stages() -> Iterator[tuple[Interface, bytes, Vector]]:
 
 
 def write_sample(path: Path, *, count: int = 1, split: bool = False, spoil: str = "") -> Path:
-    """`count` frames; in the last one, stage `spoil` has an octet changed."""
+    """`count` frames; in the last one, stage `spoil` has a byte changed."""
     ticks = clock()
     make = SplitWriter if split else PcapngWriter.create
     with make(path, lambda: next(ticks)) as writer:

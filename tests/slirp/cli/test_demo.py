@@ -25,7 +25,7 @@ from slirp.sight.pcapng import read_packets
 from tests.kit.tshark import both, tshark
 from tests.slirp.guest.bench import need_unicorn
 
-CONTENT: Final = bytes(range(251)) * 800  # 200,800 octets; no power of two in it
+CONTENT: Final = bytes(range(251)) * 800  # 200,800 bytes; no power of two in it
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

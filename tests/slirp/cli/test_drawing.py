@@ -1,4 +1,4 @@
-"""Bars and tables of any vectors: octets stand under themselves, and nothing raises."""
+"""Bars and tables of any vectors: bytes stand under themselves, and nothing raises."""
 
 from __future__ import annotations
 

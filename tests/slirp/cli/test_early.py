@@ -158,7 +158,7 @@ def test_nothing_to_send_for() -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", ".", "sixteen-letters-"])
 def test_names_that_no_device_can_have(name: str) -> None:
-    with pytest.raises(ConfigError, match="a device's name has 1 to 15 octets and no slash"):
+    with pytest.raises(ConfigError, match="a device's name has 1 to 15 bytes and no slash"):
         send_for_tap(Options(target=str(os.getpid()), tap_name=name))
 
 

@@ -30,7 +30,7 @@ def test_bars_are_aligned_and_the_table_has_every_address(
     rows = [line.split() for line in lines]
     assert ["ipv4", "18", "–", "2", "16", "0x002000", "0xfc002000", "0x000003000"] in rows
     assert ["fcs", "4", "–", "–", "–", "0x00208a", "0xfc00208a", "0x00000308a"] in rows
-    assert lines[-1] == "1 frames in 5 packets: every vector agrees with its octets."
+    assert lines[-1] == "1 frames in 5 packets: every vector agrees with its bytes."
 
 
 def test_json_has_a_list_of_segments_for_each_stage(

@@ -158,7 +158,7 @@ def test_hostile_octets_end_one_connection(tmp_path: Path, start: type[Process])
         bad.sendall(b"\xff" * 4)
         bad.settimeout(SAYS_FOR)
         assert bad.recv(1) == b""
-        process.expect("sent a frame of 4294967295 octets")
+        process.expect("sent a frame of 4294967295 bytes")
         assert ask(good)
     assert process.end() == 0
 

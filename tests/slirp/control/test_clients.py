@@ -19,7 +19,7 @@ from slirp.network import Network
 from tests.kit.addresses import own_loopback
 from tests.kit.need import missing
 
-MORE_THAN_A_SOCKET_HOLDS = 8 << 20  # octets
+MORE_THAN_A_SOCKET_HOLDS = 8 << 20  # bytes
 PATIENCE = 20.0  # seconds that any client here waits
 
 
@@ -32,7 +32,7 @@ class Clock:
 
 
 class Served:
-    """A socket that answers N, a number in ASCII, with so many octets; "?" is no whole request."""
+    """A socket that answers N, a number in ASCII, with so many bytes; "?" is no whole request."""
 
     def __init__(self, path: Path) -> None:
         self.clock = Clock()

@@ -120,7 +120,7 @@ def test_every_set_up_carries_the_same_octets(
 
 
 def copies(mode: Mode, bswp: int, is_even: bool, sizes: Sequence[int]) -> tuple[int, int]:
-    """Octets that go through a bounce buffer: at least, and at most."""
+    """Bytes that go through a bounce buffer: at least, and at most."""
     if bswp:
         return 0, 0
     sent = sum(sizes)

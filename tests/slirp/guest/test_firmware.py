@@ -15,7 +15,7 @@ from tests.kit.need import need_tool
 from tests.slirp.guest.bench import NAMES, Bench
 
 SOURCES = Path(board.__file__).parent / "firmware"
-SHIPPED_BY = "sparc64-linux-gnu-gcc (Debian 12.2.0-13) 12.2.0"  # other compilers, other octets
+SHIPPED_BY = "sparc64-linux-gnu-gcc (Debian 12.2.0-13) 12.2.0"  # other compilers, other bytes
 BODY = bytes(range(256)) * 64
 
 

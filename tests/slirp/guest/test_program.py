@@ -60,7 +60,7 @@ class TestFetch:
         assert (result.address, result.router, result.dns) == (GUEST, ROUTER, RESOLVER)
         assert (result.mtu, result.lease) == (1500, 3600)
         assert result.counters["ping_received"] == 3
-        assert bench.lines[-1].startswith(f"RESULT status=ok http=200 octets={len(BODY)} sha256=")
+        assert bench.lines[-1].startswith(f"RESULT status=ok http=200 bytes={len(BODY)} sha256=")
         (connection,) = network.connections.values()
         assert connection.received.startswith(b"GET /file HTTP/1.1\r\nHost: files.example\r\n")
         assert connection.guest_finished
@@ -436,7 +436,7 @@ class TestNoise:
     )
 
     def damaged(self, rng: random.Random, network: Lan) -> bytes:
-        """A template, aimed at the guest's open port where it has one, with octets changed."""
+        """A template, aimed at the guest's open port where it has one, with bytes changed."""
         packet = rng.choice(self.TEMPLATES).copy()
         sent = network.sent_by_guest[-1] if network.sent_by_guest else None
         for layer in (UDP, TCP):

@@ -1,4 +1,4 @@
-"""One connection, both ways, whatever comes in which order: the octets that arrive are those sent.
+"""One connection, both ways, whatever comes in which order: the bytes that arrive are those sent.
 
 Hypothesis plays the host, the guest, the guest's port and the clock: it sends, loses, withholds
 acknowledgements, closes the window, takes room away, and lets time pass. Then everybody behaves,
@@ -43,7 +43,7 @@ class Play:
         self.base = self.stream.seq
         self.peer, _ = listener.accept()
         self.peer.setblocking(False)
-        # Nagle's algorithm would hold octets back for real milliseconds, which do not pass here.
+        # Nagle's algorithm would hold bytes back for real milliseconds, which do not pass here.
         self.peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.from_host = 0
         self.from_guest = 0

@@ -37,7 +37,7 @@ from tests.kit.port import MemoryPort
 from tests.slirp.host.conftest import MakeLab, open_fds
 
 RESET = struct.pack("ii", 1, 0)
-DATA = bytes(range(251)) * 800  # 200,800 octets, no period of a power of two
+DATA = bytes(range(251)) * 800  # 200,800 bytes, no period of a power of two
 
 
 @contextlib.contextmanager
@@ -53,7 +53,7 @@ def connected(
 
 
 def received(lab: Lab, peer: socket.socket, count: int) -> bytes:
-    """So many octets at the host's end."""
+    """So many bytes at the host's end."""
     got = bytearray()
 
     def enough() -> bool:
@@ -317,7 +317,7 @@ def test_a_host_that_does_not_read_bounds_what_is_taken(
 
 
 def test_the_spill_of_a_guest_that_is_done_still_arrives(make_lab: MakeLab) -> None:
-    """FIN from the guest and close by the host while octets wait for the host's kernel."""
+    """FIN from the guest and close by the host while bytes wait for the host's kernel."""
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         slow.bind(("127.0.0.1", 0))

@@ -33,7 +33,7 @@ class RunPort(MemoryPort):
         super().__init__(max_frame=14 + 65535, offload=True)
 
     def runs(self) -> list[tuple[int, bytes]]:
-        """What came since: octets per datagram (0: one alone) and payload, by frame."""
+        """What came since: bytes per datagram (0: one alone) and payload, by frame."""
         found = []
         for frame, vnet in zip(self.sent, self.vnets, strict=True):
             header = VnetHeader.parse(vnet, len(frame))

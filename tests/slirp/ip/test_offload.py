@@ -1,4 +1,4 @@
-"""Frames that a port with offloads left undone: judged by scapy and by the flat octets."""
+"""Frames that a port with offloads left undone: judged by scapy and by the flat bytes."""
 
 from __future__ import annotations
 

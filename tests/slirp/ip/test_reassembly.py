@@ -27,7 +27,7 @@ SERVER = bytes([192, 0, 2, 1])
 REASONS = {
     "empty fragment",
     "fragment length",
-    "fragment beyond 65535 octets",
+    "fragment beyond 65535 bytes",
     "fragment of a discarded datagram",
     "overlapping fragments",
     "too many fragments",
@@ -227,7 +227,7 @@ def test_a_discarded_datagram_can_come_again_after_its_deadline(sender: Sender) 
 # CVE-2020-1983, and the ping of death: sums beyond 65,535
 def test_the_largest_datagram_and_one_octet_more(sender: Sender) -> None:
     sender.send(0, 65504)
-    sender.is_refused("fragment beyond 65535 octets", 65504, 12, more=False)
+    sender.is_refused("fragment beyond 65535 bytes", 65504, 12, more=False)
     whole = sender.send(65504, 11, more=False)
     assert whole is not None
     assert whole[0].total_len == 65535
@@ -235,7 +235,7 @@ def test_the_largest_datagram_and_one_octet_more(sender: Sender) -> None:
 
 @pytest.mark.parametrize(("start", "size"), [(65528, 8), (65528, 1480), (65520, 1), (65512, 65512)])
 def test_offsets_near_the_top(sender: Sender, start: int, size: int) -> None:
-    sender.is_refused("fragment beyond 65535 octets", start, size, more=False)
+    sender.is_refused("fragment beyond 65535 bytes", start, size, more=False)
     assert sender.reassembler.memory == 0
 
 
@@ -375,7 +375,7 @@ def test_a_datagram_never_evicts_itself() -> None:
 def test_any_fragments_in_any_order(
     fragments: list[tuple[int, int, bool, int, int, float]],
 ) -> None:
-    """Only whole datagrams come out, with the octets that were sent at those offsets."""
+    """Only whole datagrams come out, with the bytes that were sent at those offsets."""
     reassembler = Reassembler()
     now = 0.0
     for start, size, more, ident, ihl, later in fragments:

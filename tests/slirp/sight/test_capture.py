@@ -126,7 +126,7 @@ def vector(packet: Packet) -> Vector:
     return parsed
 
 
-DATA: Final = segment(bytes(range(256)) * 5 + bytes(180))  # 1460 octets of payload
+DATA: Final = segment(bytes(range(256)) * 5 + bytes(180))  # 1460 bytes of payload
 
 
 def test_a_frame_to_the_guest_at_every_stage() -> None:
@@ -287,11 +287,11 @@ def test_no_room_is_no_claim() -> None:
 
 
 def test_the_stacks_cuts_name_the_headers_even_where_they_are_wrong() -> None:
-    """Or the check would compare the octets with themselves."""
+    """Or the check would compare the bytes with themselves."""
     chain = Chain()
     chain.to_guest(DATA, (14, 24, 20))
     (wrong,) = disagreements(chain.packets())
-    assert "ipv4 has 24 octets in the vector, 20 by its header" in wrong.reason
+    assert "ipv4 has 24 bytes in the vector, 20 by its header" in wrong.reason
 
 
 def test_several_frames_of_the_guest_keep_their_ids() -> None:

@@ -58,7 +58,7 @@ def with_fcs(frame: bytes) -> bytes:
     return frame + zlib.crc32(frame).to_bytes(4, "little")
 
 
-DATA: Final = ethernet(0x800, ipv4(6, TCP + b"x" * 100))  # 154 octets
+DATA: Final = ethernet(0x800, ipv4(6, TCP + b"x" * 100))  # 154 bytes
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_other_comments_are_left_alone(comment: str) -> None:
     assert Vector.parse("a remark: " + comment) is None
 
 
-# Exchanged lanes: the octet of address x lies at x ^ 1.
+# Exchanged lanes: the byte of address x lies at x ^ 1.
 
 
 @given(
@@ -334,7 +334,7 @@ LONG_IHL: Final = FRAME[:14] + b"\x46" + FRAME[15:]
 
 
 def moved(parts: Sequence[Part], name: str, by: int) -> list[Part]:
-    """One octet or more goes from the part after `name` to it."""
+    """One byte or more goes from the part after `name` to it."""
     out = list(parts)
     at = [part[0] for part in out].index(name)
     out[at] = (name, out[at][1] + by)
@@ -361,19 +361,19 @@ def raw(stage: str, *segments: Segment) -> Vector:
 @pytest.mark.parametrize(
     ("stage", "data", "vector", "number", "reason"),
     [
-        ("lance", FRAME, lance(moved(PARTS, "ipv4", 4)), 3, "ipv4 has 24 octets in the vector, 20"),
-        ("lance", FRAME, lance(moved(PARTS, "tcp", 12)), 3, "tcp has 32 octets in the vector, 20"),
-        ("lance", FRAME, lance(moved(PARTS, "ethernet", 4)), 3, "ethernet has 18 octets"),
+        ("lance", FRAME, lance(moved(PARTS, "ipv4", 4)), 3, "ipv4 has 24 bytes in the vector, 20"),
+        ("lance", FRAME, lance(moved(PARTS, "tcp", 12)), 3, "tcp has 32 bytes in the vector, 20"),
+        ("lance", FRAME, lance(moved(PARTS, "ethernet", 4)), 3, "ethernet has 18 bytes"),
         ("lance", FRAME, lance([*PARTS[:2], ("payload", 120), PARTS[-1]]), 3, "payload where the"),
         ("lance", FRAME, lance([("ethernet", 14), ("ipv6", 20), *PARTS[2:]]), 3, "ipv6 where the"),
-        ("lance", LONG_IHL, lance(PARTS), 3, "ipv4 has 20 octets in the vector, 24 by its header"),
-        ("lance", FRAME, lance([*PARTS[:-1], ("fcs", 3)]), 3, "holds 157 octets, the packet 158"),
+        ("lance", LONG_IHL, lance(PARTS), 3, "ipv4 has 20 bytes in the vector, 24 by its header"),
+        ("lance", FRAME, lance([*PARTS[:-1], ("fcs", 3)]), 3, "holds 157 bytes, the packet 158"),
         ("lance", FRAME, lance([*PARTS[:-1], ("pad", 4)]), 3, "an FCS that the vector does not"),
-        ("lance", BAD_FCS, lance(PARTS), 3, "the octets give"),
+        ("lance", BAD_FCS, lance(PARTS), 3, "the bytes give"),
         ("lance", FRAME[:-1], lance(moved(PARTS, "payload", 1)[:-1]), 3, "the vector holds 155"),
         ("ethernet", DATA, raw("ethernet", *place(PARTS[:-1], [(1, 154)])), 2, "from 0"),
         ("ethernet", DATA, raw("wrong", *place(PARTS[:-1], [(0, 154)])), 2, "no such stage"),
-        ("ip", DATA[14:] + b"\0", raw("ip", ("ipv4", 0, 141)), 1, "141 octets in the vector, 20"),
+        ("ip", DATA[14:] + b"\0", raw("ip", ("ipv4", 0, 141)), 1, "141 bytes in the vector, 20"),
         ("ledma", FRAME, ledma([(0xFC001FF0, 158)]), 4, "low 24 bits"),
         ("ledma", FRAME, ledma([(0xFC001FF0, 64), (0xFC004002, 94)]), 4, "low 24 bits"),
         ("ledma", FRAME, ledma([(0xFC001FF0, 64), (0xFD004000, 94)]), 4, "top byte"),
@@ -381,15 +381,15 @@ def raw(stage: str, *segments: Segment) -> Vector:
         ("memory", FRAME, memory([(0x9FF0, 10), (0x7FFA, 54), (0x3000, 94)]), 5, "cut at 0x9ffa"),
         ("memory", FRAME, memory([(0x9FF2, 16), (0x7000, 48), (0x3000, 94)]), 5, "place in its"),
         ("memory", FRAME, memory([(0x9FF0, 16), (0x7002, 48), (0x3000, 94)]), 5, "place in its"),
-        ("memory", with_fcs(DATA[:-1] + b"y"), memory(PHYS_RANGES), 5, "not the octets of ip"),
-        ("lance", FRAME, lance([*PARTS[:-2], ("payload", 99), ("fcs", 5)]), 3, "5 octets of FCS"),
+        ("memory", with_fcs(DATA[:-1] + b"y"), memory(PHYS_RANGES), 5, "not the bytes of ip"),
+        ("lance", FRAME, lance([*PARTS[:-2], ("payload", 99), ("fcs", 5)]), 3, "5 bytes of FCS"),
         ("memory", OTHER, Vector("memory", False, place(OTHER_PARTS, PHYS_RANGES)), 5, "of ip: "),
         (
             "memory",
             with_fcs(DATA + b"\0"),
             Vector("memory", False, place([*PARTS[:-1], ("pad", 1), PARTS[-1]], [(0x9FF0, 159)])),
             5,
-            "padded to 155 octets",
+            "padded to 155 bytes",
         ),
     ],
 )

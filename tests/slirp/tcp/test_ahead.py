@@ -1,4 +1,4 @@
-"""The ranges ahead of RCV.NXT, against a set of octets."""
+"""The ranges ahead of RCV.NXT, against a set of bytes."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Walk:
         self.c = connection
         self.now = 50.0
         self.edge = connection.receive.adv
-        self.emitted = 0  # host octets, each counted once
+        self.emitted = 0  # host bytes, each counted once
         self.acked = 0
         self.irs = connection.receive.irs
 

@@ -217,7 +217,7 @@ def test_a_fin_fits_into_a_closed_window() -> None:
 
 def test_an_early_fin_waits_for_the_octets() -> None:
     c = established()
-    c.receives(FIN | ACK, seq=101, ack=1)  # a FIN alone, its octets lost
+    c.receives(FIN | ACK, seq=101, ack=1)  # a FIN alone, its bytes lost
     c.sends(ACK, ack=1)
     c.is_in(State.ESTABLISHED)
     assert c.receives(PSH | ACK, seq=1, ack=1, length=100).events & FIN_RECEIVED

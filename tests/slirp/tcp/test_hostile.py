@@ -2,7 +2,7 @@
 
 The rows are those that the history of other stacks has; see also the neighbours: options and
 handshakes in test_tcp_open, resets and FINs in test_tcp_close, windows and acknowledgements in
-test_tcp_recovery, octets in test_tcp_stream, everything at random in test_tcp_any.
+test_tcp_recovery, bytes in test_tcp_stream, everything at random in test_tcp_any.
 """
 
 from __future__ import annotations

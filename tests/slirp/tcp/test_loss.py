@@ -1,4 +1,4 @@
-"""The scoreboard, against a set of octets."""
+"""The scoreboard, against a set of bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ origins = st.sampled_from([0, 7777, MASK - 150, MASK])
 
 
 def noted(loss: Loss, una: int, spans: list[tuple[int, int]]) -> set[int]:
-    """Enter the blocks; the octets that are lawfully covered."""
+    """Enter the blocks; the bytes that are lawfully covered."""
     loss.note_sack(
         [((una + at) & MASK, (una + at + size) & MASK) for at, size in spans],
         una,

@@ -1,4 +1,4 @@
-"""Octets to the guest: what may go, what is lost, what is sent again and when."""
+"""Bytes to the guest: what may go, what is lost, what is sent again and when."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MSS = 1000
 
 
 def sending(count: int = 10, **how: object) -> Script:
-    """So many segments of 1,000 octets are in flight."""
+    """So many segments of 1,000 bytes are in flight."""
     offered = MSS + 12 if "ts" in how else MSS  # timestamps take their part of each segment
     c = established(guest_mss=offered, limit=MSS, **how)  # type: ignore[arg-type]
     c.host_writes(count * MSS)
@@ -55,7 +55,7 @@ def test_a_sliver_of_window_is_not_filled() -> None:
     c.host_writes(6000)
     for place in range(5):
         c.sends(ACK, seq=1 + place * MSS, length=MSS)
-    c.sends_nothing()  # 500 octets of window are left: RFC 9293 §3.8.6.2.1
+    c.sends_nothing()  # 500 bytes of window are left: RFC 9293 §3.8.6.2.1
     c.receives(ACK, seq=1, ack=1001, window=5000)
     c.sends(PSH | ACK, seq=5001, length=MSS)
 

@@ -1,4 +1,4 @@
-"""Octets from the guest: in order, ahead, twice, beyond the window; what is acknowledged, when."""
+"""Bytes from the guest: in order, ahead, twice, beyond the window; what is acknowledged, when."""
 
 from __future__ import annotations
 

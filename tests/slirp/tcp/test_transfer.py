@@ -1,4 +1,4 @@
-"""Whole connections against a stranger over a bad link: every octet arrives, once, in order."""
+"""Whole connections against a stranger over a bad link: every byte arrives, once, in order."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def transfer(
 
 def test_a_good_link_carries_nothing_twice() -> None:
     link = transfer(Weather(), 1, up=0, down=30_000)
-    # SYN|ACK, 30,000 octets in 1,448s, one FIN, one ACK of the guest's FIN
+    # SYN|ACK, 30,000 bytes in 1,448s, one FIN, one ACK of the guest's FIN
     assert link.sent[0] == 1 + -(-30_000 // 1448) + 1 + 1
 
 

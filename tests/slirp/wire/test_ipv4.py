@@ -25,7 +25,7 @@ PLAIN = Ipv4Header(20, 0, 28, 0x1234, True, False, 0, 64, PROTOCOL_UDP, 0, SRC, 
 
 
 def with_checksum(octets: bytes, ihl: int = 20) -> bytes:
-    """The octets with the checksum that their first `ihl` ask for."""
+    """The bytes with the checksum that their first `ihl` ask for."""
     clean = octets[:10] + b"\0\0" + octets[12:]
     return clean[:10] + checksum((memoryview(clean)[:ihl],)).to_bytes(2, "big") + clean[12:]
 

@@ -19,7 +19,7 @@ from tests.kit.oracle import attempt
 REASONS = {
     ("virtio-net", "truncated"),
     ("virtio-net", "unknown segmentation"),
-    ("virtio-net", "segments of no octets"),
+    ("virtio-net", "segments of no bytes"),
     ("virtio-net", "checksum beyond the frame"),
 }
 
@@ -48,7 +48,7 @@ def test_an_unknown_segmentation(gso_type: int) -> None:
 
 def test_segments_of_no_octets_would_be_endless() -> None:
     for gso_type in (GSO_TCPV4, GSO_UDP_L4, GSO_TCPV4 | GSO_ECN):
-        with pytest.raises(MalformedPacket, match="no octets"):
+        with pytest.raises(MalformedPacket, match="no bytes"):
             VnetHeader.parse(VnetHeader(0, gso_type, 54, 0, 0, 0).emit())
 
 
