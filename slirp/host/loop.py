@@ -9,6 +9,11 @@ that instant (`visit_at`); a visit that comes too early is answered with the nex
 a deadline into the future, which TCP does with every segment, costs nothing, and an idle flow costs
 the loop nothing per turn.
 
+A shortage of the kernel's (slirp.shortage) ends nothing here. A handler that meets one and has no
+better way raises it: its descriptor is left alone for RETRY_AFTER and then reported again, so that
+whoever it was for comes again and nobody spins meanwhile. A descriptor that epoll has no memory for
+waits in the same way, and whoever registers it is not told.
+
 Does not do: threads, signals, callbacks run from inside another handler.
 """
 
@@ -19,12 +24,12 @@ import heapq
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol, TypeAlias
 
 from nic.port import DeviceGone
 from slirp.host import timerfd
-from slirp.shortage import is_shortage
+from slirp.shortage import is_shortage, persist
 
 Handler: TypeAlias = Callable[[int, float], None]  # epoll events, now
 
@@ -53,19 +58,30 @@ class Timed(Protocol):
 
 
 class Resting:
-    """Descriptors that are left alone for a while."""
+    """Descriptors that are left alone for a while: epoll does not have them."""
 
-    def __init__(self, epoll: select.epoll) -> None:
+    def __init__(self, epoll: select.epoll, events: Mapping[int, int]) -> None:
         self._epoll = epoll
-        self.events: dict[int, int] = {}  # by descriptor: what it is to wait for afterwards
+        self._events = events  # by descriptor: what it waits for
+        self.until: dict[int, float] = {}
+        self.shortages = 0
         self.visit: float | None = None
 
     def handle_timeout(self, now: float) -> float | None:
-        """The loop's visit: all go on."""
-        for fd, events in self.events.items():
-            self._epoll.modify(fd, events)
-        self.events.clear()
-        return None
+        """The loop's visit: those whose time is over go on."""
+        for fd in [fd for fd, at in self.until.items() if at <= now]:
+            try:
+                self._epoll.register(fd, self._events[fd])
+            except FileExistsError:  # it could not be taken off
+                del self.until[fd]
+            except OSError as error:
+                if not is_shortage(error):
+                    raise
+                self.shortages += 1
+                self.until[fd] = now + REST_FOR
+            else:
+                del self.until[fd]
+        return min(self.until.values(), default=None)
 
 
 class Loop:
@@ -80,15 +96,15 @@ class Loop:
         self._swept_at = 0
         self._sweep_over = STALE_MIN
         self._gone: set[int] = set()  # unregistered in this turn: their events are another's
-        self._resting = Resting(self._epoll)
+        self._events: dict[int, int] = {}  # by descriptor: what it waits for
+        self._resting = Resting(self._epoll, self._events)
         self._settlers: list[Callable[[float], None]] = []
         self._again = False
         self._turning = False
-        self.shortages = 0  # times that the kernel had no memory to wait with
+        self._shortages = 0
         self._brisk = False  # the last wait was so short that the next is worth spinning for
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._bell, READABLE)
-        self._handlers[self._bell] = self._handle_bell
+        self.register(self._bell, READABLE, self._handle_bell)
         self._timerfd = -1  # only where somebody else waits for us
         self.now = clock()
 
@@ -96,8 +112,7 @@ class Loop:
         """The epoll descriptor: readable when a descriptor is ready or a deadline is due."""
         if self._timerfd < 0:
             self._timerfd = timerfd.create()
-            self._epoll.register(self._timerfd, READABLE)
-            self._handlers[self._timerfd] = self._handle_alarm
+            self.register(self._timerfd, READABLE, self._handle_alarm)
             self._set_alarm()
         return self._epoll.fileno()
 
@@ -108,6 +123,11 @@ class Loop:
         at = 0.0 if self._again else self.deadline()
         timerfd.set_at(self._timerfd, at)
 
+    @property
+    def shortages(self) -> int:
+        """Calls of the loop's own, and of handlers that know no better, that met a shortage."""
+        return self._shortages + self._resting.shortages
+
     def register(self, fd: int, events: int, handler: Handler) -> None:
         """Call `handler(events, now)` whenever `fd` is ready."""
         try:
@@ -115,30 +135,48 @@ class Loop:
         except OSError as error:
             if not is_shortage(error):
                 raise
-            self.shortages += 1
-            self._epoll.register(fd, events)
+            self._shortages += 1
+            self._put_off(fd, RETRY_AFTER)
+        else:
+            self._resting.until.pop(fd, None)
+        self._events[fd] = events
         self._handlers[fd] = handler
 
     def modify(self, fd: int, events: int) -> None:
         """Wait for other events on `fd`."""
-        self._epoll.modify(fd, events)
+        self._events[fd] = events
+        if fd not in self._resting.until:
+            self._epoll.modify(fd, events)
 
     def rest(self, fd: int, seconds: float = REST_FOR) -> None:
-        """Leave `fd`, which waits to be read, alone for so long.
+        """Leave `fd` alone for so long.
 
         For a listening socket when no descriptor is left to accept with: it stays readable, and
         whoever looks again at once looks for ever.
         """
-        self._epoll.modify(fd, 0)
-        self._resting.events[fd] = READABLE
-        self.visit_at(self._resting, self._clock() + seconds)
+        if fd not in self._resting.until:
+            self._forget(fd)
+        self._put_off(fd, seconds)
+
+    def _put_off(self, fd: int, seconds: float) -> None:
+        at = self._resting.until[fd] = self._clock() + seconds
+        self.visit_at(self._resting, at)
 
     def unregister(self, fd: int) -> None:
         """Forget `fd`; call before it is closed. A descriptor that is not known is no error."""
         if self._handlers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            if self._resting.until.pop(fd, None) is None:
+                self._forget(fd)
+            del self._events[fd]
             self._gone.add(fd)
-            self._resting.events.pop(fd, None)
+
+    def _forget(self, fd: int) -> None:
+        try:
+            persist(self._epoll.unregister, fd)
+        except OSError as error:  # to take something off needs no memory; should it all the same:
+            if not is_shortage(error):
+                raise
+            self._shortages += 1  # it goes when it is closed
 
     def add_settler(self, settler: Callable[[float], None]) -> None:
         """Call `settler(now)` at the end of every turn, in the order of adding."""
@@ -212,10 +250,16 @@ class Loop:
                     handler(events, now)
                 except OSError as error:
                     self._bear(error)
+                    if fd in handlers and fd not in gone:
+                        self.rest(fd, RETRY_AFTER)
         if self._visits and self._visits[0][0] <= now:
             self._visit(now)
         for settle in self._settlers:
-            settle(now)
+            try:
+                settle(now)
+            except OSError as error:
+                self._bear(error)
+                self.visit_at(self._resting, now + RETRY_AFTER)  # and so another turn
         self._turning = False
         if self._timerfd >= 0:
             self._set_alarm()
@@ -223,10 +267,10 @@ class Loop:
 
     def _bear(self, error: OSError) -> None:
         """A handler met a shortage where it has no way of its own to go on: whoever it was for
-        comes again (a descriptor stays ready, a frame is lost as on a wire). Others go on now."""
+        comes again (a descriptor is reported anew, a frame is lost as on a wire). Others go on."""
         if not is_shortage(error) or isinstance(error, DeviceGone):
             raise error
-        self.shortages += 1
+        self._shortages += 1
 
     def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
         poll = self._epoll.poll
@@ -268,6 +312,7 @@ class Loop:
     def close(self) -> None:
         """Give the epoll descriptor back."""
         self._handlers.clear()
+        self._resting.until.clear()
         self._visits.clear()
         if self._timerfd >= 0:
             os.close(self._timerfd)

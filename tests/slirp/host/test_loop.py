@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import select
 import time
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from slirp.host.loop import READABLE, STALE_MIN, Loop
+from slirp.host.loop import READABLE, REST_FOR, RETRY_AFTER, STALE_MIN, WRITABLE, Loop
 from tests.kit.clock import Clock
 
 
@@ -293,3 +295,132 @@ def test_asyncio_drives_it() -> None:
         return alarm.rang
 
     assert asyncio.run(main())
+
+
+class StarvedEpoll:
+    """An epoll some of whose calls find no memory."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self.failures: dict[str, int] = {}
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._epoll, name)
+
+        def sometimes(*args: Any) -> Any:
+            self.calls.append(name)
+            if self.failures.get(name):
+                self.failures[name] -= 1
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            return found(*args)
+
+        return sometimes
+
+
+def starve(loop: Loop, **failures: int) -> StarvedEpoll:
+    epoll = StarvedEpoll(loop._epoll)
+    loop._epoll = loop._resting._epoll = epoll  # type: ignore[assignment]
+    epoll.failures.update(failures)
+    return epoll
+
+
+def no_memory(events: int, now: float) -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def test_a_handler_that_meets_a_shortage_is_not_called_again_at_once(
+    loop: Loop, clock: Clock, pipe: tuple[int, int]
+) -> None:
+    """It would be for ever: its descriptor stays ready."""
+    calls: list[int] = []
+
+    def handle(events: int, now: float) -> None:
+        calls.append(events)
+        if len(calls) < 3:
+            no_memory(events, now)
+        os.read(pipe[0], 9)
+
+    loop.register(pipe[0], READABLE, handle)
+    os.write(pipe[1], b"x")
+    for visits in (1, 2, 3):
+        for _ in range(5):
+            loop.turn(0)
+        assert len(calls) == visits
+        clock.advance(RETRY_AFTER)
+        loop.turn(0)
+    assert loop.shortages == 2
+
+
+def test_who_hangs_up_while_nobody_can_be_served_is_not_reported_for_ever(
+    loop: Loop, clock: Clock
+) -> None:
+    """EPOLLHUP and EPOLLERR come whether they are asked for or not."""
+    calls: list[int] = []
+    ours, theirs = os.pipe()
+
+    def handle(events: int, now: float) -> None:
+        calls.append(events)
+        no_memory(events, now)
+
+    loop.register(ours, READABLE, handle)
+    os.close(theirs)
+    for _ in range(5):
+        loop.turn(0)
+    assert len(calls) == 1
+    loop.unregister(ours)
+    os.close(ours)
+    clock.advance(RETRY_AFTER)
+    loop.turn(0)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("failures", [1, 2, 5])
+def test_a_descriptor_that_epoll_has_no_memory_for_is_watched_later(
+    failures: int, loop: Loop, clock: Clock, pipe: tuple[int, int]
+) -> None:
+    starve(loop, register=failures)
+    calls: list[int] = []
+    loop.register(pipe[0], READABLE, lambda events, now: calls.append(events))
+    os.write(pipe[1], b"x")
+    for _ in range(failures):
+        assert loop.turn(0) == 0
+        clock.advance(REST_FOR)
+    loop.turn(0)
+    loop.turn(0)
+    assert calls == [READABLE]
+    assert loop.shortages == failures
+
+
+def test_what_waits_to_be_watched_may_change_its_mind_and_go(
+    loop: Loop, clock: Clock, pipe: tuple[int, int]
+) -> None:
+    epoll = starve(loop, register=1)
+    calls: list[int] = []
+    loop.register(pipe[1], READABLE, lambda events, now: calls.append(events))
+    loop.modify(pipe[1], WRITABLE)
+    clock.advance(RETRY_AFTER)
+    loop.turn(0)
+    loop.turn(0)
+    assert calls == [WRITABLE]
+    epoll.failures["register"] = 1
+    loop.register(pipe[0], READABLE, no_memory)
+    loop.unregister(pipe[0])
+    loop.register(pipe[0], READABLE, lambda events, now: None)
+    clock.advance(RETRY_AFTER)
+    loop.turn(0)
+
+
+def test_a_settler_that_meets_a_shortage_has_another_turn(loop: Loop, clock: Clock) -> None:
+    settled: list[float] = []
+
+    def settle(now: float) -> None:
+        settled.append(now)
+        if len(settled) == 1:
+            no_memory(0, now)
+
+    loop.add_settler(settle)
+    loop.turn(0)
+    assert loop.deadline() == clock.now + RETRY_AFTER
+    loop.turn(0)
+    assert len(settled) == 2
