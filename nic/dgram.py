@@ -29,9 +29,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from dma.iovec import IoVec
-from nic.port import VNET_NONE, Frame, PortDefaults
+from nic.port import VNET_NONE, Frame, PortDefaults, Shortage
 from nic.readiness import Readiness
 from nic.stream import FRAME_MAX, FRAME_MIN, PAD_TO
+from slirp.shortage import is_shortage
 
 FRAMES_PER_CALL: Final = 64  # frames that one frames() yields at the most
 RETRY_AFTER: Final = 0.002  # seconds until the next try when the kernel has no memory
@@ -145,7 +146,10 @@ class DgramPort(PortDefaults):
         if failure in _NO_ROOM:
             self._starved = failure != errno.EAGAIN or self._tx_sock is None
             if not self._starved and self._tx_sock is not None:
-                self._readiness.await_room(self._tx_sock.fileno())
+                try:
+                    self._readiness.await_room(self._tx_sock.fileno())
+                except OSError:  # epoll has no memory: then by the clock
+                    self._starved = True
             return
         self._waiting = 0
         self._retry_at = None
@@ -211,6 +215,8 @@ class DgramPort(PortDefaults):
             except BlockingIOError:
                 return
             except OSError as error:
+                if is_shortage(error):
+                    raise Shortage(error.errno, "no memory for a frame") from None
                 if error.errno in _NOBODY:
                     self._unheard(error.errno)
                 return

@@ -28,6 +28,8 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from slirp.shortage import is_shortage, persist
+
 BACKLOG: Final = 4096  # connections; the kernel takes net.core.somaxconn (4096) at the most
 ACCEPTS_PER_TURN: Final = 64
 CLIENTS_MAX: Final = 256  # connections at once, each a descriptor
@@ -74,7 +76,7 @@ class Clients:
     """A listening Unix socket and who is connected to it. `listener` becomes ours."""
 
     def __init__(self, listener: socket.socket, loop: Loop, respond: Respond) -> None:
-        self.stats = {"answered": 0, "crowded_out": 0, "unread": 0}
+        self.stats = {"answered": 0, "crowded_out": 0, "unread": 0, "shortages": 0}
         self._listener = listener
         self._loop = loop
         self._respond = respond
@@ -94,18 +96,19 @@ class Clients:
                 return
             if len(self._clients) >= CLIENTS_MAX:
                 self._drop(next(iter(self._clients.values())), "crowded_out")
-            sock.setblocking(False)
+            persist(sock.setblocking, False)
             self._clients[sock.fileno()] = client = Client(sock, self._loop.now)
             self._handle_readable(client)
 
     def _handle_readable(self, client: Client) -> None:
         try:
             data = client.sock.recv(READ_MAX)
-        except BlockingIOError:
-            self._watch(client, lambda: self._handle_readable(client))
-            return
-        except OSError:
-            self._forget(client)
+        except OSError as error:
+            if is_shortage(error):
+                self._watch(client, lambda: self._handle_readable(client))
+                self._bear(client, error)
+            else:
+                self._forget(client)
             return
         if data:
             self._has_moved(client)
@@ -140,13 +143,20 @@ class Clients:
                 self._has_moved(client)
             client.sock.shutdown(socket.SHUT_RDWR)
             self.stats["answered"] += 1
-        except BlockingIOError:
-            self._watch(client, lambda: self._send(client), writing=True)
-            self._loop.visit_at(self, client.moved_at + STILL_FOR)
-            return
-        except OSError:  # it does not listen any more
-            pass
+        except OSError as error:
+            if is_shortage(error):
+                self._watch(client, lambda: self._send(client), writing=True)
+                self._bear(client, error)
+                self._loop.visit_at(self, client.moved_at + STILL_FOR)
+                return
+            # it does not listen any more
         self._forget(client)
+
+    def _bear(self, client: Client, error: OSError) -> None:
+        """More than that it is busy? Then the loop comes back to it later, not at once."""
+        if not isinstance(error, BlockingIOError):
+            self.stats["shortages"] += 1
+            self._loop.rest(client.sock.fileno())
 
     def _watch(self, client: Client, ready: Callable[[], None], *, writing: bool = False) -> None:
         if not client.watched:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from dma.iovec import IoVec, scatter_copy
 from nic.port import VNET_NONE, Frame, Port, PortDefaults
+from slirp.shortage import is_shortage
 
 if TYPE_CHECKING:
     from slirp.tcp.ahead import Shelf
@@ -72,7 +73,7 @@ class Attachment:
         self.sockets = 0  # of the host's, held by guests of this port
         self.flows = 0  # TCP flows of guests of this port
         self.shelf: Shelf | None = None  # its share of what is kept ahead of its turn
-        self.shortages = 0  # times that the kernel had no memory for its frames
+        self.shortages = 0  # times that the kernel had no memory for its frames, or what has some
         self.visit: float | None = None
         self._backlog: deque[tuple[tuple[bytes, ...], bytes, bytes]] = deque()
         self._waiting: dict[Resumable, None] = {}
@@ -151,7 +152,12 @@ class Attachment:
         self._is_refusing = False
         for who in list(islice(self._waiting, RESUMES_PER_TURN)):
             self.forget(who)
-            who.resume(now)
+            try:
+                who.resume(now)
+            except OSError as error:  # its socket is watched again: the loop comes back to it
+                if not is_shortage(error):
+                    raise
+                self.shortages += 1
             if self._is_refusing:
                 return
 

@@ -25,6 +25,8 @@ import socket
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from slirp.shortage import is_shortage
+
 if TYPE_CHECKING:
     from slirp.host.attachment import Attachment
 
@@ -90,8 +92,10 @@ class Descriptors:
             try:
                 sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, proto)
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                if not is_shortage(error):
                     raise
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    continue  # no memory just now; to take a socket from others would free little
                 self.look()
             else:
                 if attachment is None:

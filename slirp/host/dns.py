@@ -10,6 +10,7 @@ Does not do: DNS over TLS, pipelining towards resolvers.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Hashable
 from functools import partial
@@ -21,8 +22,9 @@ from slirp.flow import Guest
 from slirp.host.attachment import Attachment, send_all
 from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.holding import Holding
-from slirp.host.loop import HANGUP, READABLE, WRITABLE, Loop
+from slirp.host.loop import HANGUP, READABLE, RETRY_AFTER, WRITABLE, Loop
 from slirp.services.dns import Action, Answer, DnsService, Forget, SendToResolver
+from slirp.shortage import is_shortage, persist
 from slirp.stack import DNS_PORT, Stack, Unresolved, udp_header
 from slirp.wire.dns import MessageStream, frame_message
 from slirp.wire.ipv4 import PROTOCOL_UDP
@@ -31,6 +33,7 @@ CLIENTS_MAX: Final = 256  # guests' TCP connections at once; the next one is ref
 CLIENT_FOR: Final = 30.0  # seconds without a query on a TCP connection (RFC 7766 §6.2.3)
 UNSENT_MAX: Final = 256 << 10  # bytes of answers that a client does not take; then it is closed
 READ_LEN: Final = 65536
+PAIR: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 
 class Attempt:
@@ -46,7 +49,7 @@ class Attempt:
         self.resolver = action.resolver
         self.sock = sock
         self.stream = MessageStream() if stream else None
-        self.unsent = frame_message(action.payload) if stream else b""
+        self.unsent = frame_message(action.payload) if stream else action.payload
 
     def handle_ready(self, events: int, now: float) -> None:
         """The resolver answered, or the connection is there, or neither will come."""
@@ -108,6 +111,7 @@ class DnsRelay:
         self._attempts: dict[int, Attempt] = {}
         self._clients: dict[int, Client] = {}
         self._accepted = 0
+        self.shortages = 0  # times that the kernel had no memory for a query or an answer
         self.visit: float | None = None
 
     def query(self, guest: Guest, src_port: int, payload: IoVec, now: float) -> None:
@@ -153,13 +157,18 @@ class DnsRelay:
         self._attempts[action.token] = attempt
         try:
             self._bind_to(sock, action.resolver.address)
-            sock.connect(found[0][4])
-            if not action.over_tcp:
+            persist(sock.connect, found[0][4])
+        except OSError as error:
+            if error.errno != errno.EINPROGRESS:
+                return self.service.handle_failure(action.token, now)
+        if not action.over_tcp:
+            try:
                 sock.send(action.payload)
-        except BlockingIOError:
-            pass
-        except OSError:
-            return self.service.handle_failure(action.token, now)
+                attempt.unsent = b""
+            except OSError as error:
+                if not is_shortage(error):
+                    return self.service.handle_failure(action.token, now)
+                self.shortages += 1  # it leaves when the loop finds the socket writable
         events = READABLE | (WRITABLE if attempt.unsent else 0)
         self._loop.register(sock.fileno(), events, attempt.handle_ready)
         return []
@@ -170,7 +179,7 @@ class DnsRelay:
         if self._bind is not None and sock.family == socket.AF_INET:
             if is_loopback(resolver) and not is_loopback(self._bind):
                 return
-            sock.bind((self._bind, 0))
+            persist(sock.bind, (self._bind, 0))
 
     def handle_resolver(self, attempt: Attempt, events: int, now: float) -> None:
         """A resolver's socket is ready."""
@@ -187,15 +196,22 @@ class DnsRelay:
                 if not data:
                     raise ConnectionError("closed by the resolver")
                 messages = attempt.stream.feed(data)
-        except BlockingIOError:
-            return
-        except (OSError, MalformedPacket):
+        except (OSError, MalformedPacket) as error:
+            if isinstance(error, OSError) and is_shortage(error):
+                self._bear(error)
+                return
             self._perform(self.service.handle_failure(attempt.token, now), now)
             return
         for message in messages:
             self._perform(
                 self.service.handle_answer(attempt.resolver, message, attempt.token, now), now
             )
+
+    def _bear(self, error: OSError) -> None:
+        """A socket gave or took nothing: more than that it is busy? Then the loop asks later."""
+        if not isinstance(error, BlockingIOError):
+            self.shortages += 1
+            raise error
 
     def _forget(self, token: int) -> None:
         attempt = self._attempts.pop(token, None)
@@ -229,16 +245,15 @@ class DnsRelay:
         if len(self._clients) >= CLIENTS_MAX:
             return None
         try:
-            ours, flows = socket.socketpair()
-        except OSError:
-            if not self._descriptors.make_room(now):
+            ours, flows = socket.socketpair(type=PAIR)
+        except OSError as error:
+            is_full = error.errno in (errno.EMFILE, errno.ENFILE)
+            if is_full and not self._descriptors.make_room(now):
                 return None
             try:
-                ours, flows = socket.socketpair()
+                ours, flows = socket.socketpair(type=PAIR)
             except OSError:
                 return None
-        ours.setblocking(False)
-        flows.setblocking(False)
         self._accepted += 1
         client = Client(self, self._accepted, ours, now)
         self._clients[client.number] = client
@@ -264,10 +279,11 @@ class DnsRelay:
         try:
             data = client.sock.recv(READ_LEN)
             messages = client.stream.feed(data)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.drop(client)
+        except OSError as error:
+            if is_shortage(error):
+                self._bear(error)
+            else:
+                self.drop(client)
             return
         except MalformedPacket as error:
             self._stack.malformed[error.layer, error.reason] += 1
@@ -287,13 +303,15 @@ class DnsRelay:
     def _flush(self, client: Client) -> None:
         if client.number not in self._clients:
             return
+        rests = False
         try:
             sent = client.sock.send(client.unsent) if client.unsent else 0
-        except BlockingIOError:
+        except OSError as error:
+            if not is_shortage(error):
+                self.drop(client)
+                return
             sent = 0
-        except OSError:
-            self.drop(client)
-            return
+            rests = not isinstance(error, BlockingIOError)
         client.unsent = client.unsent[sent:]
         done = client.ended and client.asked <= 0 and not client.unsent
         if done or len(client.unsent) > UNSENT_MAX:
@@ -301,6 +319,9 @@ class DnsRelay:
             return
         wanted = 0 if client.ended else READABLE
         self._loop.modify(client.sock.fileno(), wanted | (WRITABLE if client.unsent else 0))
+        if rests:  # it is writable: to be told so at once is of no use
+            self.shortages += 1
+            self._loop.rest(client.sock.fileno(), RETRY_AFTER)
 
     def drop(self, client: Client) -> None:
         """End a guest's stream."""

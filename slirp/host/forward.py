@@ -27,6 +27,7 @@ from slirp.errors import ConfigError
 from slirp.forward import HostAddress, host_text
 from slirp.host.forward_udp import DatagramForward, random_port, remote_addr
 from slirp.host.loop import READABLE, Loop
+from slirp.shortage import persist
 
 if TYPE_CHECKING:
     from slirp.flow import Guest
@@ -193,15 +194,15 @@ class Forwards:
         remote, remote_port = nat.gateway, 0
         if isinstance(peer, tuple):  # else a Unix socket's name, which is the peer's to choose
             remote, remote_port = remote_addr(nat, peer), peer[1]
-        sock.setblocking(False)
+        persist(sock.setblocking, False)
         with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # RFC 6093 §5
+            persist(sock.setsockopt, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # RFC 6093 §5
         for _ in range(PORT_TRIES):
             if remote_port:
                 key = guest.addr + remote + port.to_bytes(2, "big") + remote_port.to_bytes(2, "big")
-                if self._tcp.open(key, sock, guest, now):
-                    return
+                if self._tcp.open(key, sock, guest, now) or sock.fileno() < 0:
+                    return  # the latter: there was no room for it, and it is closed
             remote_port = random_port()
         reset(sock)
 
@@ -214,7 +215,7 @@ class Forwards:
 def reset(sock: socket.socket) -> None:
     """Close, and have the peer told by RST (a Unix socket's peer sees the end)."""
     with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
     sock.close()
 
 

@@ -115,8 +115,9 @@ class DatagramForward:
             views = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + room)
             try:
                 size, control, _, peer = self.sock.recvmsg_into((*views, self._overflow), ancillary)
-            except OSError:
+            except OSError as error:
                 claim.cancel()
+                udp.bear(error)
                 return
             sender = self._sender(peer, info.asked(control) if ancillary else b"")
             if size > PAYLOAD_MAX:  # which IPv6 can carry and IPv4 cannot
@@ -135,7 +136,8 @@ class DatagramForward:
         for _ in range(DATAGRAMS_PER_TURN):
             try:
                 size, control, _, peer = self.sock.recvmsg_into((self._overflow,), self._info.room)
-            except OSError:
+            except OSError as error:
+                self._udp.bear(error)
                 return
             if size > PAYLOAD_MAX:
                 self._udp.failed += 1

@@ -204,7 +204,7 @@ class Loop:
 
     def wake(self) -> None:
         """End a wait at once; may be called from a signal handler or another thread."""
-        os.eventfd_write(self._bell, 1)
+        persist(os.eventfd_write, self._bell, 1)
 
     def _handle_bell(self, events: int, now: float) -> None:
         with contextlib.suppress(BlockingIOError):

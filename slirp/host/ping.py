@@ -37,6 +37,7 @@ from slirp.host.socket_errors import (
     local_mtu,
 )
 from slirp.ip import icmp
+from slirp.shortage import SHORTAGES, is_shortage, persist
 from slirp.stack import DONT_FRAGMENT, EchoArrived, Stack
 from slirp.wire.icmp import ECHO_REPLY, ECHO_REQUEST, IcmpHeader
 from slirp.wire.ipv4 import PROTOCOL_ICMP
@@ -116,6 +117,7 @@ class PingRelay:
         self.answered = 0
         self.prohibited = 0
         self.failed = 0
+        self.shortages = 0  # echoes lost to one, and times that nothing could be received
 
     def send(self, echo: EchoArrived, host_addr: bytes, now: float) -> None:
         """A guest's echo request, to this host address."""
@@ -132,6 +134,7 @@ class PingRelay:
         set_hops(ping, echo.hops)
         failure, mtu = self._send(ping, bytes(message))
         if failure:
+            self.shortages += failure in SHORTAGES
             self._refuse(echo, payload, LOCAL_CODES.get(failure), mtu)
         else:
             self.sent += 1
@@ -175,22 +178,27 @@ class PingRelay:
                 )
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EPROTONOSUPPORT):
+                    self.shortages += is_shortage(error)
                     return None  # no descriptor, no memory: the next one may find some
                 continue
             try:
-                sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+                persist(sock.setsockopt, socket.IPPROTO_IP, IP_RECVERR, 1)
                 if kind == socket.SOCK_RAW:
-                    sock.setsockopt(
+                    persist(
+                        sock.setsockopt,
                         SOL_RAW,
                         ICMP_FILTER,
                         struct.pack("I", ~(1 << ECHO_REPLY) & 0xFFFFFFFF),
                     )
                 if self._bind is not None:
-                    sock.bind((self._bind, 0))
-                sock.connect((addr_to_text(host_addr), 0))
+                    persist(sock.bind, (self._bind, 0))
+                persist(sock.connect, (addr_to_text(host_addr), 0))
             except OSError as error:
                 sock.close()
                 self._descriptors.release(guest.attachment)
+                if is_shortage(error):
+                    self.shortages += 1
+                    return None  # the next one may find what it needs
                 code = LOCAL_CODES.get(error.errno or 0)
                 continue
             ping = Ping(self, key, guest, sock, kind == socket.SOCK_RAW)
@@ -204,7 +212,8 @@ class PingRelay:
         for _ in range(REPLIES_PER_EVENT):
             try:
                 data, peer = ping.sock.recvfrom(65535)
-            except OSError:
+            except OSError as error:
+                self._bear(error)
                 return
             if ping.raw:
                 data = data[(data[0] & 15) * 4 :]
@@ -220,14 +229,21 @@ class PingRelay:
             src = self._nat.inward(addr_from_text(peer[0]))
             send_all(self._stack.packets(ping.guest, src, PROTOCOL_ICMP, reply))
 
+    def _bear(self, error: OSError) -> None:
+        """Nothing was received: is it more than that nothing is there? Then the loop asks later."""
+        if is_shortage(error) and not isinstance(error, BlockingIOError):
+            self.shortages += 1
+            raise error
+
     def errors(self, ping: Ping) -> int:
         """What the error queue tells, as ICMP for the guest; the path's MTU where it says so."""
         mtu = 0
         for _ in range(REPLIES_PER_EVENT):
             try:
                 data, ancillary, _, _ = ping.sock.recvmsg(576, 512, MSG_ERRQUEUE)
-            except OSError:
-                ping.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            except OSError as failure:
+                self._bear(failure)
+                persist(ping.sock.getsockopt, socket.SOL_SOCKET, socket.SO_ERROR)
                 break
             for level, kind, error in ancillary:
                 if level == socket.IPPROTO_IP and kind == IP_RECVERR:
@@ -279,7 +295,7 @@ def set_hops(ping: Ping, hops: int) -> None:
     """What goes out next has the guest's hop limit and, with it, DONT_FRAGMENT or not."""
     if hops == ping.hops:
         return
-    ping.hops = hops
     discover = IP_PMTUDISC_DO if hops & DONT_FRAGMENT else IP_PMTUDISC_DONT
-    ping.sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops & 0xFF)
-    ping.sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
+    persist(ping.sock.setsockopt, socket.IPPROTO_IP, socket.IP_TTL, hops & 0xFF)
+    persist(ping.sock.setsockopt, socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
+    ping.hops = hops

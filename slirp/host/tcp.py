@@ -23,7 +23,6 @@ Does not do: urgent data as such, TCP options other than those of slirp.tcp, spl
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -300,7 +299,7 @@ class TcpRelay:
         if events & tcp.FIN_RECEIVED:
             flow.finishing = True
         if flow.finishing and flow.spill is None:
-            self._shut(flow)
+            self._shut(flow, now)
         if events & (tcp.RESET_RECEIVED | tcp.GUEST_GONE):
             self.forget(flow)
             self._farewells.reset(flow, now)
@@ -409,11 +408,16 @@ class TcpRelay:
 
     # Closing
 
-    def _shut(self, flow: TcpFlow) -> None:
+    def _shut(self, flow: TcpFlow, now: float) -> None:
         flow.finishing = False
-        if flow.sock is not None:
-            with contextlib.suppress(OSError):
-                flow.sock.shutdown(socket.SHUT_WR)
+        if flow.sock is None:
+            return
+        try:
+            flow.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:  # else it is over already
+            if is_shortage(error):
+                flow.finishing = True
+                self.retry(flow, now)
 
     def _close(self, flow: TcpFlow, now: float) -> None:
         """The connection is over."""

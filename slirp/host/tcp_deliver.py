@@ -85,6 +85,7 @@ class Deliverer:
             try:
                 sent = sock.send(spill[0])
             except BlockingIOError:
+                self._feeder.arm(flow)
                 return False
             except OSError as error:
                 if is_shortage(error):

@@ -20,6 +20,7 @@ import termios
 from typing import TYPE_CHECKING, Final
 
 from slirp.host.loop import Loop
+from slirp.shortage import is_shortage, persist
 
 if TYPE_CHECKING:
     from slirp.host.descriptors import Descriptors
@@ -90,7 +91,7 @@ class Farewells:
     def _reset(self, flow: TcpFlow) -> None:
         if flow.sock is not None:
             with contextlib.suppress(OSError):
-                flow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+                persist(flow.sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
         flow.spill = None
         self.release(flow)
 
@@ -125,5 +126,5 @@ def unsent(sock: socket.socket) -> int:
         if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
             return 0
         return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), "little")
-    except OSError:
-        return 0
+    except OSError as error:
+        return 1 if is_shortage(error) else 0  # there may be some: whoever asks looks again

@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from slirp.ip.template import PROTOCOL_TCP, Template4
-from slirp.shortage import is_shortage
+from slirp.shortage import is_shortage, persist
 from slirp.tcp import connection as tcp
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def peek_offset_works() -> bool:
 def pending_error(sock: socket.socket) -> int:
     """What the kernel has to tell of the connection; 0: nothing, or nothing just now."""
     try:
-        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return persist(sock.getsockopt, socket.SOL_SOCKET, socket.SO_ERROR)
     except OSError as error:
         return 0 if is_shortage(error) else (error.errno or errno.EIO)
 
@@ -154,4 +154,4 @@ def widen(sock: socket.socket) -> None:
     # room for it and, other than SO_RCVBUF, leaves the kernel free to make more.
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_AHEAD)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

@@ -65,6 +65,7 @@ from slirp.host.udp_runs import (
 from slirp.host.udp_send import dropped_by_kernel, send_datagrams, widen_queue
 from slirp.ip.icmp import QUOTE_MAX
 from slirp.ip.template import PROTOCOL_UDP, Template4
+from slirp.shortage import SHORTAGES, is_shortage, persist
 from slirp.stack import DONT_FRAGMENT, Stack, udp_header
 from slirp.wire.checksum import ones_sum
 
@@ -111,6 +112,7 @@ class UdpRelay:
         self.to_guest = 0
         self.to_host = 0
         self.failed = 0
+        self.shortages = 0  # datagrams lost to one, and times that nothing could be received
         self.copied = 0
         self.dropped = 0  # by the kernel, of sockets that are closed: their queue was full
         self.senders_forgotten = 0  # by forwards, beyond their bound
@@ -168,12 +170,13 @@ class UdpRelay:
         changed = hops ^ mapping.hops
         if not changed:
             return
-        mapping.hops = hops
+        option = mapping.sock.setsockopt
         if changed & 0xFF:
-            mapping.sock.setsockopt(socket.IPPROTO_IP, IP_TTL, hops & 0xFF)
+            persist(option, socket.IPPROTO_IP, IP_TTL, hops & 0xFF)
         if changed & DONT_FRAGMENT:
             discover = IP_PMTUDISC_DO if hops & DONT_FRAGMENT else IP_PMTUDISC_DONT
-            mapping.sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
+            persist(option, socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
+        mapping.hops = hops
 
     def send_to(
         self,
@@ -196,6 +199,7 @@ class UdpRelay:
             self.to_host += 1
             return
         self.failed += 1
+        self.shortages += failure in SHORTAGES
         if failure in LOCAL_CODES:
             mtu = self._errors(mapping)  # where the kernel says which MTU the path has
             quoted = IoVec(payload).slice(0, gso_size or QUOTE_MAX)
@@ -205,6 +209,7 @@ class UdpRelay:
     def _failed(self, datagram: UdpArrived, failure: int) -> None:
         """A datagram that has no mapping, or is for a forward's peer."""
         self.failed += 1
+        self.shortages += failure in SHORTAGES
         target = (datagram.dst, datagram.dst_port)
         self._tell(datagram.guest, datagram.src_port, target, failure, 0, datagram.payload)
 
@@ -248,10 +253,10 @@ class UdpRelay:
 
     def _set_up(self, sock: socket.socket) -> None:
         if self._bind is not None:
-            sock.bind((self._bind, 0))
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
+            persist(sock.bind, (self._bind, 0))
+        persist(sock.setsockopt, socket.IPPROTO_IP, IP_RECVERR, 1)
+        persist(sock.setsockopt, socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
         widen_queue(sock)
 
     def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
@@ -315,8 +320,9 @@ class UdpRelay:
             views = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + self.room)
             try:
                 size, _, _, peer = mapping.sock.recvmsg_into((*views, self.overflow))
-            except OSError:  # nothing more, or an error that the error queue tells of
+            except OSError as error:  # nothing more, or an error that the error queue tells of
                 claim.cancel()
+                self.bear(error)
                 return
             mapping.used_at = now
             self.to_guest += 1
@@ -327,6 +333,12 @@ class UdpRelay:
                 self.send_fragments(mapping.guest, src, peer[1], mapping.port, datagram)
                 continue
             fill(claim, mapping.guest, self.template_from(mapping, peer), views, size)
+
+    def bear(self, error: OSError) -> None:
+        """Nothing was received: is it more than that nothing is there? Then the loop asks later."""
+        if is_shortage(error) and not isinstance(error, BlockingIOError):
+            self.shortages += 1
+            raise error
 
     def wait(self, mapping: Mapping) -> None:
         """The guest has no room: leave the datagrams where they are until it has."""
@@ -376,8 +388,9 @@ class UdpRelay:
         for _ in range(ERRORS_PER_EVENT):
             try:
                 data, ancillary, _, peer = mapping.sock.recvmsg(576, 512, MSG_ERRQUEUE)
-            except OSError:
-                mapping.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            except OSError as failure:
+                self.bear(failure)
+                persist(mapping.sock.getsockopt, socket.SOL_SOCKET, socket.SO_ERROR)
                 break
             for level, kind, error in ancillary:
                 if level == socket.IPPROTO_IP and kind == IP_RECVERR:

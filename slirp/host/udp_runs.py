@@ -63,6 +63,7 @@ class Relay(Protocol):
         gso_size: int,
         address: tuple[str, int],
     ) -> None: ...
+    def bear(self, error: OSError) -> None: ...
     def wait(self, mapping: Mapping) -> None: ...
     def template_from(self, mapping: Mapping, peer: tuple[str, int]) -> Template4: ...
     def pass_on(
@@ -115,14 +116,16 @@ class Outgoing:
         mapping = route.mapping
         mapping.used_at = now
         mapping.guest.seen_at = now
-        self._relay.set_hops(mapping, self._hops)
-        if len(payloads) == 1 or not self._send_run(mapping.sock, route, payloads):
-            for payload in payloads:
-                self._relay.send_to(mapping, (payload,), 0, route.address)
-        payloads.clear()
-        for frame in self._frames:
-            frame.release()
-        self._frames.clear()
+        try:
+            self._relay.set_hops(mapping, self._hops)
+            if len(payloads) == 1 or not self._send_run(mapping.sock, route, payloads):
+                for payload in payloads:
+                    self._relay.send_to(mapping, (payload,), 0, route.address)
+        finally:  # or they would leave with the next run, to wherever that goes
+            payloads.clear()
+            for frame in self._frames:
+                frame.release()
+            self._frames.clear()
 
     def _send_run(self, sock: socket.socket, route: Route, payloads: list[memoryview]) -> bool:
         """False: they have to go one by one."""
@@ -172,7 +175,11 @@ def _receive_run(relay: Relay, mapping: Mapping, now: float) -> bool:
     while count < RUN_MAX and at + size <= RUN_OCTETS:
         try:
             got, _, _, peer = receive((payload[at:], overflow) if at else (payload, overflow))
-        except OSError:  # nothing more, or an error that the error queue tells of
+        except OSError as error:  # nothing more, or an error that the error queue tells of
+            if not count:
+                claim.cancel()
+                relay.bear(error)
+                return False
             more = False
             break
         if not count and 0 < got <= relay.room:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
+from slirp.shortage import persist
 
 if TYPE_CHECKING:
     from slirp.host.pktinfo import Control
@@ -79,7 +80,7 @@ def cut(payload: tuple[memoryview, ...], size: int) -> Iterator[tuple[memoryview
 
 def widen_queue(sock: socket.socket) -> None:
     """Have room for a burst that comes while the loop does something else."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, QUEUE_LEN)
+    persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_RCVBUF, QUEUE_LEN)
 
 
 def dropped_by_kernel(sock: socket.socket) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from slirp.address import addr_from_text
+from slirp.shortage import is_shortage
 
 NAMESERVERS_MAX: Final = 3  # MAXNS of resolv.conf(5)
 SEARCH_MAX: Final = 32  # domains
@@ -109,7 +110,10 @@ class ResolvConf:
             if seen == self._seen:
                 return self._text
             text = parse_resolv_conf(self._read(self.path)[:FILE_MAX].decode("utf-8", "replace"))
-        except OSError:
+        except OSError as error:
+            if is_shortage(error):  # it is there: what it said holds until it can be read again
+                self._look_at = now
+                return self._text
             seen, text = None, NOTHING
         self._seen = seen
         if text != self._text:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nic.dgram import FRAMES_PER_CALL, RETRY_AFTER, DgramPort
+from nic.port import Shortage
 from nic.stream import FRAME_MAX, FRAME_MIN, PAD_TO
 
 
@@ -344,3 +345,45 @@ def test_nobody_there_yet_loses_frames(bound: Bound) -> None:
 def test_a_claim_beyond_the_mtu_is_our_mistake(bound: Bound) -> None:
     with pytest.raises(ValueError, match="1515"):
         bound.port.claim(1515)
+
+
+class Deaf(Starved):
+    """A socket whose datagrams cannot be received, so many times."""
+
+    def recvfrom_into(self, *args: object, **options: object) -> object:  # type: ignore[override]
+        self.tries += 1
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return super().recvfrom_into(*args, **options)  # type: ignore[arg-type]
+
+
+def test_a_receive_that_meets_a_shortage_is_told() -> None:
+    """Whoever serves the port leaves it alone for a moment: it stays readable all the time."""
+    plain, machine = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours = Deaf(fileno=plain.detach())
+    port = DgramPort(ours)
+    machine.send(b"f" * 60)
+    ours.failures = 1
+    with pytest.raises(Shortage):
+        received(port)
+    assert received(port) == [b"f" * 60]
+    port.close()
+    machine.close()
+
+
+def test_a_full_queue_that_epoll_cannot_watch_is_tried_by_the_clock(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, machine = pair
+
+    def no_memory(fd: int) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(port._readiness, "await_room", no_memory)
+    while send(port, b"f" * 2000):
+        pass
+    assert port.poll(1.0) == 1.0 + RETRY_AFTER
+    taken(machine)
+    assert port.poll(1.0 + RETRY_AFTER) is None
+    assert port.claim(60) is not None

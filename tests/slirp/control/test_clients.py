@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import threading
@@ -14,10 +15,12 @@ import pytest
 from slirp.control import clients
 from slirp.control.clients import Clients, listen
 from slirp.control.slirp4netns import ApiSocket
+from slirp.host.loop import REST_FOR
 from slirp.linux.syscalls import raise_descriptor_limit
 from slirp.network import Network
 from tests.kit.addresses import own_loopback
 from tests.kit.need import missing
+from tests.kit.starved import starved
 
 MORE_THAN_A_SOCKET_HOLDS = 8 << 20  # bytes
 PATIENCE = 20.0  # seconds that any client here waits
@@ -94,7 +97,7 @@ def is_open(sock: socket.socket) -> bool:
 @pytest.mark.parametrize("size", [0, 1, 1000, 200_000, MORE_THAN_A_SOCKET_HOLDS])
 def test_reply_of_any_size_arrives_whole(served: Served, size: int) -> None:
     assert served.read_whole(served.connect(str(size).encode())) == size
-    assert served.stats == {"answered": 1, "crowded_out": 0, "unread": 0}
+    assert served.stats == {"answered": 1, "crowded_out": 0, "unread": 0, "shortages": 0}
 
 
 def test_slow_reader_holds_nobody_up(served: Served) -> None:
@@ -122,7 +125,7 @@ def test_reader_that_never_reads_is_dropped_and_counted(served: Served) -> None:
     assert served.stats["unread"] == 0
     served.clock.now += 0.2
     served.turns()
-    assert served.stats == {"answered": 0, "crowded_out": 0, "unread": 1}
+    assert served.stats == {"answered": 0, "crowded_out": 0, "unread": 1, "shortages": 0}
     assert served.read_whole(still) < MORE_THAN_A_SOCKET_HOLDS
 
 
@@ -145,7 +148,7 @@ def test_reader_that_leaves(served: Served) -> None:
     served.connect(str(MORE_THAN_A_SOCKET_HOLDS).encode()).close()
     served.turns()
     assert served.read_whole(served.connect(b"7")) == 7
-    assert served.stats == {"answered": 1, "crowded_out": 0, "unread": 0}
+    assert served.stats == {"answered": 1, "crowded_out": 0, "unread": 0, "shortages": 0}
 
 
 def test_who_is_still_longest_makes_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,3 +266,29 @@ def test_many_forwards_over_the_socket(tmp_path: Path, callers: int) -> None:
                 break
             threading.Event().wait(0.01)
         assert network.stats()["control"]["answered"] == MANY + 1
+
+
+@pytest.mark.parametrize(
+    ("call", "every"), [("recv", 1), ("recv", 3), ("send", 1), ("send", 3), ("setblocking", 3)]
+)
+def test_a_client_that_meets_a_shortage_is_answered_later(
+    call: str, every: int, tmp_path: Path
+) -> None:
+    """It was dropped without an answer; to ask again at once would be to ask for ever."""
+    with starved(call, errno.ENOMEM, every) as starving:
+        served = Served(tmp_path)
+        try:
+            for _ in range(3):
+                client = served.connect(b"5")
+                made = starving.made
+                for _ in range(20):
+                    served.network.poll(0.001)
+                assert starving.made == made
+                starving.every = 0
+                served.clock.now += REST_FOR
+                served.network.poll(0)  # and nothing is ready before the next turn
+                assert served.read_whole(client) == 5
+                starving.every = every
+        finally:
+            starving.every = 0
+            served.close()

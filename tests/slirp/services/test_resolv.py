@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -167,3 +168,19 @@ def test_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
     os.mkfifo(path)
     assert resolv.read_file(str(path)) == b""
     assert ResolvConf(str(path)).servers(0.0) == resolv.LOCAL
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_the_file_said_holds_while_it_cannot_be_opened(number: int) -> None:
+    """Without a descriptor left, every resolver was forgotten."""
+    host, conf = watched()
+    assert conf.servers(0.0) == ("192.0.2.1",)
+
+    def full(path: str) -> bytes:
+        raise OSError(number, os.strerror(number), path)
+
+    host.text, host.mtime = b"nameserver 192.0.2.2\n", 1
+    conf._read = full
+    assert conf.servers(1.0) == ("192.0.2.1",)
+    conf._read = host.read
+    assert conf.servers(1.1) == ("192.0.2.2",)
