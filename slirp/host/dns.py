@@ -201,6 +201,7 @@ class DnsRelay:
                 self._bear(error)
                 return
             self._perform(self.service.handle_failure(attempt.token, now), now)
+            self._forget(attempt.token)  # whatever the service knows of it: it stays readable
             return
         for message in messages:
             self._perform(

@@ -71,9 +71,10 @@ class Resting:
         """The loop's visit: those whose time is over go on."""
         for fd in [fd for fd, at in self.until.items() if at <= now]:
             try:
-                self._epoll.register(fd, self._events[fd])
-            except FileExistsError:  # it could not be taken off
-                del self.until[fd]
+                try:
+                    self._epoll.register(fd, self._events[fd])
+                except FileExistsError:  # it could not be taken off
+                    self._epoll.modify(fd, self._events[fd])
             except OSError as error:
                 if not is_shortage(error):
                     raise
@@ -145,8 +146,15 @@ class Loop:
     def modify(self, fd: int, events: int) -> None:
         """Wait for other events on `fd`."""
         self._events[fd] = events
-        if fd not in self._resting.until:
+        if fd in self._resting.until:
+            return
+        try:
             self._epoll.modify(fd, events)
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            self._shortages += 1
+            self.rest(fd, RETRY_AFTER)
 
     def rest(self, fd: int, seconds: float = REST_FOR) -> None:
         """Leave `fd` alone for so long.

@@ -424,3 +424,17 @@ def test_a_settler_that_meets_a_shortage_has_another_turn(loop: Loop, clock: Clo
     assert loop.deadline() == clock.now + RETRY_AFTER
     loop.turn(0)
     assert len(settled) == 2
+
+
+def test_other_events_that_epoll_has_no_memory_for_are_waited_for_later(
+    loop: Loop, clock: Clock, pipe: tuple[int, int]
+) -> None:
+    """Whoever asked would have to undo half of what it was doing."""
+    calls: list[int] = []
+    loop.register(pipe[1], READABLE, lambda events, now: calls.append(events))
+    starve(loop, modify=1, unregister=3)
+    loop.modify(pipe[1], WRITABLE)
+    clock.advance(RETRY_AFTER)
+    loop.turn(0)
+    loop.turn(0)
+    assert calls == [WRITABLE]
