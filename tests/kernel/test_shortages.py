@@ -33,9 +33,13 @@ from typing import Any, Final, Self
 import pytest
 
 from slirp.cli.failure import FAILED
+from tests.kit.addresses import own_loopback
+from tests.kit.echo import both_on_one_port
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP
 from tests.kit.need import missing, need_root, need_tool, need_tun
 
+ADDRESS: Final = own_loopback(7)  # of the forwards
+CLOSED: Final = 1  # tcpmux: nobody has it, and the kernel gives it to nobody who asks for any
 CONTENT: Final = random.Random(3).randbytes(400_000)
 DIGEST: Final = hashlib.sha256(CONTENT).hexdigest()
 STEPS: Final = ("transfer", "udp", "refused", "echo", "dns", "dns_tcp", "forward", "udp_forward")
@@ -180,24 +184,14 @@ class HostServers:
     def __init__(self) -> None:
         self._socks: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener, echo = both_on_one_port("127.0.0.1")
         self.port: int = self._listener.getsockname()[1]
-        echo = self._bound(self.port)
-        dns = self._bound(0)
+        dns_listener, dns = both_on_one_port("127.0.0.1")
         self.dns_port: int = dns.getsockname()[1]
-        dns_listener = socket.create_server(("127.0.0.1", self.dns_port), backlog=64)
-        self._closed = self._bound(0)
-        self.closed_port: int = self._closed.getsockname()[1]
-        self._closed.close()
         self._serve(self._listener, lambda: self._each(self._listener, self._transfer))
         self._serve(echo, lambda: echo.sendto(*echo.recvfrom(65535)))
         self._serve(dns, lambda: self._answer(dns))
         self._serve(dns_listener, lambda: self._each(dns_listener, self._answer_stream))
-
-    def _bound(self, port: int) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.bind(("127.0.0.1", port))
-        return sock
 
     def _serve(self, sock: socket.socket, turn: Callable[[], object]) -> None:
         def run() -> None:
@@ -250,17 +244,17 @@ class Running:
 
     def __init__(self, host: HostServers, *options: str) -> None:
         with socket.socket() as probe, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-            probe.bind(("127.0.0.1", 0))
-            other.bind(("127.0.0.1", 0))
+            probe.bind((ADDRESS, 0))
+            other.bind((ADDRESS, 0))
             self.forward: int = probe.getsockname()[1]
             self.udp_forward: int = other.getsockname()[1]
         self.process = subprocess.Popen(
             [
                 *SLIRP, "run", *options, "--stats",
                 "--dns", f"127.0.0.1#{host.dns_port}",
-                "--forward", f"127.0.0.1:{self.forward}:7",
-                "--forward", f"127.0.0.1:{self.udp_forward}:7/udp",
-                "--", sys.executable, "-c", GUEST, str(host.port), str(host.closed_port),
+                "--forward", f"{ADDRESS}:{self.forward}:7",
+                "--forward", f"{ADDRESS}:{self.udp_forward}:7/udp",
+                "--", sys.executable, "-c", GUEST, str(host.port), str(CLOSED),
             ],
             cwd=ROOT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -282,7 +276,7 @@ class Running:
         return self._line
 
     def _forward(self) -> str:
-        with socket.create_connection(("127.0.0.1", self.forward), PATIENCE) as sock:
+        with socket.create_connection((ADDRESS, self.forward), PATIENCE) as sock:
             sock.sendall(CONTENT[:100_000])
             sock.shutdown(socket.SHUT_WR)
             got = b"".join(iter(lambda: sock.recv(1 << 18), b""))
@@ -290,7 +284,7 @@ class Running:
 
     def _udp_forward(self) -> str:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.connect(("127.0.0.1", self.udp_forward))
+            sock.connect((ADDRESS, self.udp_forward))
             sock.settimeout(0.05)
             for _ in range(200):
                 sock.send(b"through")
