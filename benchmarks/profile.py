@@ -29,7 +29,7 @@ from benchmarks.report import end_tidily, keep, number, show, table
 from benchmarks.side_by_side import compile_load, echo_server, iperf, udp_down, udp_up
 from benchmarks.stages import Stopwatch
 from benchmarks.wire import ACK, FIN, PSH, Rig
-from slirp.ip.template import Template4
+from slirp.ip.template import Template
 from slirp.tcp import connection as tcp
 from slirp.tcp.send import Send
 
@@ -245,7 +245,7 @@ def put_clocks(watch: Stopwatch, rig: Rig) -> Callable[[], None]:
             ("handle_segment", "emit_data", "emit_ack", "poll"),
         ),
         ("TCP numbers", Send, ("plan",)),
-        ("header templates", Template4, ("tcp", "udp")),
+        ("header templates", Template, ("tcp", "udp")),
     ]
     saved = []
     for stage, kind, names in classes:

@@ -182,10 +182,10 @@ class TapPort(PortDefaults):
                 self._backlog = count > 1
                 return
             except OSError as error:
-                if is_shortage(error):
-                    self.shortages += 1
-                    raise Shortage(error.errno, "no memory for a frame") from None
-                raise self._end(error) from None
+                if error.errno in _GONE:
+                    raise self._end(error) from None
+                self.shortages += 1  # whatever it is, it may pass
+                raise Shortage(error.errno, "no frame can be read") from None
             if self.offload:
                 size -= VNET_LEN
             frame = TapFrame(IoVec((area[:size],)), bytes(header))

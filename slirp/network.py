@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack, overload
 
-from slirp.address import Prefix, addr_from_text, addr_to_text, mac_to_text
+from slirp.address import Endpoint, Prefix, addr_from_text, addr_to_text, mac_to_text
 from slirp.config import Config, Fields, Resolver
 from slirp.errors import ConfigError
+from slirp.flow import ends_of
 from slirp.forward import ForwardSpec, HostAddress, parse_forward
 from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
@@ -285,8 +286,8 @@ class Network:
                 "prohibited": relays.ping.prohibited,
                 "failed": relays.ping.failed,
                 "shortages": relays.ping.shortages,
-                "errors": stack.errors,
-                "errors_withheld": stack.errors_withheld,
+                "errors": stack.link.errors,
+                "errors_withheld": stack.link.errors_withheld,
             },
             "resolution": relays.holding.stats(),
             "dns": {**self._dns.stats, "shortages": relays.dns.shortages},
@@ -305,13 +306,13 @@ class Network:
             {
                 "proto": "tcp",
                 "state": flow.conn.state.value,
-                "guest": _text(flow.key[:4], flow.key[8:10]),
-                "remote": _text(flow.key[4:8], flow.key[10:12]),
+                "guest": str(ends_of(flow.key)[0]),
+                "remote": str(ends_of(flow.key)[1]),
             }
             for flow in relays.tcp.flows.values()
         ]
         out += [
-            {"proto": "udp", "guest": f"{addr_to_text(addr)}:{port}"}
+            {"proto": "udp", "guest": str(Endpoint(addr, port))}
             for addr, port in relays.udp.mappings
         ]
         return out
@@ -369,10 +370,6 @@ def _names(config: Config) -> dict[str, list[bytes]]:
     found.update({name: [dns] for name in DNS_NAMES})
     found.update({n: [addr_from_text(a) for a in addrs] for n, addrs in config.names.items()})
     return found
-
-
-def _text(addr: bytes, port: bytes) -> str:
-    return f"{addr_to_text(addr)}:{int.from_bytes(port, 'big')}"
 
 
 def _seconds(left: float) -> float | None:

@@ -541,7 +541,7 @@ UDP = [
     bad(
         "CVE-2014-3640 source 0.0.0.0",
         udp(b"x", OUTSIDE, 7, src="0.0.0.0"),
-        why="udp: source address 0.0.0.0",
+        why="udp: source address unspecified",
     ),
     bad("CVE-2014-3640 source port 0", udp(b"x", OUTSIDE, 7, src_port=0), why="udp: port 0"),
     bad("destination port 0", udp(b"x", GATEWAY, 0), why="udp: port 0"),
@@ -631,7 +631,9 @@ TCP = [
     bad("TCP checksum", tcp(SYN, GATEWAY, DEAF, checksum=0x1234), why="tcp: checksum"),
     bad("port 0", tcp(SYN, GATEWAY, 0), tcp(SYN, GATEWAY, DEAF, src_port=0), why="tcp: port 0"),
     bad(
-        "source 0.0.0.0", tcp(SYN, GATEWAY, DEAF, src="0.0.0.0"), why="tcp: source address 0.0.0.0"
+        "source 0.0.0.0",
+        tcp(SYN, GATEWAY, DEAF, src="0.0.0.0"),
+        why="tcp: source address unspecified",
     ),
     *(
         bad(name, tcp(flags, GATEWAY, DEAF), why="tcp: flags")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from dma.iovec import IoVec, scatter_copy
 from nic.port import VNET_NONE, Frame, Port, PortDefaults
+from slirp.ip.family import Plain
 from slirp.shortage import is_shortage
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Attachment:
         self.name = name
         self.number = number
         self.offload = port.offload
+        self.look: Plain | None = None  # how its frames are recognised (slirp.host.dispatch)
         self.gso_udp: bool = getattr(port, "gso_udp", False)
         self.keeps_frames: bool = getattr(port, "keeps_frames", False)
         self.frames_in = 0

@@ -3,62 +3,63 @@
 `handle_port` takes one batch of frames from a port. A segment of a TCP flow that is known, in a
 plain frame (no IP options, no fragment, contiguous headers), is recognised here by one look at its
 fixed fields and goes to its flow; everything else goes through `Stack.handle_frame`, whose actions
-are carried out below. Both ways check the same sums. When the batch is over, whoever waited for
-room at the port gets another chance; what is sent once per batch is sent by the settlers.
+are carried out below. Both ways check the same sums. How to look is the family's to say
+(`slirp.ip.family.Plain`); a frame is first looked at as the one before it, since neighbours in a
+batch are mostly of one family. When the batch is over, whoever waited for room at the port gets
+another chance; what is sent once per batch is sent by the settlers.
 
 Does not do: protocol decisions (slirp.stack, slirp.flow), waiting (slirp.host.loop).
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from dma.iovec import IoVec
 from nic.port import VNET_NONE, DeviceGone, Shortage
-from slirp.address import addr_to_text
 from slirp.config import Config
 from slirp.errors import MalformedPacket
-from slirp.flow import PORT_UNREACHABLE, Guest, Refusal
+from slirp.flow import Cause, Refusal, ends_of
 from slirp.host.attachment import Attachment, send_all
 from slirp.host.descriptors import Descriptors
 from slirp.host.dns import DnsRelay
 from slirp.host.holding import Holding
+from slirp.host.ipv4 import Ipv4Sockets
 from slirp.host.loop import RETRY_AFTER, Loop
 from slirp.host.ping import PingRelay
-from slirp.host.socket_errors import LOCAL_CODES
+from slirp.host.sockets import LOCAL_CAUSES, Sockets
 from slirp.host.tcp import TcpRelay
 from slirp.host.tcp_flow import TcpFlow
 from slirp.host.udp import UdpRelay
+from slirp.ip.family import Plain
+from slirp.ip.ipv4 import IPV4
+from slirp.ip.layer import Layer
+from slirp.ip.neighbours import Guest
 from slirp.ip.offload import finish
-from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP, Template4
-from slirp.stack import (
-    DNS_PORT,
+from slirp.ip.packet import (
     LINK_MTU,
-    Action,
     DnsArrived,
     EchoArrived,
     Send,
-    Stack,
-    Switch,
     TcpArrived,
     UdpArrived,
     Unresolved,
 )
+from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP
+from slirp.stack import Action, Stack, Switch
 from slirp.tcp import connection as tcp
 from slirp.wire.checksum import ones_sum
+from slirp.wire.ethernet import HEADER_LEN as ETHERNET_LEN
 from slirp.wire.tcp import ACK, RST, SYN, parse_options
+from slirp.wire.udp import HEADER_LEN as UDP_LEN
 
 if TYPE_CHECKING:
     from nic.port import Frame
     from slirp.services.dns import DnsService
 
-# Ethernet, IPv4 without options, TCP without options: the fields that decide, in one look.
-# ethertype, version/IHL, total length, fragment, protocol, addresses and ports, seq, ack, offset
-# and flags, window
-_PLAIN: Final = struct.Struct("!12xHBxH2xHxB2x12sIIHH")
-PLAIN_LEN: Final = 54  # bytes that a plain frame has at least
-FRAGMENTED: Final = 0x3FFF  # more-fragments flag or an offset
+
+LINK_END: Final = ETHERNET_LEN + LINK_MTU
 
 
 class Dispatcher:
@@ -67,59 +68,66 @@ class Dispatcher:
     def __init__(self, loop: Loop, stack: Stack, dns: DnsService, config: Config) -> None:
         self.loop = loop
         self.stack = stack
-        self.nat = stack.nat
         self.attachments: list[Attachment] = []
         self.visit: float | None = None
         self.on_gone: Callable[[Attachment, DeviceGone], None] = _raise
-        self._bind = config.outbound_addr
+        self._plains = {
+            found.layer.family.ethertype: found.layer.family.plain for found in stack.inputs
+        }
+        self._look = next(iter(self._plains.values()))  # at a port's first frame
+        sockets = Sockets({IPV4.addr_len: Ipv4Sockets(config.outbound)})
         self.descriptors = descriptors = Descriptors(self.attachments, config.port_share)
         self.tcp = TcpRelay(
-            loop, descriptors, mss=config.mtu - 40, on_unreachable=self._tcp_unreachable
+            loop, descriptors, sockets, mtu=config.mtu, on_unreachable=self._tcp_unreachable
         )
-        self.udp = UdpRelay(loop, stack, descriptors, mtu=config.mtu, bind=config.outbound_addr)
-        self.ping = PingRelay(loop, stack, descriptors, bind=config.outbound_addr)
+        self.udp = UdpRelay(loop, stack, descriptors, sockets)
+        self.ping = PingRelay(loop, stack, descriptors, sockets)
         self.holding = Holding(loop, stack, self.attachments)
-        self.dns = DnsRelay(loop, stack, dns, self.holding, descriptors, bind=config.outbound_addr)
+        self.dns = DnsRelay(loop, stack, dns, self.holding, descriptors, sockets)
         for lender in (self.udp, self.ping, self.dns, self.tcp):
             descriptors.add(lender)
-        stack.on_guest = self.holding.guest_seen
-        stack.is_answer = self.udp.is_answer
+        stack.link.on_guest = self.holding.guest_seen
+        stack.link.is_answer = self.udp.is_answer
 
     # Frames
 
     def handle_port(self, attachment: Attachment, now: float) -> None:
         """One batch of frames from this port."""
         flows, routes, outgoing = self.tcp.flows, self.udp.routes, self.udp.outgoing
-        unpack = _PLAIN.unpack_from
+        look = attachment.look or self._look
+        unpack, mask, mark, kinds, base, least = look.first
+        several = len(self._plains) > 1
         count = 0
         try:
             for frame in attachment.port.frames():
                 count += 1
                 segments = frame.iov.segments
-                if segments and len(head := segments[0]) >= PLAIN_LEN:
-                    ethertype, version, total, fragment, protocol, key, seq, ack, bits, window = (
-                        unpack(head)
-                    )
-                    if ethertype == 0x0800 and version == 0x45 and not fragment & FRAGMENTED:
-                        if protocol == PROTOCOL_TCP and key in flows:
+                if segments and len(head := segments[0]) >= least:
+                    word, length, kind, key, seq, ack, bits, window = unpack(head)
+                    if word & mask == mark:
+                        kind &= kinds
+                        if kind == PROTOCOL_TCP and key in flows:
                             flow = flows[key]
                             if flow.guest.attachment is attachment and self._plain(
-                                flow, frame, head, total, seq, ack, bits, window, now
+                                look, flow, frame, head, base + length, seq, ack, bits, window, now
                             ):
                                 frame.release()
                                 continue
-                        elif protocol == PROTOCOL_UDP and key in routes:
-                            route = routes[key]
+                        elif kind == PROTOCOL_UDP and key in routes:
+                            route, end = routes[key], base + length
                             if route.mapping.guest.attachment is attachment and is_plain_datagram(
-                                frame, head, total, seq
+                                look, frame, head, end, seq
                             ):
-                                hops = head[22] - 1
-                                if total <= LINK_MTU:
-                                    hops |= (head[20] & 0x40) << 2  # DONT_FRAGMENT
-                                outgoing.add(route, head[42 : 14 + total], hops, frame, now)
+                                hops = head[look.hops_at] - 1
+                                if end <= LINK_END:
+                                    hops |= (head[look.flags_at] & 0x40) << 2  # DONT_FRAGMENT
+                                outgoing.add(route, head[look.data_at : end], hops, frame, now)
                                 if not attachment.keeps_frames:
                                     outgoing.flush(now)
                                 continue
+                if several:  # what follows is likely to be of this one's family
+                    look = attachment.look = self._look_of(segments, look)
+                    unpack, mask, mark, kinds, base, least = look.first
                 outgoing.flush(now)  # what follows may be of the same flow
                 self.perform_all(self.stack.handle_frame(frame, attachment, now))
                 frame.release()
@@ -132,7 +140,7 @@ class Dispatcher:
             return
         outgoing.flush(now)
         attachment.frames_in += count
-        if self.stack.reassemblers:
+        if self.stack.link.has_fragments:
             self.loop.visit_at(self, self.stack.poll_at())
 
     def handle_timeout(self, now: float) -> float | None:
@@ -140,12 +148,18 @@ class Dispatcher:
         self.perform_all(self.stack.handle_timeout(now))
         return self.stack.poll_at()
 
+    def _look_of(self, segments: tuple[memoryview, ...], look: Plain) -> Plain:
+        """How to look at frames of this one's family; of a family without a look, as before."""
+        head = bytes(IoVec(segments).slice(0, ETHERNET_LEN))
+        return self._plains.get(int.from_bytes(head[12:], "big"), look)
+
     def _plain(
         self,
+        look: Plain,
         flow: TcpFlow,
         frame: Frame,
         head: memoryview,
-        total: int,
+        end: int,
         seq: int,
         ack: int,
         bits: int,
@@ -153,10 +167,10 @@ class Dispatcher:
         now: float,
     ) -> bool:
         """A plain segment of a known flow; False: the long way decides (and counts)."""
-        data = 34 + (bits >> 10 & 60)
-        if data < PLAIN_LEN:
+        at = look.transport_at
+        data = at + (bits >> 10 & 60)
+        if data < look.least:
             return False
-        end = 14 + total
         payload: tuple[memoryview, ...]
         views = frame.iov.segments
         if len(views) == 1:
@@ -167,16 +181,16 @@ class Dispatcher:
             if data > len(head) or end > len(frame.iov) or data > end:
                 return False
             payload = frame.iov.slice(data, end).segments
-        if int.from_bytes(head[14:34], "big") % 0xFFFF:
+        if int.from_bytes(head[14 : look.summed_to], "big") % 0xFFFF:
             return False
         if not frame.vnet[0] & 3:
-            pseudo = int.from_bytes(head[26:34], "big") % 0xFFFF + PROTOCOL_TCP + total - 20
-            if ones_sum((head[34:data], *payload), pseudo) != 0xFFFF:
+            pseudo = int.from_bytes(head[look.addrs_at : at], "big") % 0xFFFF + PROTOCOL_TCP
+            if ones_sum((head[at:data], *payload), pseudo + end - at) != 0xFFFF:
                 return False
         options = None
-        if data > PLAIN_LEN:
+        if data > look.least:
             try:
-                options = parse_options(head[PLAIN_LEN:data])
+                options = parse_options(head[look.least : data])
             except MalformedPacket:
                 return False
         flags = bits & 0x3F
@@ -201,13 +215,13 @@ class Dispatcher:
                     self._tcp_arrived(action, now)
                 case UdpArrived():
                     if not self.udp.answer(action, now):
-                        target = self.nat.outward(action.dst)
+                        target = self.stack.layer(action.dst).nat.outward(action.dst)
                         if not isinstance(target, Refusal):
                             self.udp.send(action, target, now)
                 case DnsArrived(guest, port, payload):
                     self.dns.query(guest, port, payload, now)
                 case EchoArrived():
-                    target = self.nat.outward(action.dst)
+                    target = self.stack.layer(action.dst).nat.outward(action.dst)
                     if not isinstance(target, Refusal):
                         self.ping.send(action, target, now)
                 case Switch(attachment, source, frame):
@@ -262,8 +276,9 @@ class Dispatcher:
             self._tcp_reset(arrived, segment)
 
     def _tcp_open(self, arrived: TcpArrived, syn: tcp.Segment, now: float) -> bool:
-        dst = arrived.key[4:8]
-        if dst == self.nat.dns and arrived.header.dst_port == DNS_PORT and self.stack.dns_enabled:
+        dst, port = arrived.packet.dst, arrived.header.dst_port
+        layer = self.stack.layer(dst)
+        if layer.is_dns(dst, port):
             sock = self.dns.accept(now)
             if sock is None:
                 return False
@@ -271,37 +286,37 @@ class Dispatcher:
                 sock.close()
                 return False
             return True
-        target = self.stack.outward(dst)
+        target = layer.outward(dst)
         if isinstance(target, Refusal):
-            return self._tcp_refused(arrived, target)
-        address = (addr_to_text(target), arrived.header.dst_port)
-        return self.tcp.connect(arrived.key, syn, arrived.guest, address, now, self._bind)
+            return self._tcp_refused(layer, arrived, target)
+        return self.tcp.connect(arrived.key, syn, arrived.guest, target, port, now)
 
-    def _tcp_refused(self, arrived: TcpArrived, refusal: Refusal) -> bool:
+    def _tcp_refused(self, layer: Layer, arrived: TcpArrived, refusal: Refusal) -> bool:
         """Tell the guest, or keep silent as the refusal has it; False: a closed port is reset."""
-        if refusal.code == PORT_UNREACHABLE:
+        if refusal.cause is Cause.NO_PORT:
             self.stack.refused[refusal.reason] += 1
             return False
-        send_all(self.stack.refuse(arrived.context, arrived.ip, refusal))
+        send_all(layer.refuse(arrived.packet, refusal))
         return True
 
     def _tcp_reset(self, arrived: TcpArrived, segment: tcp.Segment) -> None:
         emission = tcp.refusal(segment, len(arrived.payload))
         if emission is None:
             return
-        key, guest = arrived.key, arrived.guest
-        template = Template4(key[4:8] + key[:4], key[10:12] + key[8:10], PROTOCOL_TCP)
+        guest = arrived.guest
+        template = guest.family.answering(arrived.key, PROTOCOL_TCP)
         guest.attachment.send((guest.ethernet, *template.tcp(emission, 0, 0)))
 
     def _tcp_unreachable(self, flow: TcpFlow, failure: int) -> None:
         """The host could not reach the destination: what a router would say about the SYN."""
-        code = LOCAL_CODES.get(failure)
-        if code is None:
+        cause = LOCAL_CAUSES.get(failure)
+        if cause is None:
             return
-        quoted = flow.key[8:12] + (flow.conn.receive.nxt - 1 & 0xFFFFFFFF).to_bytes(4, "big")
+        dst, _ = ends_of(flow.key)[1]
+        quoted = flow.key[-4:] + (flow.conn.receive.nxt - 1 & 0xFFFFFFFF).to_bytes(4, "big")
         send_all(
-            self.stack.unreachable_by_host(
-                flow.guest, code, 0, PROTOCOL_TCP, flow.key[4:8], quoted, self.loop.now
+            self.stack.layer(dst).unreachable_by_host(
+                flow.guest, cause, 0, PROTOCOL_TCP, dst, quoted, self.loop.now
             )
         )
 
@@ -358,18 +373,22 @@ def _raise(attachment: Attachment, gone: DeviceGone) -> None:
     raise gone
 
 
-def is_plain_datagram(frame: Frame, head: memoryview, total: int, word: int) -> bool:
+def is_plain_datagram(look: Plain, frame: Frame, head: memoryview, end: int, word: int) -> bool:
     """Is this one whole, good UDP datagram in one piece? `word` is its length and checksum.
 
     False: the long way decides (and counts).
     """
-    if word >> 16 != total - 20 or total <= 28 or 14 + total > len(head) or frame.vnet[1]:
+    at = look.transport_at
+    size = end - at
+    if word >> 16 != size or size <= UDP_LEN or end > len(head) or frame.vnet[1]:
         return False
-    if head[22] <= 1:  # its TTL ends here
+    if head[look.hops_at] <= 1:  # its TTL ends here
         return False
-    if int.from_bytes(head[14:34], "big") % 0xFFFF:
+    if int.from_bytes(head[14 : look.summed_to], "big") % 0xFFFF:
         return False
-    if frame.vnet[0] & 3 or not word & 0xFFFF:
+    if frame.vnet[0] & 3:
         return True
-    pseudo = int.from_bytes(head[26:34], "big") % 0xFFFF + PROTOCOL_UDP + total - 20
-    return ones_sum((head[34 : 14 + total],), pseudo) == 0xFFFF
+    if not word & 0xFFFF:
+        return look.sum_optional
+    pseudo = int.from_bytes(head[look.addrs_at : at], "big") % 0xFFFF + PROTOCOL_UDP + size
+    return ones_sum((head[at:end],), pseudo) == 0xFFFF

@@ -17,17 +17,22 @@ from functools import partial
 from typing import Final, cast
 
 from dma.iovec import IoVec
+from slirp.address import addr_from_text, is_loopback
+from slirp.config import DNS_PORT
 from slirp.errors import MalformedPacket
-from slirp.flow import Guest
 from slirp.host.attachment import Attachment, send_all
 from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.holding import Holding
 from slirp.host.loop import HANGUP, READABLE, RETRY_AFTER, WRITABLE, Loop
+from slirp.host.sockets import Sockets
+from slirp.ip.layer import udp_datagram
+from slirp.ip.neighbours import Guest
+from slirp.ip.packet import Unresolved
+from slirp.ip.template import PROTOCOL_UDP
 from slirp.services.dns import Action, Answer, DnsService, Forget, SendToResolver
 from slirp.shortage import is_shortage, persist
-from slirp.stack import DNS_PORT, Stack, Unresolved, udp_header
+from slirp.stack import Stack
 from slirp.wire.dns import MessageStream, frame_message
-from slirp.wire.ipv4 import PROTOCOL_UDP
 
 CLIENTS_MAX: Final = 256  # guests' TCP connections at once; the next one is refused
 CLIENT_FOR: Final = 30.0  # seconds without a query on a TCP connection (RFC 7766 §6.2.3)
@@ -99,11 +104,10 @@ class DnsRelay:
 
     def __init__(
         self, loop: Loop, stack: Stack, service: DnsService, holding: Holding,
-        descriptors: Descriptors, *, bind: str | None = None,
+        descriptors: Descriptors, sockets: Sockets,
     ) -> None:  # fmt: skip
-        """`bind`: the host's address that resolvers outside are asked from."""
         self._descriptors = descriptors
-        self._bind = bind
+        self._sockets = sockets
         self._holding = holding
         self._loop = loop
         self._stack = stack
@@ -156,7 +160,7 @@ class DnsRelay:
         attempt = Attempt(self, action, sock, action.over_tcp)
         self._attempts[action.token] = attempt
         try:
-            self._bind_to(sock, action.resolver.address)
+            self._leave(sock, action.resolver.address)
             persist(sock.connect, found[0][4])
         except OSError as error:
             if error.errno != errno.EINPROGRESS:
@@ -173,13 +177,15 @@ class DnsRelay:
         self._loop.register(sock.fileno(), events, attempt.handle_ready)
         return []
 
-    def _bind_to(self, sock: socket.socket, resolver: str) -> None:
+    def _leave(self, sock: socket.socket, resolver: str) -> None:
         # A resolver on the host's loopback is no way out: systemd-resolved answers nobody there
         # who comes from another address than loopback's.
-        if self._bind is not None and sock.family == socket.AF_INET:
-            if is_loopback(resolver) and not is_loopback(self._bind):
-                return
-            persist(sock.bind, (self._bind, 0))
+        addr = addr_from_text(resolver.partition("%")[0])
+        family = self._sockets.get(addr)
+        if family is None or family.outbound is None:
+            return
+        if not is_loopback(addr) or is_loopback(family.outbound):
+            family.leave(sock)
 
     def handle_resolver(self, attempt: Attempt, events: int, now: float) -> None:
         """A resolver's socket is ready."""
@@ -232,14 +238,15 @@ class DnsRelay:
             return
         addr, port = cast(tuple[bytes, int], action.client)
         payload = IoVec.of(action.payload)
-        src = self._stack.nat.dns
-        datagram = IoVec.of(udp_header(src, addr, DNS_PORT, port, payload)) + payload
+        layer = self._stack.layer(addr)
+        src = layer.nat.dns
+        datagram = udp_datagram(src, addr, DNS_PORT, port, payload)
         guest = self._stack.guests.get(addr)
         if guest is None:
             unresolved = Unresolved(addr, src, PROTOCOL_UDP, datagram)
             self._holding.hold_packet(unresolved, self._loop.now)
         else:
-            send_all(self._stack.packets(guest, src, PROTOCOL_UDP, datagram))
+            send_all(layer.packets(guest, src, PROTOCOL_UDP, datagram))
 
     def accept(self, now: float) -> socket.socket | None:
         """A guest connects: the host side of its flow, or None where there are too many."""
@@ -341,8 +348,3 @@ class DnsRelay:
             self.drop(client)
         for token in list(self._attempts):
             self._forget(token)
-
-
-def is_loopback(addr: str) -> bool:
-    """In 127.0.0.0/8?"""
-    return addr.startswith("127.")

@@ -22,18 +22,19 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from slirp.address import addr_from_text
+from slirp.address import SockAddr, addr_from_text
 from slirp.errors import ConfigError
 from slirp.forward import HostAddress, host_text
-from slirp.host.forward_udp import DatagramForward, random_port, remote_addr
+from slirp.host.forward_udp import DatagramForward, random_port
 from slirp.host.loop import READABLE, Loop
+from slirp.host.sockets import addr_of
 from slirp.shortage import persist
 
 if TYPE_CHECKING:
-    from slirp.flow import Guest
     from slirp.host.holding import Holding
     from slirp.host.tcp import TcpRelay
     from slirp.host.udp import UdpRelay
+    from slirp.ip.neighbours import Guest
     from slirp.stack import Stack
 
 BACKLOG: Final = 512  # connections that the kernel holds for a forward
@@ -42,7 +43,7 @@ PORT_TRIES: Final = 16
 CONNECTION_COST: Final = 1024  # bytes charged for one that waits for its guest
 LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
-Peer: TypeAlias = tuple[str, int] | str | bytes  # as accept() names it
+Peer: TypeAlias = SockAddr | str | bytes  # as accept() names it
 
 
 class Forward(NamedTuple):
@@ -190,10 +191,10 @@ class Forwards:
 
     def open(self, sock: socket.socket, peer: Peer, guest: Guest, port: int, now: float) -> None:
         """Open a connection of the host's side towards the guest."""
-        nat = self.stack.nat
+        nat = self.stack.layer(guest.addr).nat
         remote, remote_port = nat.gateway, 0
         if isinstance(peer, tuple):  # else a Unix socket's name, which is the peer's to choose
-            remote, remote_port = remote_addr(nat, peer), peer[1]
+            remote, remote_port = nat.inward(addr_of(peer)), peer[1]
         persist(sock.setblocking, False)
         with contextlib.suppress(OSError):
             persist(sock.setsockopt, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -19,20 +19,20 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from slirp.address import addr_from_text
 from slirp.host import pktinfo
 from slirp.host.attachment import payload_views
 from slirp.host.loop import READABLE, Loop
-from slirp.host.udp import PAYLOAD_MAX, fill, frame_of
-from slirp.host.udp_runs import HEADER_LENGTHS, HEADERS_LEN
+from slirp.host.sockets import addr_of
+from slirp.host.udp import fill, frame_of
 from slirp.host.udp_send import dropped_by_kernel, send_datagrams, widen_queue
 from slirp.ip.resolution import HELD_MAX
-from slirp.ip.template import PROTOCOL_UDP, Template4
+from slirp.ip.template import PROTOCOL_UDP, Template
 
 if TYPE_CHECKING:
-    from slirp.flow import Guest, Nat
+    from slirp.address import SockAddr
     from slirp.host.holding import Holding
     from slirp.host.udp import UdpRelay
+    from slirp.ip.neighbours import Guest
     from slirp.stack import Stack
 
 DATAGRAMS_PER_TURN: Final = 64
@@ -44,13 +44,13 @@ class Sender(NamedTuple):
 
     addr: bytes
     port: int
-    template: Template4
+    template: Template
 
 
 class Answers(NamedTuple):
     """Where a guest's answers to one sender go, and from where."""
 
-    peer: tuple[str, int]
+    peer: SockAddr
     asked: bytes
     control: pktinfo.Control
 
@@ -83,12 +83,15 @@ class DatagramForward:
     ) -> None:  # fmt: skip
         self._loop = loop
         self._stack = stack
+        self._layer = stack.layer(guest[0])
+        self._family = self._layer.family
+        self._room = self._family.udp_room(stack.link.mtu)
         self._udp = udp
         self._holding = holding
         self.sock = sock
         self.key = guest
         self._info = pktinfo.enable(sock)
-        self._seen: dict[tuple[tuple[str, int], bytes], Sender] = {}  # by peer and address asked
+        self._seen: dict[tuple[SockAddr, bytes], Sender] = {}  # by peer and address asked
         self._peers: dict[tuple[bytes, int], Answers] = {}  # as the guest sees them
         self._late: deque[tuple[Sender, bytes]] = deque(maxlen=HELD_MAX)  # were held; no room yet
         self._overflow = udp.overflow
@@ -106,13 +109,14 @@ class DatagramForward:
         if not self._send_late(guest):
             return
         udp, info = self._udp, self._info
-        room, ancillary = self._stack.mtu - 28, self._info.room
+        lengths, room, ancillary = self._family.udp_lengths, self._room, info.room
+        size_max = sum(lengths) + room
         for _ in range(DATAGRAMS_PER_TURN):
-            claim = guest.attachment.port.claim(HEADERS_LEN + room, HEADER_LENGTHS)
+            claim = guest.attachment.port.claim(size_max, lengths)
             if claim is None:
                 self._wait(guest)
                 return
-            views = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + room)
+            views = payload_views(claim.iov.segments, lengths, size_max)
             try:
                 size, control, _, peer = self.sock.recvmsg_into((*views, self._overflow), ancillary)
             except OSError as error:
@@ -120,14 +124,14 @@ class DatagramForward:
                 udp.bear(error)
                 return
             sender = self._sender(peer, info.asked(control) if ancillary else b"")
-            if size > PAYLOAD_MAX:  # which IPv6 can carry and IPv4 cannot
+            if size > self._family.udp_max:  # which IPv6 can carry and IPv4 cannot
                 claim.cancel()
                 udp.failed += 1
                 continue
             if size > room:
                 datagram = b"".join((*views, self._overflow))[:size]
                 claim.cancel()
-                udp.send_fragments(guest, sender.addr, sender.port, self.key[1], datagram)
+                self._send_fragments(guest, sender, datagram)
             else:
                 fill(claim, guest, sender.template, views, size)
             udp.to_guest += 1
@@ -139,7 +143,7 @@ class DatagramForward:
             except OSError as error:
                 self._udp.bear(error)
                 return
-            if size > PAYLOAD_MAX:
+            if size > self._family.udp_max:
                 self._udp.failed += 1
                 continue
             sender = self._sender(peer, self._info.asked(control))
@@ -156,14 +160,18 @@ class DatagramForward:
         """Send what was held; False: there is no room for all of it."""
         while self._late:
             sender, datagram = self._late[0]
-            if len(datagram) > self._stack.mtu - 28:
-                self._udp.send_fragments(guest, sender.addr, sender.port, self.key[1], datagram)
+            if len(datagram) > self._room:
+                self._send_fragments(guest, sender, datagram)
             elif not guest.attachment.try_send(*frame_of(guest, sender.template, datagram)):
                 self._wait(guest)
                 return False
             self._late.popleft()
             self._udp.to_guest += 1
         return True
+
+    def _send_fragments(self, guest: Guest, sender: Sender, datagram: bytes) -> None:
+        src = (sender.addr, sender.port)
+        self._udp.send_fragments(self._layer, guest, src, self.key[1], datagram)
 
     def _wait(self, guest: Guest) -> None:
         self._loop.unregister(self.sock.fileno())
@@ -176,7 +184,7 @@ class DatagramForward:
             # Looked at now: where there is no room after all, it must not be readable meanwhile.
             self.handle_ready(READABLE, now)
 
-    def _sender(self, peer: tuple[str, int], asked: bytes) -> Sender:
+    def _sender(self, peer: SockAddr, asked: bytes) -> Sender:
         known = self._seen.get((peer, asked))
         if known is None:
             if len(self._seen) >= SENDERS_MAX:
@@ -188,14 +196,15 @@ class DatagramForward:
             self._peers[known.addr, known.port] = answers
         return known
 
-    def _name(self, peer: tuple[str, int]) -> Sender:
+    def _name(self, peer: SockAddr) -> Sender:
         # Several peers may stand for one address (the gateway's), and one peer may ask at several
         # of the host's: the later ones get other ports, so that each gets its own answers.
-        addr, port = remote_addr(self._stack.nat, peer), peer[1]
+        addr, port = self._layer.nat.inward(addr_of(peer)), peer[1]
         while (addr, port) in self._peers:
             port = random_port()
         ports = port.to_bytes(2, "big") + self.key[1].to_bytes(2, "big")
-        return Sender(addr, port, Template4(addr + self.key[0], ports, PROTOCOL_UDP))
+        template = self._family.template(addr, self.key[0], ports, PROTOCOL_UDP)
+        return Sender(addr, port, template)
 
     # From the guest
 
@@ -220,11 +229,6 @@ class DatagramForward:
         """Stop."""
         self._loop.unregister(self.sock.fileno())
         self.sock.close()
-
-
-def remote_addr(nat: Nat, peer: tuple[str, int]) -> bytes:
-    """As whom the peer appears; one that speaks IPv6 has no address in an IPv4 network."""
-    return nat.gateway if ":" in peer[0] else nat.inward(addr_from_text(peer[0]))
 
 
 def random_port() -> int:

@@ -1,4 +1,4 @@
-"""What waits for a guest that has not been seen: asked for by ARP, delivered when it answers.
+"""What waits for a guest that has not been seen: asked for, delivered when it answers.
 
 What may wait, how much and for how long is slirp.ip.resolution's; here its decisions become
 requests on every port, visits of the loop, and calls to whoever had something held. An item gets
@@ -19,10 +19,11 @@ from slirp.host.attachment import send_all
 from slirp.ip.resolution import Resolution
 
 if TYPE_CHECKING:
-    from slirp.flow import Guest
     from slirp.host.attachment import Attachment
     from slirp.host.loop import Loop
-    from slirp.stack import Stack, Unresolved
+    from slirp.ip.neighbours import Guest
+    from slirp.ip.packet import Unresolved
+    from slirp.stack import Stack
 
 PACKETS: Final = "packets"  # the kind of what the network itself has to say
 
@@ -48,8 +49,8 @@ class HeldPacket:
 
     def deliver(self, guest: Guest, now: float) -> None:
         """Send it."""
-        _, src, protocol, payload = self._packet
-        send_all(self._stack.packets(guest, src, protocol, payload))
+        addr, src, protocol, payload = self._packet
+        send_all(self._stack.layer(addr).packets(guest, src, protocol, payload))
 
     def fail(self, now: float) -> None:
         """Errors and answers beget no errors (RFC 1122 §3.2.2)."""
@@ -85,7 +86,7 @@ class Holding:
 
     def _ask(self, addr: bytes) -> None:
         self._requests += 1
-        headers = self._stack.arp_request(addr)
+        headers = self._stack.solicit(addr)
         for attachment in self._attachments:
             attachment.send(headers)
 

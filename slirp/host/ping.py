@@ -21,35 +21,25 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
-from slirp.address import addr_from_text, addr_to_text
-from slirp.flow import PROHIBITED, Guest
+from slirp.flow import Cause
 from slirp.host.attachment import send_all
 from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.loop import HANGUP, READABLE, Loop
-from slirp.host.socket_errors import (
-    IP_MTU_DISCOVER,
-    IP_PMTUDISC_DO,
-    IP_PMTUDISC_DONT,
-    IP_RECVERR,
-    LOCAL_CODES,
-    MSG_ERRQUEUE,
-    icmp_from_error,
-    local_mtu,
-)
-from slirp.ip import icmp
+from slirp.host.socket_errors import icmp_from_error
+from slirp.host.sockets import LOCAL_CAUSES, SocketFamily, Sockets, addr_of
+from slirp.ip.neighbours import Guest
+from slirp.ip.packet import EchoArrived
 from slirp.shortage import SHORTAGES, is_shortage, persist
-from slirp.stack import DONT_FRAGMENT, EchoArrived, Stack
-from slirp.wire.icmp import ECHO_REPLY, ECHO_REQUEST, IcmpHeader
-from slirp.wire.ipv4 import PROTOCOL_ICMP
+from slirp.stack import Stack
 
 if TYPE_CHECKING:
     from slirp.host.attachment import Attachment
+    from slirp.ip.layer import Layer
 
 PING_FOR: Final = 60.0  # seconds without an echo
 PINGS_MAX: Final = 256  # sockets; at the bound the one unused for longest goes
 REPLIES_PER_EVENT: Final = 16
-SOL_RAW: Final = 255
-ICMP_FILTER: Final = 1
+ECHO_LEN: Final = 8  # bytes of an echo's header, RFC 792 and RFC 4443 §4.1
 _ECHO: Final = struct.Struct("!BBHHH")
 
 
@@ -58,10 +48,12 @@ class Ping:
 
     __slots__ = (
         "attachment",
+        "family",
         "guest",
         "hops",
         "ident",
         "key",
+        "layer",
         "outer",
         "raw",
         "relay",
@@ -71,17 +63,19 @@ class Ping:
     )
 
     def __init__(
-        self, relay: PingRelay, key: tuple[bytes, int, bytes], guest: Guest, sock: socket.socket,
-        raw: bool,
+        self, relay: PingRelay, layer: Layer, key: tuple[bytes, int, bytes], guest: Guest,
+        family: SocketFamily, sock: socket.socket, raw: bool,
     ) -> None:  # fmt: skip
         self.relay = relay
+        self.layer = layer  # the guest's
+        self.family = family  # the socket's
         self.key = key
         self.guest = guest
         self.attachment: Attachment = guest.attachment  # that its socket is charged to
         self.ident = key[1]
         self.sock = sock
         self.raw = raw
-        self.hops = -1  # as the socket is set: its TTL, and stack.DONT_FRAGMENT or not
+        self.hops = 0  # as the socket is set: its TTL, and DONT_FRAGMENT or not (slirp.ip.packet)
         self.outer = int.from_bytes(os.urandom(2), "big")  # the identifier outside, where raw
         self.used_at = 0.0
         self.visit: float | None = None
@@ -105,13 +99,12 @@ class PingRelay:
     """All echo sockets of one network."""
 
     def __init__(
-        self, loop: Loop, stack: Stack, descriptors: Descriptors, *, bind: str | None = None
+        self, loop: Loop, stack: Stack, descriptors: Descriptors, sockets: Sockets
     ) -> None:
         self._descriptors = descriptors
-        self._bind = bind
+        self._sockets = sockets
         self._loop = loop
         self._stack = stack
-        self._nat = stack.nat
         self._pings: dict[tuple[bytes, int, bytes], Ping] = {}
         self.sent = 0
         self.answered = 0
@@ -130,12 +123,13 @@ class PingRelay:
         ping.used_at = now
         self._loop.visit_at(ping, now + PING_FOR)
         rest = ping.outer << 16 | echo.sequence
-        message = icmp.message(ECHO_REQUEST, 0, rest, IoVec.of(payload))
-        set_hops(ping, echo.hops)
-        failure, mtu = self._send(ping, bytes(message))
+        if echo.hops != ping.hops:
+            ping.family.set_hops(ping.sock, echo.hops, ping.hops)
+            ping.hops = echo.hops
+        failure, mtu = self._send(ping, ping.family.echo_request(rest, payload))
         if failure:
             self.shortages += failure in SHORTAGES
-            self._refuse(echo, payload, LOCAL_CODES.get(failure), mtu)
+            self._refuse(echo, payload, LOCAL_CAUSES.get(failure), mtu)
         else:
             self.sent += 1
 
@@ -152,29 +146,31 @@ class PingRelay:
                 return 0, 0
         return failure, mtu
 
-    def _refuse(self, echo: EchoArrived, payload: bytes, code: int | None, mtu: int = 0) -> None:
-        """Say why it does not go out, by a code of destination unreachable; None: do not."""
+    def _refuse(self, echo: EchoArrived, payload: bytes, cause: Cause | None, mtu: int = 0) -> None:
+        """Say why it does not go out; None: do not."""
         self.failed += 1
-        if code is None:
+        if cause is None:
             return
-        self.prohibited += code == PROHIBITED
-        quoted = _ECHO.pack(ECHO_REQUEST, 0, 0, echo.ident, echo.sequence) + payload
+        self.prohibited += cause is Cause.PROHIBITED
+        guest, family = echo.guest, echo.guest.family
+        quoted = _ECHO.pack(family.echo_request, 0, 0, echo.ident, echo.sequence) + payload
         send_all(
-            self._stack.unreachable_by_host(
-                echo.guest, code, mtu, PROTOCOL_ICMP, echo.dst, quoted, self._loop.now
+            self._stack.layer(guest.addr).unreachable_by_host(
+                guest, cause, mtu, family.icmp, echo.dst, quoted, self._loop.now
             )
         )
 
     def _open(
         self, key: tuple[bytes, int, bytes], guest: Guest, host_addr: bytes, now: float
-    ) -> Ping | int | None:
-        code: int | None = PROHIBITED
+    ) -> Ping | Cause | None:
+        cause: Cause | None = Cause.PROHIBITED
+        family = self._sockets.of(host_addr)
         if len(self._pings) >= PINGS_MAX:
             self.remove(min(self._pings.values(), key=lambda p: p.used_at))
         for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
             try:
                 sock = self._descriptors.take(
-                    guest.attachment, socket.AF_INET, kind, socket.IPPROTO_ICMP, now
+                    guest.attachment, family.family, kind, family.icmp, now
                 )
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EPROTONOSUPPORT):
@@ -182,30 +178,25 @@ class PingRelay:
                     return None  # no descriptor, no memory: the next one may find some
                 continue
             try:
-                persist(sock.setsockopt, socket.IPPROTO_IP, IP_RECVERR, 1)
+                family.prepare(sock)
                 if kind == socket.SOCK_RAW:
-                    persist(
-                        sock.setsockopt,
-                        SOL_RAW,
-                        ICMP_FILTER,
-                        struct.pack("I", ~(1 << ECHO_REPLY) & 0xFFFFFFFF),
-                    )
-                if self._bind is not None:
-                    persist(sock.bind, (self._bind, 0))
-                persist(sock.connect, (addr_to_text(host_addr), 0))
+                    family.filter_echoes(sock)
+                family.leave(sock)
+                persist(sock.connect, family.sockaddr(host_addr, 0))
             except OSError as error:
                 sock.close()
                 self._descriptors.release(guest.attachment)
                 if is_shortage(error):
                     self.shortages += 1
                     return None  # the next one may find what it needs
-                code = LOCAL_CODES.get(error.errno or 0)
+                cause = LOCAL_CAUSES.get(error.errno or 0)
                 continue
-            ping = Ping(self, key, guest, sock, kind == socket.SOCK_RAW)
+            layer = self._stack.layer(guest.addr)
+            ping = Ping(self, layer, key, guest, family, sock, kind == socket.SOCK_RAW)
             self._pings[key] = ping
             self._loop.register(sock.fileno(), READABLE, ping.handle_ready)
             return ping
-        return code
+        return cause
 
     def replies(self, ping: Ping) -> None:
         """Echo replies for the guest."""
@@ -215,19 +206,19 @@ class PingRelay:
             except OSError as error:
                 self._bear(error)
                 return
-            if ping.raw:
-                data = data[(data[0] & 15) * 4 :]
-            if len(data) < 8:
+            found = ping.family.echo_reply(data, ping.raw)
+            if found is None:
                 continue
-            header = IcmpHeader.parse(data)
-            if header.type != ECHO_REPLY or (ping.raw and header.ident != ping.outer):
+            number, payload = found
+            if ping.raw and number >> 16 != ping.outer:
                 continue
             self.answered += 1
-            reply = icmp.message(
-                ECHO_REPLY, 0, ping.ident << 16 | header.sequence, IoVec.of(data[8:])
+            layer, guest = ping.layer, ping.guest
+            src, rest = layer.nat.inward(addr_of(peer)), ping.ident << 16 | number & 0xFFFF
+            reply = layer.family.message(
+                src, guest.addr, layer.family.echo_reply, 0, rest, IoVec.of(payload)
             )
-            src = self._nat.inward(addr_from_text(peer[0]))
-            send_all(self._stack.packets(ping.guest, src, PROTOCOL_ICMP, reply))
+            send_all(layer.packets(guest, src, layer.family.icmp, reply))
 
     def _bear(self, error: OSError) -> None:
         """Nothing was received: is it more than that nothing is there? Then the loop asks later."""
@@ -238,25 +229,17 @@ class PingRelay:
     def errors(self, ping: Ping) -> int:
         """What the error queue tells, as ICMP for the guest; the path's MTU where it says so."""
         mtu = 0
-        for _ in range(REPLIES_PER_EVENT):
-            try:
-                data, ancillary, _, _ = ping.sock.recvmsg(576, 512, MSG_ERRQUEUE)
-            except OSError as failure:
-                self._bear(failure)
-                persist(ping.sock.getsockopt, socket.SOL_SOCKET, socket.SO_ERROR)
-                break
-            for level, kind, error in ancillary:
-                if level == socket.IPPROTO_IP and kind == IP_RECVERR:
-                    mtu = local_mtu(error) or mtu
-            if len(data) < 8:
-                continue
-            quoted = data[:4] + ping.ident.to_bytes(2, "big") + data[6:]
-            peer = (addr_to_text(ping.key[2]), 0)
-            for level, kind, error in ancillary:
-                if level == socket.IPPROTO_IP and kind == IP_RECVERR:
-                    send_all(
-                        icmp_from_error(self._stack, ping.guest, error, PROTOCOL_ICMP, peer, quoted)
-                    )
+        layer, guest, dst = ping.layer, ping.guest, ping.key[2]
+        try:
+            for error in ping.family.errors(ping.sock):
+                mtu = error.mtu or mtu
+                if len(error.quoted) < ECHO_LEN:
+                    continue
+                quoted = error.quoted[:4] + ping.ident.to_bytes(2, "big") + error.quoted[6:]
+                send_all(icmp_from_error(layer, guest, error, layer.family.icmp, dst, quoted))
+        except OSError as failure:
+            self._bear(failure)
+            raise
         return mtu
 
     def remove(self, ping: Ping) -> None:
@@ -289,13 +272,3 @@ class PingRelay:
         """End them all."""
         for ping in list(self._pings.values()):
             self.remove(ping)
-
-
-def set_hops(ping: Ping, hops: int) -> None:
-    """What goes out next has the guest's hop limit and, with it, DONT_FRAGMENT or not."""
-    if hops == ping.hops:
-        return
-    discover = IP_PMTUDISC_DO if hops & DONT_FRAGMENT else IP_PMTUDISC_DONT
-    persist(ping.sock.setsockopt, socket.IPPROTO_IP, socket.IP_TTL, hops & 0xFF)
-    persist(ping.sock.setsockopt, socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
-    ping.hops = hops

@@ -39,7 +39,7 @@ from slirp.host.descriptors import (
     Idle,
 )
 from slirp.host.loop import HANGUP, RDHUP, READABLE, RETRY_AFTER, URGENT, WRITABLE, Loop
-from slirp.host.socket_errors import LOCAL_CODES
+from slirp.host.sockets import LOCAL_CAUSES, Sockets
 from slirp.host.tcp_deliver import Deliverer
 from slirp.host.tcp_farewell import Farewells
 from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
@@ -49,8 +49,8 @@ from slirp.tcp import connection as tcp
 from slirp.tcp.initial import SECRET_LEN, InitialNumbers
 
 if TYPE_CHECKING:
-    from slirp.flow import Guest
     from slirp.host.attachment import Attachment
+    from slirp.ip.neighbours import Guest
 
 CHORES_DELAY: Final = 0.001  # seconds that a small ACK or drop waits for company (RFC: 0.5)
 DROP_AT: Final = 1024  # acknowledged bytes that are dropped from the host's queue at once; fewer
@@ -70,16 +70,18 @@ class TcpRelay:
         self,
         loop: Loop,
         descriptors: Descriptors,
+        sockets: Sockets,
         *,
-        mss: int,
+        mtu: int,
         on_unreachable: Callable[[TcpFlow, int], None],
     ) -> None:
         self._loop = loop
         self._descriptors = descriptors
-        self._mss = mss
+        self._sockets = sockets
+        self._mtu = mtu
         self._touched: list[TcpFlow] = []
         self._initial = InitialNumbers(os.urandom(SECRET_LEN))
-        self.feeder = Feeder(loop, mss)
+        self.feeder = Feeder(loop, mtu)
         self._farewells = Farewells(loop, self.feeder, descriptors)
         self._on_unreachable = on_unreachable
         self.flows: dict[bytes, TcpFlow] = {}
@@ -92,19 +94,18 @@ class TcpRelay:
     # Opening
 
     def connect(
-        self, key: bytes, syn: tcp.Segment, guest: Guest, address: tuple[str, int], now: float,
-        bind: str | None = None,
-    ) -> bool:  # fmt: skip
-        """A guest's SYN: connect to the host address; the answer waits for the host's answer.
+        self, key: bytes, syn: tcp.Segment, guest: Guest, target: bytes, port: int, now: float
+    ) -> bool:
+        """A guest's SYN: connect to the host's address; the answer waits for the host's answer.
 
         False: the table is full; the caller resets.
         """
         if not self._has_place(guest):
             return False
-        sock, failure = self._dial(guest.attachment, address, bind, now)
+        sock, failure = self._dial(guest.attachment, target, port, now)
         if sock is None:
             return True  # the SYN comes again, and then there may be what it needs
-        flow = TcpFlow(self, key, self._passive(key, syn, now), sock, guest)
+        flow = TcpFlow(self, key, self._passive(key, syn, guest, now), sock, guest)
         if not self._add(flow):
             return True
         if failure in (errno.EALREADY, errno.EINPROGRESS):
@@ -124,19 +125,18 @@ class TcpRelay:
         return attachment.flows < self._descriptors.share_of(FLOWS_MAX)
 
     def _dial(
-        self, attachment: Attachment, address: tuple[str, int], bind: str | None, now: float
+        self, attachment: Attachment, target: bytes, port: int, now: float
     ) -> tuple[socket.socket | None, int]:
         """A socket that connects, and how far it is by its error number; None: a shortage."""
+        family = self._sockets.of(target)
+        address = family.sockaddr(target, port)
         for _ in range(TRIES):
             sock = None
             try:
-                sock = self._descriptors.take(
-                    attachment, socket.AF_INET, socket.SOCK_STREAM, 0, now
-                )
+                sock = self._descriptors.take(attachment, family.family, socket.SOCK_STREAM, 0, now)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # RFC 6093 §5
-                if bind is not None:
-                    sock.bind((bind, 0))
+                family.leave(sock)
                 failure = sock.connect_ex(address)
                 if failure == errno.EINPROGRESS:
                     # A local peer has answered by now: asking again saves a turn of the loop.
@@ -158,8 +158,11 @@ class TcpRelay:
         if not self._descriptors.admit(guest.attachment, sock, now):
             return False
         sock.setblocking(False)
-        iss, offset = self._initial.iss(key, now), self._initial.ts_offset(key)
-        conn = tcp.Connection.active(iss, self._mss, RCV_WSCALE, now, ts_offset=offset)
+        family = guest.family
+        conn = tcp.Connection.active(
+            self._initial.iss(key, now), family.mss(self._mtu), RCV_WSCALE, now,
+            ts_offset=self._initial.ts_offset(key), mss_default=family.mss_default,
+        )  # fmt: skip
         flow = TcpFlow(self, key, conn, sock, guest)
         if not self._add(flow):
             return False
@@ -172,15 +175,18 @@ class TcpRelay:
         """A guest's SYN for a service inside this process, whose other end is `sock`'s peer."""
         if not self._has_place(guest) or not self._descriptors.admit(guest.attachment, sock, now):
             return False
-        flow = TcpFlow(self, key, self._passive(key, syn, now), sock, guest)
+        flow = TcpFlow(self, key, self._passive(key, syn, guest, now), sock, guest)
         if not self._add(flow):
             return False
         self._connected(flow, now)
         return True
 
-    def _passive(self, key: bytes, syn: tcp.Segment, now: float) -> tcp.Connection:
-        iss, offset = self._initial.iss(key, now), self._initial.ts_offset(key)
-        return tcp.Connection.passive(syn, iss, self._mss, RCV_WSCALE, now, ts_offset=offset)
+    def _passive(self, key: bytes, syn: tcp.Segment, guest: Guest, now: float) -> tcp.Connection:
+        family = guest.family
+        return tcp.Connection.passive(
+            syn, self._initial.iss(key, now), family.mss(self._mtu), RCV_WSCALE, now,
+            ts_offset=self._initial.ts_offset(key), mss_default=family.mss_default,
+        )  # fmt: skip
 
     def _add(self, flow: TcpFlow) -> bool:
         """Enter the flow in the table; False: its socket found no place, and is closed."""
@@ -207,7 +213,7 @@ class TcpRelay:
 
     def _failed(self, flow: TcpFlow, failure: int, now: float) -> None:
         self.refused += 1
-        if failure in LOCAL_CODES:
+        if failure in LOCAL_CAUSES:
             self._on_unreachable(flow, failure)
             self.forget(flow)
             self._farewells.release(flow)

@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Final
 from dma.iovec import IoVec
 from slirp.host.attachment import payload_views, write_headers
 from slirp.host.loop import EDGE, RDHUP, READABLE, URGENT, WRITABLE, Loop
-from slirp.host.tcp_flow import SO_PEEK_OFF, TcpFlow, peek_offset_works
+from slirp.host.tcp_flow import SO_PEEK_OFF, TcpFlow
 from slirp.shortage import is_shortage
 from slirp.tcp import connection as tcp
 from slirp.wire.checksum import ones_sum
-from slirp.wire.virtio_net import GSO_NONE, GSO_TCPV4, NEEDS_CSUM, VnetHeader
 
 if TYPE_CHECKING:
     from nic.port import Claim
@@ -36,7 +35,6 @@ FRAMES_PER_PUMP: Final = 32  # frames of one flow in a row; then the others have
 SCRATCH_LEN: Final = 16 << 20  # bytes: the most that one MSG_TRUNC drops; never touched
 UNIX_WINDOW: Final = 65536  # bytes offered where the host side is a Unix socket
 WINDOW_SHARE: Final = 3  # quarters of the free send queue that are offered (overhead per skb)
-GSO_MAX: Final = 65535 - 20 - 60  # bytes of payload that one super-frame carries at the most
 VNETS_KEPT: Final = 4096  # virtio-net headers kept for reuse
 
 SO_MEMINFO: Final = 55
@@ -49,12 +47,11 @@ MSG_PEEK: Final = int(socket.MSG_PEEK)
 class Feeder:
     """What a TcpRelay sends to guests with."""
 
-    def __init__(self, loop: Loop, mss: int) -> None:
+    def __init__(self, loop: Loop, mtu: int) -> None:
         self._loop = loop
-        self._mss = mss
+        self._max_frame = 14 + mtu  # bytes of one that is no super-frame
         self._scratch = mmap.mmap(-1, SCRATCH_LEN)
-        self._peek_off = peek_offset_works()
-        self._vnets: dict[tuple[int, int], bytes] = {}
+        self._vnets: dict[tuple[int, int, int], bytes] = {}
         self.to_guest = 0
 
     def offer(self, flow: TcpFlow) -> None:
@@ -121,16 +118,16 @@ class Feeder:
 
     def _limit(self, flow: TcpFlow, attachment: Attachment) -> int:
         mss = flow.conn.send.mss
-        if not attachment.offload or attachment.port.max_frame <= 14 + self._mss + 40:
+        if not attachment.offload or attachment.port.max_frame <= self._max_frame:
             return mss
-        return GSO_MAX // mss * mss or mss
+        return flow.guest.family.tcp_super_max // mss * mss or mss
 
     def _peek(self, flow: TcpFlow, offset: int, views: tuple[memoryview, ...], now: float) -> int:
         """Receive at `offset` of the host's queue without taking: bytes, 0 if none came."""
         sock = flow.sock
         assert sock is not None
         try:
-            if not self._peek_off and flow.discard:
+            if not flow.peeks and flow.discard:
                 got = self._peek_behind(sock, offset, views)
             else:
                 if offset != flow.peek_at:
@@ -187,19 +184,18 @@ class Feeder:
         write_headers(claim.iov.segments, (flow.guest.ethernet, ip, transport), lengths)
         size = sum(lengths) + got
         if offload:
-            claim.commit(size, self._vnet(flow.conn.send.mss, got, sum(lengths)))
+            claim.commit(size, self._vnet(flow, got, sum(lengths)))
         else:
             claim.commit(size)
 
-    def _vnet(self, mss: int, length: int, header_len: int) -> bytes:
-        key = (mss if length > mss else 0, header_len)
+    def _vnet(self, flow: TcpFlow, length: int, header_len: int) -> bytes:
+        mss = flow.conn.send.mss
+        key = (mss if length > mss else 0, header_len, flow.template.ip_len)
         vnet = self._vnets.get(key)
         if vnet is None:
             if len(self._vnets) >= VNETS_KEPT:
                 self._vnets.clear()
-            gso = GSO_TCPV4 if length > mss else GSO_NONE
-            vnet = VnetHeader(NEEDS_CSUM, gso, header_len, key[0], 34, 16).emit()
-            self._vnets[key] = vnet
+            vnet = self._vnets[key] = flow.guest.family.tcp_vnet(header_len, key[0])
         return vnet
 
     def acknowledge(self, flow: TcpFlow, now: float) -> None:

@@ -13,15 +13,16 @@ import contextlib
 import errno
 import socket
 from collections import deque
+from functools import cache
 from typing import TYPE_CHECKING, Final, Protocol
 
-from slirp.ip.template import PROTOCOL_TCP, Template4
+from slirp.ip.template import PROTOCOL_TCP
 from slirp.shortage import is_shortage, persist
 from slirp.tcp import connection as tcp
 
 if TYPE_CHECKING:
-    from slirp.flow import Guest
     from slirp.host.attachment import Attachment
+    from slirp.ip.neighbours import Guest
 
 RECEIVE_AHEAD: Final = 512 << 10  # bytes that the host may be ahead of a guest without offloads
 BROKEN_FOR: Final = 60.0  # seconds for a guest to take what a host sent before it reset
@@ -58,6 +59,7 @@ class TcpFlow:
         "key",
         "owned",
         "peek_at",
+        "peeks",
         "readable",
         "relay",
         "retry_at",
@@ -84,8 +86,10 @@ class TcpFlow:
         self.sock: socket.socket | None = sock
         self.guest = guest
         self.attachment: Attachment = guest.attachment  # that its socket is charged to
-        self.template = Template4(key[4:8] + key[:4], key[10:12] + key[8:10], PROTOCOL_TCP)
-        self.discard = MSG_TRUNC if sock.family != socket.AF_UNIX else 0
+        self.template = guest.family.answering(key, PROTOCOL_TCP)
+        kind = sock.family
+        self.discard = MSG_TRUNC if kind != socket.AF_UNIX else 0
+        self.peeks = peek_offset_works(kind)
         self.owned = 0  # bytes at the front of the host's queue that the guest has acknowledged
         self.peek_at = -1  # where the socket's peek offset stands; -1: not set yet
         self.broken_until: float | None = None  # the host has failed; when the guest is told
@@ -128,9 +132,10 @@ class TcpFlow:
         self.relay.touch(self, 0)
 
 
-def peek_offset_works() -> bool:
-    """Does this kernel know SO_PEEK_OFF for TCP (Linux 6.9)?"""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+@cache
+def peek_offset_works(family: socket.AddressFamily) -> bool:
+    """Does this kernel know SO_PEEK_OFF for streams of this family?"""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
             probe.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
         except OSError:

@@ -38,52 +38,32 @@ from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE
-from slirp.address import addr_from_text, addr_to_text
-from slirp.flow import Guest
+from slirp.address import SockAddr
 from slirp.host.attachment import payload_views, send_all, write_headers
 from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.loop import HANGUP, READABLE, Loop
-from slirp.host.socket_errors import (
-    IP_MTU_DISCOVER,
-    IP_PMTUDISC_DO,
-    IP_PMTUDISC_DONT,
-    IP_RECVERR,
-    LOCAL_CODES,
-    MSG_ERRQUEUE,
-    icmp_from_error,
-    local_mtu,
-)
+from slirp.host.socket_errors import icmp_from_error
+from slirp.host.sockets import LOCAL_CAUSES, Sockets, addr_of
 from slirp.host.udp_mapping import MAPPING_FOR, Mapping, Replier
-from slirp.host.udp_runs import (
-    HEADER_LENGTHS,
-    HEADERS_LEN,
-    Outgoing,
-    Route,
-    receive_runs,
-    vnet_of,
-)
+from slirp.host.udp_runs import Outgoing, Route, receive_runs
 from slirp.host.udp_send import dropped_by_kernel, send_datagrams, widen_queue
-from slirp.ip.icmp import QUOTE_MAX
-from slirp.ip.template import PROTOCOL_UDP, Template4
+from slirp.ip.layer import Layer, udp_datagram
+from slirp.ip.neighbours import Guest
+from slirp.ip.packet import UdpArrived
+from slirp.ip.template import PROTOCOL_UDP, Template
 from slirp.shortage import SHORTAGES, is_shortage, persist
-from slirp.stack import DONT_FRAGMENT, Stack, udp_header
+from slirp.stack import Stack
 from slirp.wire.checksum import ones_sum
 
 if TYPE_CHECKING:
     from nic.port import Claim
     from slirp.host.attachment import Attachment
-    from slirp.stack import UdpArrived
 
 MAPPINGS_MAX: Final = 8192
 EVICT_LOOKS: Final = 64  # mappings looked at for one that was not used since the last look
 ROUTES_MAX: Final = 8192  # beyond it all are forgotten, and found anew
 DATAGRAMS_PER_TURN: Final = 64  # of one mapping; then the others have their turn
-PAYLOAD_MAX: Final = 65507  # bytes, RFC 768 over IPv4
-ERRORS_PER_EVENT: Final = 16
-
-IP_TTL: Final = socket.IP_TTL
-
-_VNET: Final = vnet_of(0)
+OVERFLOW_LEN: Final = 65536  # bytes: whatever a datagram can have
 
 
 class UdpRelay:
@@ -94,17 +74,14 @@ class UdpRelay:
         loop: Loop,
         stack: Stack,
         descriptors: Descriptors,
-        *,
-        mtu: int,
-        bind: str | None = None,
+        sockets: Sockets,
     ) -> None:
         self._descriptors = descriptors
+        self._sockets = sockets
         self._loop = loop
         self._stack = stack
-        self._nat = stack.nat
-        self.room = mtu - 28
-        self._bind = bind
-        self.overflow = memoryview(bytearray(PAYLOAD_MAX + 1))
+        self._mtu = stack.link.mtu
+        self.overflow = memoryview(bytearray(OVERFLOW_LEN))
         self.mappings: dict[tuple[bytes, int], Mapping] = {}
         self.repliers: dict[tuple[bytes, int], list[Replier]] = {}  # by guest endpoint
         self.routes: dict[bytes, Route] = {}  # by addresses and ports, as on the wire
@@ -144,7 +121,7 @@ class UdpRelay:
         payload = datagram.payload.segments
         mapping = self.mappings.get(key)
         if mapping is None:
-            opened = self._open(key, datagram.guest, now)
+            opened = self._open(key, datagram.guest, host_addr, now)
             if not isinstance(opened, Mapping):
                 self._failed(datagram, opened)
                 return
@@ -154,7 +131,7 @@ class UdpRelay:
         target = (host_addr, datagram.dst_port)
         if target != mapping.to_key:
             mapping.to_key = target
-            mapping.to_addr = (addr_to_text(host_addr), datagram.dst_port)
+            mapping.to_addr = mapping.family.sockaddr(host_addr, datagram.dst_port)
         if not self.repliers.get(key):
             self._add_route(datagram, mapping)
         self.send_to(mapping, payload, datagram.gso_size, mapping.to_addr)
@@ -167,23 +144,16 @@ class UdpRelay:
 
     def set_hops(self, mapping: Mapping, hops: int) -> None:
         """What goes out next has the guest's hop limit and, with it, DONT_FRAGMENT or not."""
-        changed = hops ^ mapping.hops
-        if not changed:
-            return
-        option = mapping.sock.setsockopt
-        if changed & 0xFF:
-            persist(option, socket.IPPROTO_IP, IP_TTL, hops & 0xFF)
-        if changed & DONT_FRAGMENT:
-            discover = IP_PMTUDISC_DO if hops & DONT_FRAGMENT else IP_PMTUDISC_DONT
-            persist(option, socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
-        mapping.hops = hops
+        if hops != mapping.hops:
+            mapping.family.set_hops(mapping.sock, hops, mapping.hops)
+            mapping.hops = hops
 
     def send_to(
         self,
         mapping: Mapping,
         payload: tuple[memoryview, ...],
         gso_size: int,
-        address: tuple[str, int],
+        address: SockAddr,
     ) -> None:
         """One datagram, or with `gso_size` several of that many bytes."""
         if not gso_size and len(payload) == 1:
@@ -200,10 +170,12 @@ class UdpRelay:
             return
         self.failed += 1
         self.shortages += failure in SHORTAGES
-        if failure in LOCAL_CODES:
+        if failure in LOCAL_CAUSES:
             mtu = self._errors(mapping)  # where the kernel says which MTU the path has
-            quoted = IoVec(payload).slice(0, gso_size or QUOTE_MAX)
-            dst = self._nat.inward(addr_from_text(address[0]))
+            quoted = IoVec(payload)
+            if gso_size:
+                quoted = quoted.slice(0, gso_size)
+            dst = mapping.layer.nat.inward(addr_of(address))
             self._tell(mapping.guest, mapping.port, (dst, address[1]), failure, mtu, quoted)
 
     def _failed(self, datagram: UdpArrived, failure: int) -> None:
@@ -218,29 +190,35 @@ class UdpRelay:
         payload: IoVec,
     ) -> None:  # fmt: skip
         """What a router would say about a datagram that the host's kernel refused."""
-        code = LOCAL_CODES.get(failure)
-        if code is not None:
-            quoted = udp_bytes(port, target[1], bytes(payload.slice(0, QUOTE_MAX)))
+        cause = LOCAL_CAUSES.get(failure)
+        if cause is not None:
+            quoted = udp_bytes(port, target[1], bytes(payload.slice(0, guest.family.quote_max)))
             send_all(
-                self._stack.unreachable_by_host(
-                    guest, code, mtu, PROTOCOL_UDP, target[0], quoted, self._loop.now
+                self._stack.layer(guest.addr).unreachable_by_host(
+                    guest, cause, mtu, PROTOCOL_UDP, target[0], quoted, self._loop.now
                 )
             )
 
-    def _open(self, key: tuple[bytes, int], guest: Guest, now: float) -> Mapping | int:
+    def _open(
+        self, key: tuple[bytes, int], guest: Guest, host_addr: bytes, now: float
+    ) -> Mapping | int:
         """A mapping, or the errno of what stood in the way."""
         attachment: Attachment = guest.attachment
         if len(self.mappings) >= MAPPINGS_MAX:
             idle = self.idlest(attachment, now) or self.idlest(None, now)
             if idle is not None:
                 idle.close()
+        family = self._sockets.of(host_addr)
         try:
-            sock = self._descriptors.take(attachment, socket.AF_INET, socket.SOCK_DGRAM, 0, now)
+            sock = self._descriptors.take(attachment, family.family, socket.SOCK_DGRAM, 0, now)
         except OSError as error:
             return error.errno or 0
-        mapping = Mapping(self, guest, key[1], sock)
+        mapping = Mapping(self, self._stack.layer(guest.addr), guest, key[1], family, sock)
         try:
-            self._set_up(sock)
+            family.leave(sock)
+            family.prepare(sock)
+            persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
+            widen_queue(sock)
             self.watch(mapping)
         except OSError as error:  # the host has lost that address, has no port left on it …
             sock.close()
@@ -250,14 +228,6 @@ class UdpRelay:
         self.mappings[key] = mapping
         self._loop.visit_at(mapping, now + MAPPING_FOR)
         return mapping
-
-    def _set_up(self, sock: socket.socket) -> None:
-        if self._bind is not None:
-            persist(sock.bind, (self._bind, 0))
-        persist(sock.setsockopt, socket.IPPROTO_IP, IP_RECVERR, 1)
-        persist(sock.setsockopt, socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
-        persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
-        widen_queue(sock)
 
     def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
         """A mapping that has not been used since it took its place; the table is the queue."""
@@ -309,15 +279,18 @@ class UdpRelay:
 
     def receive(self, mapping: Mapping, now: float) -> None:
         """Pass on what the socket has, as far as the guest has room."""
-        if mapping.guest.attachment.gso_udp:
-            receive_runs(self, mapping, now)
+        guest = mapping.guest
+        lengths, room = guest.family.udp_lengths, guest.family.udp_room(self._mtu)
+        if guest.attachment.gso_udp:
+            receive_runs(self, mapping, room, now)
             return
+        size_max = sum(lengths) + room
         for _ in range(DATAGRAMS_PER_TURN):
-            claim = mapping.guest.attachment.port.claim(HEADERS_LEN + self.room, HEADER_LENGTHS)
+            claim = guest.attachment.port.claim(size_max, lengths)
             if claim is None:
                 self.wait(mapping)
                 return
-            views = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + self.room)
+            views = payload_views(claim.iov.segments, lengths, size_max)
             try:
                 size, _, _, peer = mapping.sock.recvmsg_into((*views, self.overflow))
             except OSError as error:  # nothing more, or an error that the error queue tells of
@@ -326,13 +299,12 @@ class UdpRelay:
                 return
             mapping.used_at = now
             self.to_guest += 1
-            if size > self.room:
+            if size > room:
                 datagram = bytes(IoVec((*views, self.overflow)).slice(0, size))
                 claim.cancel()
-                src = self._nat.inward(addr_from_text(peer[0]))
-                self.send_fragments(mapping.guest, src, peer[1], mapping.port, datagram)
+                self._send_fragments_from(mapping, peer, datagram)
                 continue
-            fill(claim, mapping.guest, self.template_from(mapping, peer), views, size)
+            fill(claim, guest, self.template_from(mapping, peer), views, size)
 
     def bear(self, error: OSError) -> None:
         """Nothing was received: is it more than that nothing is there? Then the loop asks later."""
@@ -345,62 +317,56 @@ class UdpRelay:
         self._loop.unregister(mapping.sock.fileno())
         mapping.guest.attachment.wait(mapping)
 
-    def pass_on(self, mapping: Mapping, peer: tuple[str, int], datagram: bytes, now: float) -> None:
+    def pass_on(self, mapping: Mapping, peer: SockAddr, datagram: bytes, now: float) -> None:
         """A datagram that was received already; lost where the guest has no room."""
         mapping.used_at = now
         self.to_guest += 1
-        if len(datagram) > self.room:
-            src = self._nat.inward(addr_from_text(peer[0]))
-            self.send_fragments(mapping.guest, src, peer[1], mapping.port, datagram)
+        if len(datagram) > mapping.guest.family.udp_room(self._mtu):
+            self._send_fragments_from(mapping, peer, datagram)
             return
         self.copied += len(datagram)
         frame = frame_of(mapping.guest, self.template_from(mapping, peer), datagram)
         mapping.guest.attachment.send(*frame)
 
-    def template_from(self, mapping: Mapping, peer: tuple[str, int]) -> Template4:
+    def template_from(self, mapping: Mapping, peer: SockAddr) -> Template:
         """Headers of datagrams from this host address to the mapping's guest."""
         template = mapping.template
         if peer != mapping.from_addr or template is None:
-            src = self._nat.inward(addr_from_text(peer[0]))
-            template = self.template(src, peer[1], mapping)
+            src = mapping.layer.nat.inward(addr_of(peer))
+            template = datagrams_between(mapping.guest, src, peer[1], mapping.port)
             mapping.from_addr, mapping.template = peer, template
         return template
 
-    def template(self, src: bytes, src_port: int, mapping: Mapping) -> Template4:
-        """Headers of datagrams from this endpoint to the mapping's guest."""
-        ports = src_port.to_bytes(2, "big") + mapping.port.to_bytes(2, "big")
-        return Template4(src + mapping.guest.addr, ports, PROTOCOL_UDP)
+    def _send_fragments_from(self, mapping: Mapping, peer: SockAddr, datagram: bytes) -> None:
+        src = mapping.layer.nat.inward(addr_of(peer))
+        self.send_fragments(mapping.layer, mapping.guest, (src, peer[1]), mapping.port, datagram)
 
     def send_fragments(
-        self, guest: Guest, src: bytes, src_port: int, dst_port: int, datagram: bytes
+        self, layer: Layer, guest: Guest, src: tuple[bytes, int], dst_port: int, datagram: bytes
     ) -> None:
-        """A datagram longer than the guest's MTU."""
-        payload = IoVec.of(datagram)
-        header = udp_header(src, guest.addr, src_port, dst_port, payload)
+        """A datagram longer than the guest's MTU; one that no IP packet can carry is lost."""
+        if len(datagram) > guest.family.udp_max:
+            self.failed += 1
+            return
         self.copied += len(datagram)
-        send_all(self._stack.packets(guest, src, PROTOCOL_UDP, IoVec.of(header) + payload))
+        message = udp_datagram(src[0], guest.addr, src[1], dst_port, IoVec.of(datagram))
+        send_all(layer.packets(guest, src[0], PROTOCOL_UDP, message))
 
     # Errors
 
     def _errors(self, mapping: Mapping) -> int:
         """Pass on what came from outside; the MTU that a failure of our own told of, or 0."""
         mtu = 0
-        for _ in range(ERRORS_PER_EVENT):
-            try:
-                data, ancillary, _, peer = mapping.sock.recvmsg(576, 512, MSG_ERRQUEUE)
-            except OSError as failure:
-                self.bear(failure)
-                persist(mapping.sock.getsockopt, socket.SOL_SOCKET, socket.SO_ERROR)
-                break
-            for level, kind, error in ancillary:
-                if level == socket.IPPROTO_IP and kind == IP_RECVERR:
-                    mtu = local_mtu(error) or mtu
-                    send_all(
-                        icmp_from_error(
-                            self._stack, mapping.guest, error, PROTOCOL_UDP, peer,
-                            udp_bytes(mapping.port, peer[1], data),
-                        )
-                    )  # fmt: skip
+        layer, guest = mapping.layer, mapping.guest
+        try:
+            for error in mapping.family.errors(mapping.sock):
+                mtu = error.mtu or mtu
+                dst = layer.nat.inward(addr_of(error.peer))
+                quoted = udp_bytes(mapping.port, error.peer[1], error.quoted)
+                send_all(icmp_from_error(layer, guest, error, PROTOCOL_UDP, dst, quoted))
+        except OSError as failure:
+            self.bear(failure)
+            raise
         return mtu
 
     def close(self) -> None:
@@ -414,24 +380,30 @@ def udp_bytes(src_port: int, dst_port: int, data: bytes) -> bytes:
     return struct.pack("!HHHH", src_port, dst_port, 8 + len(data), 0) + data
 
 
+def datagrams_between(guest: Guest, src: bytes, src_port: int, port: int) -> Template:
+    """Headers of datagrams from this endpoint to the guest's port."""
+    ports = src_port.to_bytes(2, "big") + port.to_bytes(2, "big")
+    return guest.family.template(src, guest.addr, ports, PROTOCOL_UDP)
+
+
 def fill(
-    claim: Claim, guest: Guest, template: Template4, views: tuple[memoryview, ...], size: int
+    claim: Claim, guest: Guest, template: Template, views: tuple[memoryview, ...], size: int
 ) -> None:
     """Headers around `size` bytes of payload that are in the claim already; then commit."""
-    offload = guest.attachment.offload
+    offload, family = guest.attachment.offload, guest.family
     payload_sum = None if offload else ones_sum(IoVec(views).slice(0, size).segments)
     ip, udp = template.udp(size, payload_sum)
-    write_headers(claim.iov.segments, (guest.ethernet, ip, udp), HEADER_LENGTHS)
-    claim.commit(HEADERS_LEN + size, _VNET if offload else VNET_NONE)
+    write_headers(claim.iov.segments, (guest.ethernet, ip, udp), family.udp_lengths)
+    claim.commit(family.udp_headers + size, family.udp_single if offload else VNET_NONE)
     guest.attachment.frames_out += 1
 
 
 def frame_of(
-    guest: Guest, template: Template4, datagram: bytes
+    guest: Guest, template: Template, datagram: bytes
 ) -> tuple[tuple[bytes, ...], tuple[memoryview], int, bytes]:
     """A frame of a datagram in our own memory, as `Attachment.send` takes it."""
     view = memoryview(datagram)
     offload = guest.attachment.offload
     ip, udp = template.udp(len(datagram), None if offload else ones_sum((view,)))
     headers = (guest.ethernet, ip, udp)
-    return headers, (view,), len(datagram), _VNET if offload else VNET_NONE
+    return headers, (view,), len(datagram), guest.family.udp_single if offload else VNET_NONE

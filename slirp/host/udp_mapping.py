@@ -12,9 +12,12 @@ from __future__ import annotations
 import socket
 from typing import Final, Protocol
 
-from slirp.flow import Guest
+from slirp.address import SockAddr
 from slirp.host.attachment import Attachment
-from slirp.ip.template import Template4
+from slirp.host.sockets import SocketFamily
+from slirp.ip.layer import Layer
+from slirp.ip.neighbours import Guest
+from slirp.ip.template import Template
 
 MAPPING_FOR: Final = 300.0  # seconds without traffic, RFC 4787 REQ-5 recommends five minutes
 
@@ -47,22 +50,27 @@ class Mapping:
     """One guest endpoint and its host socket."""
 
     __slots__ = (
-        "attachment", "from_addr", "guest", "hops", "port", "queued_at", "relay", "sock",
-        "takes_runs", "template", "to_addr", "to_key", "used_at", "visit",
+        "attachment", "family", "from_addr", "guest", "hops", "layer", "port", "queued_at",
+        "relay", "sock", "takes_runs", "template", "to_addr", "to_key", "used_at", "visit",
     )  # fmt: skip
 
-    def __init__(self, relay: Owner, guest: Guest, port: int, sock: socket.socket) -> None:
+    def __init__(
+        self, relay: Owner, layer: Layer, guest: Guest, port: int, family: SocketFamily,
+        sock: socket.socket,
+    ) -> None:  # fmt: skip
         self.relay = relay
+        self.layer = layer  # the guest's
+        self.family = family  # the socket's
         self.guest = guest
         self.attachment: Attachment = guest.attachment  # that its socket is charged to
         self.port = port
         self.sock = sock
-        self.hops = 0  # as the socket is set: its TTL, and stack.DONT_FRAGMENT or not
+        self.hops = 0  # as the socket is set: its TTL, and DONT_FRAGMENT or not (slirp.ip.packet)
         self.takes_runs = True  # UDP_SEGMENT was not refused yet
         self.to_key: tuple[bytes, int] | None = None  # the last destination …
-        self.to_addr: tuple[str, int] = ("", 0)  # … as a socket address
-        self.from_addr: tuple[str, int] | None = None  # the last sender …
-        self.template: Template4 | None = None  # … and the headers of what it sends
+        self.to_addr: SockAddr = ("", 0)  # … as a socket address
+        self.from_addr: SockAddr | None = None  # the last sender …
+        self.template: Template | None = None  # … and the headers of what it sends
         self.used_at = 0.0
         self.queued_at = 0.0  # used_at when it took its place among those that may have to go
         self.visit: float | None = None

@@ -25,32 +25,28 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from dma.iovec import IoVec
 from slirp.host.attachment import payload_views, write_headers
 from slirp.host.udp_send import REFUSALS, SOL_UDP, UDP_SEGMENT
-from slirp.wire.virtio_net import GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, VnetHeader
 
 if TYPE_CHECKING:
     from nic.port import Frame
+    from slirp.address import SockAddr
     from slirp.host.udp_mapping import Mapping
-    from slirp.ip.template import Template4
+    from slirp.ip.template import Template
 
 RUN_MAX: Final = 64  # datagrams, linux/udp.h UDP_MAX_SEGMENTS in its oldest form
-RUN_OCTETS: Final = 65507  # bytes of payload, RFC 768 over IPv4
 RUNS_PER_TURN: Final = 8  # of one mapping towards the guest; then the others have their turn
-HEADER_LENGTHS: Final = (14, 20, 8)
-HEADERS_LEN: Final = sum(HEADER_LENGTHS)
 
 
 class Route(NamedTuple):
     """Where a guest endpoint's datagrams to one destination go."""
 
     mapping: Mapping
-    address: tuple[str, int]
+    address: SockAddr
 
 
 class Relay(Protocol):
     """What runs need of the relay that they belong to."""
 
     overflow: memoryview
-    room: int  # bytes of payload that one frame to the guest carries
     to_guest: int
     to_host: int
     failed: int
@@ -61,14 +57,12 @@ class Relay(Protocol):
         mapping: Mapping,
         payload: tuple[memoryview, ...],
         gso_size: int,
-        address: tuple[str, int],
+        address: SockAddr,
     ) -> None: ...
     def bear(self, error: OSError) -> None: ...
     def wait(self, mapping: Mapping) -> None: ...
-    def template_from(self, mapping: Mapping, peer: tuple[str, int]) -> Template4: ...
-    def pass_on(
-        self, mapping: Mapping, peer: tuple[str, int], datagram: bytes, now: float
-    ) -> None: ...
+    def template_from(self, mapping: Mapping, peer: SockAddr) -> Template: ...
+    def pass_on(self, mapping: Mapping, peer: SockAddr, datagram: bytes, now: float) -> None: ...
 
 
 class Outgoing:
@@ -80,6 +74,7 @@ class Outgoing:
         self._hops = 0
         self._size = 0  # bytes of each datagram, but for the last
         self._octets = 0
+        self._most = 0  # bytes that a run may have
         self._ended = False
         self._payloads: list[memoryview] = []
         self._frames: list[Frame] = []
@@ -93,7 +88,7 @@ class Outgoing:
                 and size <= self._size
                 and not self._ended
                 and hops == self._hops
-                and self._octets + size <= RUN_OCTETS
+                and self._octets + size <= self._most
                 and len(self._payloads) < RUN_MAX
             ):
                 self._payloads.append(payload)
@@ -103,6 +98,7 @@ class Outgoing:
                 return
             self.flush(now)
         self._route, self._hops, self._size, self._octets = route, hops, size, size
+        self._most = route.mapping.guest.family.udp_super_max
         self._ended = not route.mapping.takes_runs
         self._payloads.append(payload)
         self._frames.append(frame)
@@ -143,36 +139,33 @@ class Outgoing:
         return True
 
 
-def vnet_of(gso_size: int) -> bytes:
-    """The header of a datagram, or with `gso_size` of a run; the guest does the checksum."""
-    kind = GSO_UDP_L4 if gso_size else GSO_NONE
-    return VnetHeader(NEEDS_CSUM, kind, HEADERS_LEN, gso_size, 34, 6).emit()
+def receive_runs(relay: Relay, mapping: Mapping, room: int, now: float) -> None:
+    """Pass on what the socket has, a run per frame.
 
-
-_SINGLE: Final = vnet_of(0)
-
-
-def receive_runs(relay: Relay, mapping: Mapping, now: float) -> None:
-    """Pass on what the socket has, a run per frame."""
+    `room`: bytes of payload that one frame to the guest carries.
+    """
     for _ in range(RUNS_PER_TURN):
-        if not _receive_run(relay, mapping, now):
+        if not _receive_run(relay, mapping, room, now):
             return
 
 
-def _receive_run(relay: Relay, mapping: Mapping, now: float) -> bool:
+def _receive_run(relay: Relay, mapping: Mapping, room: int, now: float) -> bool:
     """One run; whether there may be more."""
-    port = mapping.guest.attachment.port
-    claim = port.claim(HEADERS_LEN + RUN_OCTETS, HEADER_LENGTHS)
+    guest = mapping.guest
+    family = guest.family
+    lengths, most = family.udp_lengths, family.udp_super_max
+    size_max = family.udp_headers + most
+    claim = guest.attachment.port.claim(size_max, lengths)
     if claim is None:
         relay.wait(mapping)
         return False
-    (payload,) = payload_views(claim.iov.segments, HEADER_LENGTHS, HEADERS_LEN + RUN_OCTETS)
+    (payload,) = payload_views(claim.iov.segments, lengths, size_max)
     receive, overflow = mapping.sock.recvmsg_into, relay.overflow
-    first: tuple[str, int] | None = None
-    odd: tuple[tuple[str, int], bytes] | None = None
+    first: SockAddr | None = None
+    odd: tuple[SockAddr, bytes] | None = None
     at = size = count = 0
     more = True
-    while count < RUN_MAX and at + size <= RUN_OCTETS:
+    while count < RUN_MAX and at + size <= most:
         try:
             got, _, _, peer = receive((payload[at:], overflow) if at else (payload, overflow))
         except OSError as error:  # nothing more, or an error that the error queue tells of
@@ -182,7 +175,7 @@ def _receive_run(relay: Relay, mapping: Mapping, now: float) -> bool:
                 return False
             more = False
             break
-        if not count and 0 < got <= relay.room:
+        if not count and 0 < got <= room:
             first, size = peer, got
         elif not count or peer != first or not 0 < got <= size:
             odd = peer, bytes(IoVec((payload[at:], overflow)).slice(0, got))
@@ -196,9 +189,10 @@ def _receive_run(relay: Relay, mapping: Mapping, now: float) -> bool:
     else:
         template = relay.template_from(mapping, first)
         ip, udp = template.udp(at, None)
-        write_headers(claim.iov.segments, (mapping.guest.ethernet, ip, udp), HEADER_LENGTHS)
-        claim.commit(HEADERS_LEN + at, _SINGLE if count == 1 else vnet_of(size))
-        mapping.guest.attachment.frames_out += 1
+        write_headers(claim.iov.segments, (guest.ethernet, ip, udp), lengths)
+        vnet = family.udp_single if count == 1 else family.udp_vnet(size)
+        claim.commit(family.udp_headers + at, vnet)
+        guest.attachment.frames_out += 1
         mapping.used_at = now
         relay.to_guest += count
     if odd is not None:

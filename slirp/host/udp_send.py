@@ -24,6 +24,7 @@ from dma.iovec import IoVec
 from slirp.shortage import persist
 
 if TYPE_CHECKING:
+    from slirp.address import SockAddr
     from slirp.host.pktinfo import Control
 
 SOL_UDP: Final = 17
@@ -41,7 +42,7 @@ def send_datagrams(
     sock: socket.socket,
     payload: tuple[memoryview, ...],
     size: int,
-    address: tuple[str, int],
+    address: SockAddr,
     control: Control = (),
 ) -> int:
     """One datagram, or with `size` several of that many bytes: 0, or the errno of the failure."""
@@ -56,7 +57,7 @@ def send_datagrams(
 
 
 def _send(
-    sock: socket.socket, payload: tuple[memoryview, ...], address: tuple[str, int], control: Control
+    sock: socket.socket, payload: tuple[memoryview, ...], address: SockAddr, control: Control
 ) -> int:
     failure = 0
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""ICMP as a host and a router speak it: echoes answered, errors built, and errors kept back.
+"""ICMP for IPv4, as a host and a router speak it: echoes answered, errors built or kept back.
 
 An echo reply is a header of its own in front of the request's payload, which is not touched: the
 reply's vector shares its views. An error message quotes the packet that caused it the same way, IP
@@ -7,8 +7,10 @@ header first, as much of it as leaves the whole error packet within 576 bytes (R
 `may_send_error` holds the rules of RFC 1122 §3.2.2 on what must never be answered by an error: they
 keep errors from begetting errors and one broadcast from drawing many answers.
 
-Messages start with the ICMP header; the IP header around them, and sending, are the caller's. The
-address rules work for both families, so that ICMPv6 can stand beside.
+What is asked about is a whole packet. Only the first fragment of one that is not may be answered,
+and only it is known by the time that reassembly gives up.
+
+Messages start with the ICMP header; the IP header around them, and sending, are the caller's.
 
 Does not do: rate limiting, extensions (RFC 4884), timestamp and address mask requests.
 """
@@ -31,7 +33,7 @@ from slirp.wire.icmp import (
     TIMESTAMP,
     IcmpHeader,
 )
-from slirp.wire.ipv4 import PROTOCOL_ICMP, Ipv4Header
+from slirp.wire.ipv4 import PROTOCOL_ICMP
 
 ERROR_MAX: Final = 576  # bytes of a whole error packet, RFC 1812 §4.3.2.3
 QUOTE_MAX: Final = ERROR_MAX - 20 - HEADER_LEN  # bytes of the original: 548
@@ -62,19 +64,24 @@ def error(type_: int, code: int, rest: int, original: IoVec) -> IoVec:
 
 
 def may_send_error(
-    header: Ipv4Header, payload: IoVec, link_dst: bytes, broadcasts: Container[bytes] = ()
+    src: bytes,
+    dst: bytes,
+    protocol: int,
+    payload: IoVec,
+    link_dst: bytes,
+    broadcasts: Container[bytes] = (),
 ) -> bool:
-    """Whether the packet `header` + `payload` may be answered by an error (RFC 1122 §3.2.2).
+    """Whether a packet with this payload may be answered by an error (RFC 1122 §3.2.2).
 
     `link_dst` is the frame's destination, `broadcasts` the network's broadcast addresses.
     """
-    if header.fragment_offset or is_group(link_dst):
+    if is_group(link_dst):
         return False
-    if header.src in broadcasts or not is_host(header.src):
+    if src in broadcasts or not is_host(src):
         return False
-    if header.dst in broadcasts or is_multicast(header.dst) or is_reserved(header.dst):
+    if dst in broadcasts or is_multicast(dst) or is_reserved(dst):
         return False
-    if header.protocol != PROTOCOL_ICMP:
+    if protocol != PROTOCOL_ICMP:
         return True
     first = bytes(payload.slice(0, 1))
     return bool(first) and first[0] in _QUERIES

@@ -1,5 +1,9 @@
 """Neighbours: whom we have seen where on the virtual link.
 
+A `Guest` is one address on the virtual wire: its family, the port it was seen at, its MAC, and the
+Ethernet header of frames to it. Flows hold the guest itself, so a guest that comes back with
+another MAC or at another port needs no change in its flows.
+
 `Neighbours` remembers which MAC and port an address was last seen at. Every frame from a guest may
 teach it, so these are refused, whatever kind of packet they came in:
 
@@ -12,20 +16,40 @@ teach it, so these are refused, whatever kind of packet they came in:
 The table is bounded per port (PORT_MAX), and a port at its bound loses its own oldest entry: a
 flood of invented addresses harms only the guest that sends it.
 
-Does not do: ask for an address (slirp.ip.arp makes the request).
+Does not do: ask for an address (slirp.ip.resolution says when, the family how).
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Hashable
-from typing import Final
+from typing import Any, Final
 
 from slirp.address import is_host
-from slirp.flow import Guest
-from slirp.wire.ethernet import is_group
+from slirp.ip.family import Family
+from slirp.wire.ethernet import EthernetHeader, is_group
 
 PORT_MAX: Final = 256  # entries per port; at the bound the port's oldest is evicted
 HELD_FOR: Final = 30.0  # seconds after which another port may take an address over
+
+
+class Guest:
+    """One address on the virtual wire."""
+
+    __slots__ = ("addr", "attachment", "ethernet", "family", "mac", "seen_at")
+
+    def __init__(
+        self, family: Family, addr: bytes, mac: bytes, own_mac: bytes, attachment: Any, now: float
+    ) -> None:
+        self.family = family
+        self.addr = addr
+        self.seen_at = now
+        self.move(mac, own_mac, attachment)
+
+    def move(self, mac: bytes, own_mac: bytes, attachment: Any) -> None:
+        """The address was seen with this MAC at this port."""
+        self.mac = mac
+        self.attachment = attachment
+        self.ethernet = EthernetHeader(mac, own_mac, self.family.ethertype).emit()
 
 
 class Neighbours:
@@ -52,7 +76,9 @@ class Neighbours:
         """Who was last seen at the address."""
         return self._by_addr.get(addr)
 
-    def learn(self, addr: bytes, mac: bytes, port: Hashable, now: float) -> Guest | None:
+    def learn(
+        self, family: Family, addr: bytes, mac: bytes, port: Hashable, now: float
+    ) -> Guest | None:
         """`addr` was seen as a source, with this MAC, on this port: its guest. None: refused."""
         guest = self._by_addr.get(addr)
         if guest is not None and guest.attachment is port and guest.mac == mac:
@@ -62,7 +88,7 @@ class Neighbours:
             self.refused += 1
             return None
         if guest is None:
-            guest = Guest(addr, mac, self._own_mac, port, now)
+            guest = Guest(family, addr, mac, self._own_mac, port, now)
         else:
             del self._by_port[guest.attachment][addr]
             guest.move(mac, self._own_mac, port)

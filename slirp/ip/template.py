@@ -5,10 +5,8 @@ IP addresses, ports, and the checksums over these — is in the template, so one
 two `pack` calls and no parsing. The headers stay apart: Ethernet, IP and TCP or UDP are three
 segments of the frame's vector.
 
-Packets to the guest carry DF and identification 0: they are atomic datagrams (RFC 6864 §4.1), whose
-identification has no meaning. Fragmented ones are built elsewhere (slirp.ip.fragments).
-
-A template knows its address family and nobody else does: `lengths` says how long the headers are.
+A `Template` has what TCP and UDP are in both families; each family's own has the IP header, and the
+pseudo-header's sum over the addresses (slirp.ip.ipv4). `ip_len` says how long that header is.
 
 Does not do: payload sums (the caller passes them in), options other than as finished bytes.
 """
@@ -16,16 +14,15 @@ Does not do: payload sums (the caller passes them in), options other than as fin
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from typing import Final, NamedTuple
 
 from slirp.tcp.segment import Emission
 
 TTL: Final = 64  # hop limit of packets towards the guest (RFC 1700)
-DONT_FRAGMENT: Final = 0x4000
 PROTOCOL_TCP: Final = 6
 PROTOCOL_UDP: Final = 17
 
-_IPV4 = struct.Struct("!BBHHHBBH8s")  # RFC 791: the fixed 20 bytes, both addresses as one
 _TCP = struct.Struct("!4sIIHHHH")  # RFC 9293 §3.1: both ports as one, offset and flags as one
 _UDP = struct.Struct("!4sHH")  # RFC 768
 
@@ -37,28 +34,26 @@ class Headers(NamedTuple):
     transport: bytes
 
 
-def _sum_words(data: bytes) -> int:
+def sum_words(data: bytes) -> int:
+    """A one's complement sum, for adding on; not folded to a field's form."""
     # Any value congruent modulo 65535 serves as a one's complement sum; 0 only for all-zero bytes.
     return int.from_bytes(data, "big") % 0xFFFF
 
 
-class Template4:
-    """Headers of one IPv4 flow towards the guest.
+class Template(ABC):
+    """Headers of one flow towards the guest.
 
-    `addrs` is source and destination address as on the wire (8 bytes), `ports` source and
-    destination port (4 bytes).
+    `ports` is source and destination port as on the wire, `pseudo_sum` the sum of the addresses and
+    the protocol (RFC 9293 §3.1, RFC 8200 §8.1); the length is added for each packet.
     """
 
-    __slots__ = ("_addrs", "_ip_sum", "_ports", "_pseudo_sum")
+    __slots__ = ("_ports", "_pseudo_sum")
 
-    ip_len = 20
+    ip_len: int  # bytes of the IP header
 
-    def __init__(self, addrs: bytes, ports: bytes, protocol: int) -> None:
-        self._addrs = addrs
+    def __init__(self, ports: bytes, pseudo_sum: int) -> None:
         self._ports = ports
-        addr_sum = _sum_words(addrs)
-        self._ip_sum = addr_sum + 0x4500 + DONT_FRAGMENT + (TTL << 8 | protocol)
-        self._pseudo_sum = addr_sum + protocol
+        self._pseudo_sum = pseudo_sum
 
     def tcp(self, emission: Emission, length: int, payload_sum: int | None) -> Headers:
         """Headers of a TCP segment with `length` bytes of payload.
@@ -72,7 +67,7 @@ class Template4:
         total = self._pseudo_sum + header_len + length
         if payload_sum is not None:
             bare = _TCP.pack(self._ports, seq, ack, field, window, 0, 0) + options
-            total = -(_sum_words(bare) + total + payload_sum) % 0xFFFF
+            total = -(sum_words(bare) + total + payload_sum) % 0xFFFF
         else:
             total %= 0xFFFF
         return Headers(
@@ -85,15 +80,12 @@ class Template4:
         size = 8 + length
         total = self._pseudo_sum + size
         if payload_sum is not None:
-            total = -(_sum_words(self._ports) + size + total + payload_sum) % 0xFFFF
+            total = -(sum_words(self._ports) + size + total + payload_sum) % 0xFFFF
             total = total or 0xFFFF  # RFC 768: 0 means none was computed
         else:
             total %= 0xFFFF
         return Headers(self._ip(PROTOCOL_UDP, size), _UDP.pack(self._ports, size, total))
 
+    @abstractmethod
     def _ip(self, protocol: int, size: int) -> bytes:
-        size += 20
-        return _IPV4.pack(
-            0x45, 0, size, 0, DONT_FRAGMENT, TTL, protocol, -(self._ip_sum + size) % 0xFFFF,
-            self._addrs,
-        )  # fmt: skip
+        """The header of a packet with `size` bytes of payload."""

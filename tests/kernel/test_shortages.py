@@ -280,7 +280,7 @@ class Running:
             sock.sendall(CONTENT[:100_000])
             sock.shutdown(socket.SHUT_WR)
             got = b"".join(iter(lambda: sock.recv(1 << 18), b""))
-        return "done" if got == CONTENT[:100_000] else f"{len(got)} octets"
+        return "done" if got == CONTENT[:100_000] else f"{len(got)} bytes"
 
     def _udp_forward(self) -> str:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

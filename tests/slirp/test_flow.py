@@ -1,89 +1,26 @@
-"""Where a guest's packets go, and as whom the host's peers appear."""
+"""Decisions as values, and the keys of flows."""
 
 from __future__ import annotations
 
-import ipaddress
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slirp import flow
-from slirp.config import Config
-from slirp.flow import Guest, Nat, Refusal
-from slirp.wire.ethernet import EthernetHeader
+from slirp.flow import Cause, ends_of
 
-PREFIX = ipaddress.IPv4Network("10.0.2.0/24")
-GATEWAY = bytes((10, 0, 2, 2))
-DNS = bytes((10, 0, 2, 3))
-
-
-def nat(*, host_loopback: bool = True, restrict: bool = False) -> Nat:
-    return Nat(Config(host_loopback=host_loopback, restrict=restrict))
-
-
-def packed(text: str) -> bytes:
-    return ipaddress.IPv4Address(text).packed
-
-
-@pytest.mark.parametrize(
-    ("dst", "plain", "no_loopback", "restricted"),
-    [
-        ("10.0.2.2", flow.LOOPBACK4, flow.NO_LOOPBACK, flow.RESTRICTED),
-        ("10.0.2.3", flow.NO_SERVICE, flow.NO_SERVICE, flow.NO_SERVICE),
-        ("10.0.2.15", flow.NOT_ROUTED, flow.NOT_ROUTED, flow.NOT_ROUTED),
-        ("10.0.2.0", flow.NOT_ROUTED, flow.NOT_ROUTED, flow.NOT_ROUTED),
-        ("10.0.2.255", flow.MARTIAN, flow.MARTIAN, flow.MARTIAN),
-        ("255.255.255.255", flow.MARTIAN, flow.MARTIAN, flow.MARTIAN),
-        ("0.0.0.0", flow.MARTIAN, flow.MARTIAN, flow.MARTIAN),
-        ("0.1.2.3", flow.MARTIAN, flow.MARTIAN, flow.MARTIAN),
-        ("127.0.0.1", flow.MARTIAN, flow.MARTIAN, flow.MARTIAN),
-        ("127.255.255.255", flow.MARTIAN, flow.MARTIAN, flow.MARTIAN),
-        ("224.0.0.1", flow.MARTIAN, flow.MARTIAN, flow.MARTIAN),
-        ("240.0.0.1", flow.MARTIAN, flow.MARTIAN, flow.MARTIAN),
-        ("10.0.3.2", packed("10.0.3.2"), packed("10.0.3.2"), flow.RESTRICTED),
-        ("192.0.2.1", packed("192.0.2.1"), packed("192.0.2.1"), flow.RESTRICTED),
-        ("223.255.255.255", packed("223.255.255.255"), packed("223.255.255.255"), flow.RESTRICTED),
-    ],
-)
-def test_outward(
-    dst: str, plain: bytes | Refusal, no_loopback: bytes | Refusal, restricted: bytes | Refusal
-) -> None:
-    addr = packed(dst)
-    assert nat().outward(addr) == plain
-    assert nat(host_loopback=False).outward(addr) == no_loopback
-    assert nat(restrict=True).outward(addr) == restricted
-
-
-@given(st.binary(min_size=4, max_size=4))
-def test_the_hosts_loopback_has_one_way_in(dst: bytes) -> None:
-    """No destination but the gateway's address leads to 127.0.0.0/8."""
-    found = nat().outward(dst)
-    assert isinstance(found, Refusal) or found[0] != 127 or dst == GATEWAY
-    assert nat(host_loopback=False).outward(dst) != flow.LOOPBACK4
-    assert isinstance(nat(restrict=True).outward(dst), Refusal)
-
-
-@given(st.binary(min_size=4, max_size=4))
-def test_inward_never_shows_an_address_of_the_network(peer: bytes) -> None:
-    seen = nat().inward(peer)
-    assert seen == GATEWAY or (seen == peer and ipaddress.IPv4Address(seen) not in PREFIX)
-    if ipaddress.IPv4Address(peer).is_loopback:
-        assert seen == GATEWAY
+ports = st.integers(0, 0xFFFF)
 
 
 def test_refusals_carry_what_icmp_says() -> None:
-    assert flow.NOT_ROUTED.code == 1
-    assert flow.NO_SERVICE.code == 3
-    assert flow.RESTRICTED.code == flow.NO_LOOPBACK.code == 9
-    assert flow.MARTIAN.code is None, "a packet that no host may send is not answered"
-    assert flow.NO_DNS.code is None
+    assert flow.NOT_ROUTED.cause is Cause.NO_HOST
+    assert flow.NO_SERVICE.cause is Cause.NO_PORT
+    assert flow.RESTRICTED.cause is flow.NO_LOOPBACK.cause is Cause.NETWORK_PROHIBITED
+    assert flow.MARTIAN.cause is None, "a packet that no host may send is not answered"
+    assert flow.NO_DNS.cause is None
 
 
-def test_a_guest_that_moves() -> None:
-    own, first, second = b"\x52gate.", b"\x02first", b"\x02secnd"
-    guest = Guest(packed("10.0.2.15"), first, own, "port 1", 1.0)
-    assert EthernetHeader.parse(guest.ethernet) == (first, own, 0x0800)
-    guest.move(second, own, "port 2")
-    assert EthernetHeader.parse(guest.ethernet) == (second, own, 0x0800)
-    assert (guest.mac, guest.attachment) == (second, "port 2")
+@given(st.sampled_from([4, 16]), st.data(), ports, ports)
+def test_a_key_has_both_ends(size: int, data: st.DataObject, src_port: int, dst_port: int) -> None:
+    src, dst = (data.draw(st.binary(min_size=size, max_size=size)) for _ in range(2))
+    key = src + dst + src_port.to_bytes(2, "big") + dst_port.to_bytes(2, "big")
+    assert ends_of(key) == ((src, src_port), (dst, dst_port))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,21 +14,14 @@ from dma.iovec import IoVec
 from nic.port import VNET_NONE, Frame, PortDefaults
 from slirp.config import Config
 from slirp.errors import MalformedPacket
-from slirp.flow import Guest
+from slirp.flow import Cause
+from slirp.ip.ipv4_input import Ipv4Input
 from slirp.ip.limit import ERRORS_AT_ONCE, ERRORS_PER_SECOND
-from slirp.ip.neighbours import PORT_MAX
+from slirp.ip.neighbours import PORT_MAX, Guest
+from slirp.ip.packet import DnsArrived, EchoArrived, Send, TcpArrived, UdpArrived, Unresolved
+from slirp.ip.reassembly import Reassembler
 from slirp.services.dhcp import DhcpConfig, DhcpServer
-from slirp.stack import (
-    Action,
-    DnsArrived,
-    EchoArrived,
-    Send,
-    Stack,
-    Switch,
-    TcpArrived,
-    UdpArrived,
-    Unresolved,
-)
+from slirp.stack import Action, Stack, Switch
 from tests.kit import guest as kit
 from tests.kit.cuts import cuts
 from tests.kit.guest import (
@@ -90,6 +84,12 @@ def only(actions: Sequence[Action], kind: type) -> Any:
     return actions[0]
 
 
+def reassemblers(stack: Stack) -> dict[Any, Reassembler]:
+    (found,) = stack.inputs
+    assert isinstance(found, Ipv4Input)
+    return found.reassemblers
+
+
 def frame_of(send: Send) -> bytes:
     return b"".join(send.headers) + bytes(send.payload)
 
@@ -128,7 +128,7 @@ def test_an_echo_to_the_world_arrives(stack: Stack) -> None:
 def test_a_query_arrives_unless_dns_is_off(stack: Stack) -> None:
     frame = udp(b"query", DNS, 53)
     assert bytes(only(handle(stack, frame), DnsArrived).payload) == b"query"
-    stack.dns_enabled = False
+    stack.link.dns_enabled = False
     assert handle(stack, frame) == [], "silence, as if nobody were there"
     assert handle(stack, udp(b"x", DNS, 123)) == []
     assert stack.refused == {"DNS is off": 2}
@@ -154,7 +154,7 @@ def test_cuts_do_not_show(octets: tuple[bytes, IoVec], kind: int) -> None:
     pieces = IoVec.of(*(frame[at : at + 3] for at in range(0, len(frame), 3)))
     cut = handle(stack, pieces)
     assert bytes(whole[0].payload) == bytes(cut[0].payload) == data  # type: ignore[union-attr]
-    without: dict[str, Any] = {"payload": None} | ({} if kind else {"context": None})
+    without: dict[str, Any] = {"payload": None} | ({} if kind else {"packet": None})
     assert whole[0]._replace(**without) == cut[0]._replace(**without)
 
 
@@ -188,7 +188,7 @@ def test_a_long_echo_comes_back_in_fragments() -> None:
 def test_a_lease_makes_a_guest(stack: Stack) -> None:
     """Who was given an address is known there before it speaks from it."""
     met: list[Guest] = []
-    stack.on_guest = lambda guest, now: met.append(guest)
+    stack.link.on_guest = lambda guest, now: met.append(guest)
     discover = b"\x01\x01\x06\0abcd" + bytes(20) + GUEST_MAC + bytes(10 + 192)
     request = discover + b"\x63\x82\x53\x63\x35\x01\x03\x32\x04" + addr(GUEST) + b"\xff"
     frame = udp(request, "255.255.255.255", 67, src="0.0.0.0", src_port=68)
@@ -227,15 +227,16 @@ def test_errors_are_limited_per_port(stack: Stack) -> None:
     frame, other = udp(b"x", "10.0.2.77", 9), Attachment(2)
     told = [len(handle(stack, frame, now=5.0)) for _ in range(2 * ERRORS_AT_ONCE)]
     assert told == [1] * ERRORS_AT_ONCE + [0] * ERRORS_AT_ONCE
-    assert (stack.errors, stack.errors_withheld) == (ERRORS_AT_ONCE, ERRORS_AT_ONCE)
+    assert (stack.link.errors, stack.link.errors_withheld) == (ERRORS_AT_ONCE, ERRORS_AT_ONCE)
     elsewhere = ether(kit.udp(b"x", "10.0.2.77", 9, src="10.0.2.16")[14:], src=b"\x02other")
     assert len(handle(stack, elsewhere, at=other, now=5.0)) == 1
     assert len(handle(stack, frame, now=5.0 + 1 / ERRORS_PER_SECOND)) == 1
     quoted = bytes(16)
     guest = stack.guests.get(addr(GUEST))
     assert guest is not None
-    assert stack.unreachable_by_host(guest, 0, 0, 17, addr(FAR), quoted, 5.001) == []
-    assert len(stack.unreachable_by_host(guest, 0, 0, 17, addr(FAR), quoted, 6.0)) == 1
+    tell = partial(stack.layer(guest.addr).unreachable_by_host, guest, Cause.NO_ROUTE, 0, 17)
+    assert tell(addr(FAR), quoted, 5.001) == []
+    assert len(tell(addr(FAR), quoted, 6.0)) == 1
 
 
 @pytest.mark.parametrize("dst", ["224.0.0.9", "255.255.255.255", "10.0.2.255"])
@@ -244,7 +245,8 @@ def test_no_error_about_what_went_to_a_group(dst: str, stack: Stack) -> None:
     handle(stack, arp(1, GUEST, GATEWAY))
     guest = stack.guests.get(addr(GUEST))
     assert guest is not None
-    assert stack.unreachable_by_host(guest, 0, 0, 17, addr(dst), bytes(8), 1.0) == []
+    tell = stack.layer(guest.addr).unreachable_by_host
+    assert tell(guest, Cause.NO_ROUTE, 0, 17, addr(dst), bytes(8), 1.0) == []
 
 
 @pytest.mark.parametrize(
@@ -332,7 +334,7 @@ def test_fragments_of_two_ports_do_not_mix(stack: Stack) -> None:
     last = ether(ipv4(b"b" * 8, 17, FAR, src="10.0.2.16", ident=3, fragment=2), src=b"\x02other")
     assert handle(stack, first) == []
     assert handle(stack, last, at=other) == []
-    assert len(stack.reassemblers) == 2
+    assert len(reassemblers(stack)) == 2
 
 
 # --- who is where ---------------------------------------------------------------------------------
@@ -340,7 +342,7 @@ def test_fragments_of_two_ports_do_not_mix(stack: Stack) -> None:
 
 def test_a_guest_is_met_once(stack: Stack) -> None:
     met: list[bytes] = []
-    stack.on_guest = lambda guest, now: met.append(guest.addr)
+    stack.link.on_guest = lambda guest, now: met.append(guest.addr)
     for frame in (arp(1, GUEST, GATEWAY), udp(b"x", FAR, 9), arp(2, GUEST, GATEWAY)):
         handle(stack, frame)
     handle(stack, arp(1, "10.0.2.16", GATEWAY))
@@ -352,7 +354,7 @@ def test_a_guest_is_met_although_its_port_is_full(stack: Stack) -> None:
     for number in range(PORT_MAX + 10):
         handle(stack, arp(1, f"10.0.{3 + number // 250}.{1 + number % 250}", GATEWAY), now=number)
     met: list[bytes] = []
-    stack.on_guest = lambda guest, now: met.append(guest.addr)
+    stack.link.on_guest = lambda guest, now: met.append(guest.addr)
     handle(stack, arp(1, GUEST, GATEWAY), now=1000.0)
     assert met == [addr(GUEST)]
     assert len(stack.guests) == PORT_MAX
@@ -376,7 +378,7 @@ def test_a_port_that_is_taken_off_is_forgotten(stack: Stack) -> None:
     handle(stack, ether(ipv4(bytes(64), 17, FAR, ident=3, fragment=0x2000)))
     stack.forget_port(ATTACHMENT)
     assert stack.guests.get(addr(GUEST)) is None
-    assert not stack.reassemblers
+    assert not reassemblers(stack)
     assert stack.poll_at() is None
 
 
@@ -475,7 +477,7 @@ def test_only_malformed_packets_are_caught(stack: Stack) -> None:
     def mistaken(*_: object) -> None:
         raise ZeroDivisionError
 
-    stack.on_guest = mistaken
+    stack.link.on_guest = mistaken
     with pytest.raises(ZeroDivisionError):
         handle(stack, arp(1, GUEST, GATEWAY))
     assert not stack.malformed

@@ -93,8 +93,8 @@ def test_octets_arrive_both_ways_however_memory_is_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if not peek:
-        monkeypatch.setattr(tcp_feed, "peek_offset_works", lambda: False)
-    elif not tcp_flow.peek_offset_works():
+        monkeypatch.setattr(tcp_flow, "peek_offset_works", lambda family: False)
+    elif not tcp_flow.peek_offset_works(socket.AF_INET):
         pytest.skip("this kernel has no SO_PEEK_OFF for TCP (Linux 6.9)")
     data = DATA[: 20000 if piece == 2 else len(DATA)]
     lab = make_lab(MemoryPort(piece=piece))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from dma.iovec import IoVec
 from nic.port import Frame
-from slirp.host import udp_runs
-from slirp.host.udp_runs import RUN_MAX, RUN_OCTETS
+from slirp.host.udp_runs import RUN_MAX
+from slirp.ip.ipv4 import IPV4
 from slirp.wire.virtio_net import GSO_NONE, GSO_UDP_L4, VnetHeader
 from tests.kit.guest import GATEWAY, Lab, udp
 from tests.kit.port import MemoryPort
@@ -164,7 +164,7 @@ def test_a_run_has_a_most_of_datagrams_and_of_octets(
         for _ in range(count):
             outgoing.add(route, memoryview(bytes(size)), 64, Frame(IoVec()), 0.0)
         outgoing.flush(0.0)
-        assert watched.runs[0] == min(count - 1, RUN_OCTETS // size)
+        assert watched.runs[0] == min(count - 1, IPV4.udp_super_max // size)
         assert [len(host.recv(65536)) for _ in range(count)] == [size] * count
 
 
@@ -319,5 +319,5 @@ def test_without_room_datagrams_wait_in_the_socket(make_lab: MakeLab, host: sock
 
 
 def test_one_datagram_has_no_segmentation() -> None:
-    assert VnetHeader.parse(udp_runs.vnet_of(0)).gso_type == GSO_NONE
-    assert VnetHeader.parse(udp_runs.vnet_of(1400)).gso_size == 1400
+    assert VnetHeader.parse(IPV4.udp_vnet(0)).gso_type == GSO_NONE
+    assert VnetHeader.parse(IPV4.udp_vnet(1400)).gso_size == 1400

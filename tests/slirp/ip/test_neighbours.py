@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slirp.ip.neighbours import HELD_FOR, PORT_MAX, Neighbours
+from slirp.ip.ipv4 import IPV4
+from slirp.ip.neighbours import HELD_FOR, PORT_MAX, Guest, Neighbours
+from slirp.wire.ethernet import EthernetHeader
 
 GATEWAY = bytes([10, 0, 2, 2])
 DNS = bytes([10, 0, 2, 3])
@@ -28,10 +30,10 @@ def where(table: Neighbours, addr: bytes) -> tuple[bytes, object] | None:
 
 def test_what_was_learned_is_found() -> None:
     table = neighbours()
-    assert table.learn(GUEST, MAC, 1, now=0.0)
+    assert table.learn(IPV4, GUEST, MAC, 1, now=0.0)
     assert where(table, GUEST) == (MAC, 1)
     assert where(table, OTHER) is None
-    assert table.learn(bytes([0x20, 1] + [0] * 13 + [5]), MAC, 1, now=0.0)  # any family
+    assert table.learn(IPV4, bytes([0x20, 1] + [0] * 13 + [5]), MAC, 1, now=0.0)  # any family
 
 
 @pytest.mark.parametrize(
@@ -45,16 +47,16 @@ def test_what_was_learned_is_found() -> None:
 )  # fmt: skip
 def test_what_is_not_believed(addr: bytes, mac: bytes) -> None:
     table = neighbours()
-    assert not table.learn(addr, mac, 1, now=0.0)
+    assert not table.learn(IPV4, addr, mac, 1, now=0.0)
     assert where(table, addr) is None
     assert table.refused == 1
 
 
 def test_a_guest_may_change_its_mac() -> None:
     table = neighbours()
-    table.learn(GUEST, MAC, 1, now=0.0)
+    table.learn(IPV4, GUEST, MAC, 1, now=0.0)
     first = table.get(GUEST)
-    assert table.learn(GUEST, MAC_2, 1, now=0.1) is first  # flows hold on to it
+    assert table.learn(IPV4, GUEST, MAC_2, 1, now=0.1) is first  # flows hold on to it
     assert first is not None
     assert first.ethernet[:6] == MAC_2
     assert where(table, GUEST) == (MAC_2, 1)
@@ -63,30 +65,30 @@ def test_a_guest_may_change_its_mac() -> None:
 
 def test_another_port_takes_an_address_over_only_after_silence() -> None:
     table = neighbours()
-    table.learn(GUEST, MAC, 1, now=0.0)
-    table.learn(GUEST, MAC, 1, now=10.0)
-    assert not table.learn(GUEST, MAC_2, 2, now=9.0 + HELD_FOR)
+    table.learn(IPV4, GUEST, MAC, 1, now=0.0)
+    table.learn(IPV4, GUEST, MAC, 1, now=10.0)
+    assert not table.learn(IPV4, GUEST, MAC_2, 2, now=9.0 + HELD_FOR)
     assert where(table, GUEST) == (MAC, 1)
-    assert table.learn(GUEST, MAC_2, 2, now=10.0 + HELD_FOR)
+    assert table.learn(IPV4, GUEST, MAC_2, 2, now=10.0 + HELD_FOR)
     assert where(table, GUEST) == (MAC_2, 2)
 
 
 def test_a_detached_port_is_forgotten() -> None:
     table = neighbours()
-    table.learn(GUEST, MAC, 1, now=0.0)
-    table.learn(OTHER, MAC_2, 2, now=0.0)
+    table.learn(IPV4, GUEST, MAC, 1, now=0.0)
+    table.learn(IPV4, OTHER, MAC_2, 2, now=0.0)
     table.forget_port(1)
     table.forget_port(7)
     assert where(table, GUEST) is None
-    assert table.learn(GUEST, MAC_2, 2, now=0.0)
+    assert table.learn(IPV4, GUEST, MAC_2, 2, now=0.0)
     assert len(table) == 2
 
 
 def test_a_flood_evicts_only_its_own_port() -> None:
     table = neighbours()
-    table.learn(GUEST, MAC, 1, now=0.0)
+    table.learn(IPV4, GUEST, MAC, 1, now=0.0)
     for n in range(3 * PORT_MAX):
-        assert table.learn(bytes([10, 1, n >> 8, n & 255]), MAC_2, 2, now=1.0 + n)
+        assert table.learn(IPV4, bytes([10, 1, n >> 8, n & 255]), MAC_2, 2, now=1.0 + n)
     assert len(table) == 1 + PORT_MAX
     assert table.evicted == 2 * PORT_MAX
     assert where(table, GUEST) == (MAC, 1)
@@ -96,10 +98,10 @@ def test_a_flood_evicts_only_its_own_port() -> None:
 
 def test_an_address_in_use_outlives_the_flood_of_its_own_port() -> None:
     table = neighbours()
-    table.learn(GUEST, MAC, 1, now=0.0)
+    table.learn(IPV4, GUEST, MAC, 1, now=0.0)
     for n in range(2 * PORT_MAX):
-        table.learn(bytes([10, 1, n >> 8, n & 255]), MAC, 1, now=1.0 + n)
-        table.learn(GUEST, MAC, 1, now=1.5 + n)
+        table.learn(IPV4, bytes([10, 1, n >> 8, n & 255]), MAC, 1, now=1.0 + n)
+        table.learn(IPV4, GUEST, MAC, 1, now=1.5 + n)
     assert where(table, GUEST) == (MAC, 1)
 
 
@@ -121,7 +123,16 @@ def test_whatever_is_said_the_gateway_keeps_its_place(
     for addr, mac, port_id, later in steps:
         now += later
         before = where(table, addr)
-        believed = table.learn(addr, mac, port_id, now)
+        believed = table.learn(IPV4, addr, mac, port_id, now)
         assert where(table, addr) == ((mac, port_id) if believed else before)
         assert table.get(GATEWAY) is table.get(BROADCAST) is None
     assert len(table) <= 2
+
+
+def test_a_guest_that_moves() -> None:
+    own, first, second = b"\x52gate.", b"\x02first", b"\x02secnd"
+    guest = Guest(IPV4, GUEST, first, own, "port 1", 1.0)
+    assert EthernetHeader.parse(guest.ethernet) == (first, own, 0x0800)
+    guest.move(second, own, "port 2")
+    assert EthernetHeader.parse(guest.ethernet) == (second, own, 0x0800)
+    assert (guest.mac, guest.attachment) == (second, "port 2")

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.packet import Raw
 
-from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP, Template4
+from slirp.ip.ipv4 import IPV4
+from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP, Template
 from slirp.tcp.segment import Emission
 from slirp.wire.checksum import ones_sum
 from tests.kit.guest import internet_sum
@@ -25,6 +26,10 @@ emissions = st.builds(
 )
 
 
+def template_of(addrs: bytes, ports: bytes, protocol: int) -> Template:
+    return IPV4.template(addrs[:4], addrs[4:], ports, protocol)
+
+
 def rebuilt(packet: IP, *layers: type) -> bytes:
     """The same packet, its sums computed by scapy."""
     for layer in (IP, *layers):
@@ -34,7 +39,7 @@ def rebuilt(packet: IP, *layers: type) -> bytes:
 
 @given(addrs, ports, emissions, payloads)
 def test_tcp(addrs: bytes, ports: bytes, emission: Emission, payload: bytes) -> None:
-    template = Template4(addrs, ports, PROTOCOL_TCP)
+    template = template_of(addrs, ports, PROTOCOL_TCP)
     ip, transport = template.tcp(emission, len(payload), ones_sum((memoryview(payload),)))
     assert len(ip) == template.ip_len
     octets = ip + transport + payload
@@ -53,7 +58,7 @@ def test_tcp(addrs: bytes, ports: bytes, emission: Emission, payload: bytes) -> 
 
 @given(addrs, ports, st.integers(0, 2**32 - 1), payloads)
 def test_tcp_as_scapy_has_it(addrs: bytes, ports: bytes, seq: int, payload: bytes) -> None:
-    template = Template4(addrs, ports, PROTOCOL_TCP)
+    template = template_of(addrs, ports, PROTOCOL_TCP)
     emission = Emission(seq, 1, 16, 1000, b"")
     ip, transport = template.tcp(emission, len(payload), ones_sum((memoryview(payload),)))
     octets = ip + transport + payload
@@ -62,7 +67,7 @@ def test_tcp_as_scapy_has_it(addrs: bytes, ports: bytes, seq: int, payload: byte
 
 @given(addrs, ports, payloads)
 def test_udp(addrs: bytes, ports: bytes, payload: bytes) -> None:
-    template = Template4(addrs, ports, PROTOCOL_UDP)
+    template = template_of(addrs, ports, PROTOCOL_UDP)
     ip, transport = template.udp(len(payload), ones_sum((memoryview(payload),)))
     octets = ip + transport + payload
     assert rebuilt(IP(ip) / UDP(transport) / Raw(payload), UDP) == octets
@@ -70,7 +75,7 @@ def test_udp(addrs: bytes, ports: bytes, payload: bytes) -> None:
 
 
 def test_a_udp_sum_of_zero_is_sent_as_ones() -> None:
-    template = Template4(bytes(8), b"\xff\xcf\0\0", PROTOCOL_UDP)
+    template = template_of(bytes(8), b"\xff\xcf\0\0", PROTOCOL_UDP)
     payload = 0xFFFF - (17 + 8 + 0xFFCF + 8) % 0xFFFF
     _, transport = template.udp(0, payload)
     assert transport[6:] == b"\xff\xff"
@@ -82,9 +87,9 @@ def test_a_sum_that_is_left_to_the_port(
 ) -> None:
     """The field holds the pseudo-header's sum, not complemented (virtio 1.2 §5.1.6.2)."""
     size = 20 + len(emission.options) + length
-    _, transport = Template4(addrs, ports, PROTOCOL_TCP).tcp(emission, length, None)
+    _, transport = template_of(addrs, ports, PROTOCOL_TCP).tcp(emission, length, None)
     pseudo = addrs + b"\0\6" + size.to_bytes(2, "big")
     assert int.from_bytes(transport[16:18], "big") % 0xFFFF == internet_sum(pseudo) % 0xFFFF
-    _, datagram = Template4(addrs, ports, PROTOCOL_UDP).udp(length, None)
+    _, datagram = template_of(addrs, ports, PROTOCOL_UDP).udp(length, None)
     pseudo = addrs + b"\0\x11" + (8 + length).to_bytes(2, "big")
     assert int.from_bytes(datagram[6:8], "big") % 0xFFFF == internet_sum(pseudo) % 0xFFFF
