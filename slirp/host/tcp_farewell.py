@@ -20,6 +20,7 @@ import termios
 from typing import TYPE_CHECKING, Final
 
 from slirp.host.loop import Loop
+from slirp.host.tcp_flow import TCP_CLOSE, tcp_state
 from slirp.shortage import is_shortage, persist
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from slirp.host.tcp_flow import TcpFlow
 
 LINGER_FOR: Final = 60.0  # seconds for a host to take what the guest sent before it ended
-TCP_CLOSE: Final = 7  # linux/tcp_states.h
 LOOK_EVERY: Final = 0.02  # seconds between looks at a send queue
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
@@ -123,7 +123,7 @@ def unsent(sock: socket.socket) -> int:
     if sock.family == socket.AF_UNIX:
         return 0
     try:
-        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+        if tcp_state(sock) == TCP_CLOSE:
             return 0
         return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), "little")
     except OSError as error:

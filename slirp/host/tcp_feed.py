@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from dma.iovec import IoVec
 from slirp.host.attachment import payload_views, write_headers
 from slirp.host.loop import EDGE, RDHUP, READABLE, URGENT, WRITABLE, Loop
-from slirp.host.tcp_flow import SO_PEEK_OFF, TcpFlow
+from slirp.host.tcp_flow import SO_PEEK_OFF, TcpFlow, has_ended, queued
 from slirp.shortage import is_shortage
 from slirp.tcp import connection as tcp
 from slirp.wire.checksum import ones_sum
@@ -101,7 +101,7 @@ class Feeder:
                 attachment.wait(flow)
                 return emitted
             views = payload_views(claim.iov.segments, lengths, header_len + length)
-            got = self._peek(flow, flow.owned + offset, views, now)
+            got = self._peek(flow, offset, views, now)
             if got <= 0:
                 claim.cancel()
                 return emitted
@@ -123,13 +123,14 @@ class Feeder:
         return flow.guest.family.tcp_super_max // mss * mss or mss
 
     def _peek(self, flow: TcpFlow, offset: int, views: tuple[memoryview, ...], now: float) -> int:
-        """Receive at `offset` of the host's queue without taking: bytes, 0 if none came."""
+        """Receive without taking, `offset` bytes behind what the guest owns: how many came."""
         sock = flow.sock
         assert sock is not None
         try:
             if not flow.peeks and flow.discard:
-                got = self._peek_behind(sock, offset, views)
+                got = self._peek_behind(flow, sock, offset, views)
             else:
+                offset += flow.owned
                 if offset != flow.peek_at:
                     sock.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, offset)
                     flow.peek_at = offset
@@ -156,15 +157,30 @@ class Feeder:
                 flow.drained = True  # the kernel tells of a reset behind the last byte
         return got
 
-    def _peek_behind(self, sock: socket.socket, offset: int, views: tuple[memoryview, ...]) -> int:
-        discard = memoryview(self._scratch)[:offset]
-        try:
-            got = sock.recvmsg_into((discard, *views), 0, MSG_PEEK)[0]
-        finally:
-            discard.release()
-        if got and got <= offset:
+    def _peek_behind(
+        self, flow: TcpFlow, sock: socket.socket, offset: int, views: tuple[memoryview, ...]
+    ) -> int:
+        """_peek() where TCP has no peek offset: what lies before `offset` goes nowhere.
+
+        -1: nothing now, though there is more.
+        """
+        if flow.owned:
+            self.drop(flow)
+        offset += flow.owned
+        whole, rest = divmod(offset, SCRATCH_LEN)
+        with memoryview(self._scratch)[:rest] as discard:
+            got = sock.recvmsg_into((*(self._scratch,) * whole, discard, *views), 0, MSG_PEEK)[0]
+        if not got or got > offset:
+            return got and got - offset
+        if not flow.to_the_end:
             raise BlockingIOError
-        return got - offset if got else 0
+        # No more, no more ever, or not past an urgent mark before the queue's head is there?
+        ended = has_ended(sock)
+        if queued(sock) > offset:
+            return -1
+        if not ended:
+            raise BlockingIOError
+        return 0
 
     def _fill(
         self,

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import socket
+import sys
+import termios
 from collections import deque
 from functools import cache
 from typing import TYPE_CHECKING, Final, Protocol
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 RECEIVE_AHEAD: Final = 512 << 10  # bytes that the host may be ahead of a guest without offloads
 BROKEN_FOR: Final = 60.0  # seconds for a guest to take what a host sent before it reset
 SO_PEEK_OFF: Final = 42
+TCP_CLOSE: Final = 7  # linux/tcp_states.h
+_ENDED: Final = (6, TCP_CLOSE, 8, 9, 11)  # what the peer's FIN, in order, or a reset leads to
 MSG_TRUNC: Final = int(socket.MSG_TRUNC)
 
 
@@ -141,6 +146,21 @@ def peek_offset_works(family: socket.AddressFamily) -> bool:
         except OSError:
             return False
     return True
+
+
+def tcp_state(sock: socket.socket) -> int:
+    """The kernel's state of a TCP connection (linux/tcp_states.h)."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Is all that the peer will ever have sent in the receive queue, or taken from it?"""
+    return tcp_state(sock) in _ENDED
+
+
+def queued(sock: socket.socket) -> int:
+    """Bytes in the receive queue, beyond an urgent mark too (tcp(7), SIOCINQ)."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def pending_error(sock: socket.socket) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from slirp.host import tcp_flow
+from slirp.host.tcp_flow import peek_offset_works
 from tests.kit.guest import Lab
 
 MakeLab = Callable[..., Lab]
@@ -42,6 +44,15 @@ def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
         sock.settimeout(5)
         yield sock
+
+
+@pytest.fixture(params=["SO_PEEK_OFF", "discard"])
+def peeking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to look at what a host sent: TCP has a peek offset since Linux 6.9."""
+    if request.param == "discard":
+        monkeypatch.setattr(tcp_flow, "peek_offset_works", lambda family: False)
+    elif not peek_offset_works(socket.AF_INET):
+        pytest.skip("this kernel has no SO_PEEK_OFF for TCP (Linux 6.9)")
 
 
 def open_fds() -> set[int]:

@@ -2,18 +2,22 @@
 
 Hypothesis plays the host, the guest, the guest's port and the clock: it sends, loses, withholds
 acknowledgements, closes the window, takes room away, and lets time pass. Then everybody behaves,
-and both streams have to arrive whole.
+and both streams have to arrive whole; or one side ends it in the middle of all that, in order or
+not, and what that side had sent has to arrive before the end does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from slirp.host import tcp_flow
+from slirp.host.tcp_farewell import LOOK_EVERY
 from tests.kit.clock import Clock
 from tests.kit.guest import ACK, GATEWAY, PSH, Lab, Stream
 from tests.kit.port import MemoryPort
@@ -48,12 +52,20 @@ class Play:
         self.from_host = 0
         self.from_guest = 0
         self.at_host = bytearray()
+        self.host_saw_the_end = False
 
     def turn(self) -> None:
         self.lab.network.poll(0)
         self.lab.guest.read()
+        if self.peer.fileno() < 0 or self.host_saw_the_end:
+            return
         with contextlib.suppress(BlockingIOError):
-            self.at_host += self.peer.recv(1 << 16)
+            try:
+                data = self.peer.recv(1 << 16)
+            except ConnectionResetError:
+                data = b""
+            self.at_host += data
+            self.host_saw_the_end = not data
 
     def do(self, action: str, value: int) -> None:
         stream = self.stream
@@ -103,6 +115,25 @@ class Play:
             # A round trip that took 40 s, for all that is known, makes for a long timeout.
             self.clock.advance(0.05 if turn < 100 else 30.0)
 
+    def break_off(self, end: str) -> None:
+        """One side ends it; from now on all behave."""
+        self.lab.port.grant(None)
+        self.stream.auto_ack = True
+        self.stream.window = 65535
+        if end == "guest resets":
+            self.stream.reset()
+            step = LOOK_EVERY
+        else:
+            self.peer.close()  # in order, or by a reset where something is unread
+            self.stream.put(ACK)
+            step = 0.2
+        for _ in range(2000):
+            self.turn()
+            if self.host_saw_the_end or self.stream.got_reset or self.stream.got_fin:
+                return
+            self.lab.network.poll(0.001)  # the host's kernel has a clock of its own
+            self.clock.advance(step)
+
     def whole(self) -> bool:
         return (
             len(self.at_host) == self.from_guest
@@ -131,6 +162,21 @@ class Play:
         self.lab.close()
 
 
+@contextlib.contextmanager
+def played(piece: int, *, peek_offset: bool = True) -> Iterator[Play]:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        if not peek_offset:
+            patch.setattr(tcp_flow, "peek_offset_works", lambda family: False)
+        play = Play(piece, listener)
+        try:
+            yield play
+        finally:
+            play.close()
+
+
 # What was to be sent again when the guest had no room was forgotten once it had some.
 NO_ROOM_TO_SEND_AGAIN = [
     ("host sends", 1), ("frames are lost", 1), ("room", 0), ("window", 0), ("window", 1),
@@ -139,20 +185,43 @@ NO_ROOM_TO_SEND_AGAIN = [
 
 
 @settings(max_examples=150)
-@given(st.lists(ACTIONS, max_size=40), st.sampled_from([0, 9, 500]))
-@example(NO_ROOM_TO_SEND_AGAIN, 0)
-def test_both_streams_arrive_whole(actions: list[tuple[str, int]], piece: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        play = Play(piece, listener)
-        try:
-            for action, value in actions:
-                play.do(action, value)
-            play.end()
-            assert not play.stream.got_reset
+@given(st.lists(ACTIONS, max_size=40), st.sampled_from([0, 9, 500]), st.booleans())
+@example(NO_ROOM_TO_SEND_AGAIN, 0, True)
+def test_both_streams_arrive_whole(
+    actions: list[tuple[str, int]], piece: int, peek_offset: bool
+) -> None:
+    with played(piece, peek_offset=peek_offset) as play:
+        for action, value in actions:
+            play.do(action, value)
+        play.end()
+        assert not play.stream.got_reset
+        assert play.at_host == PATTERN[: play.from_guest]
+        assert play.stream.received == PATTERN[: play.from_host]
+        assert play.whole()
+        play.part(guest_first=bool(len(actions) & 1))
+        assert not play.lab.malformed()
+
+
+SHORT = ACTIONS.filter(lambda action: action[0] != "time" or action[1] < 1)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(SHORT, max_size=20),
+    st.sampled_from(["host closes", "guest resets"]),
+    st.booleans(),
+)
+def test_what_was_sent_arrives_before_the_end(
+    actions: list[tuple[str, int]], end: str, peek_offset: bool
+) -> None:
+    with played(0, peek_offset=peek_offset) as play:
+        for action, value in actions:
+            play.do(action, value)
+        play.break_off(end)
+        if end == "guest resets":
+            assert play.host_saw_the_end
             assert play.at_host == PATTERN[: play.from_guest]
+        else:
+            assert play.stream.got_reset or play.stream.got_fin
             assert play.stream.received == PATTERN[: play.from_host]
-            assert play.whole()
-            play.part(guest_first=bool(len(actions) & 1))
-            assert not play.lab.malformed()
-        finally:
-            play.close()
+        assert not play.lab.malformed()

@@ -15,7 +15,8 @@ import pytest
 
 from nic.port import VNET_NONE
 from slirp.host import tcp as relay
-from slirp.host import tcp_feed, tcp_flow
+from slirp.host import tcp_feed
+from slirp.tcp.lifecycle import TIME_WAIT_FOR
 from slirp.wire.virtio_net import GSO_TCPV4, NEEDS_CSUM, VnetHeader
 from tests.kit.clock import Clock
 from tests.kit.guest import (
@@ -35,6 +36,8 @@ from tests.kit.guest import (
 )
 from tests.kit.port import MemoryPort
 from tests.slirp.host.conftest import MakeLab, open_fds
+
+pytestmark = pytest.mark.usefixtures("peeking")
 
 RESET = struct.pack("ii", 1, 0)
 DATA = bytes(range(251)) * 800  # 200,800 bytes, no period of a power of two
@@ -86,16 +89,10 @@ def flow_count(lab: Lab) -> int:
 # --- both ways ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("peek", [True, False], ids=["SO_PEEK_OFF", "discard"])
 @pytest.mark.parametrize("piece", [0, 2, 7, 53, 54, 55, 700])
 def test_octets_arrive_both_ways_however_memory_is_cut(
-    piece: int, peek: bool, make_lab: MakeLab, listener: socket.socket,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    if not peek:
-        monkeypatch.setattr(tcp_flow, "peek_offset_works", lambda family: False)
-    elif not tcp_flow.peek_offset_works(socket.AF_INET):
-        pytest.skip("this kernel has no SO_PEEK_OFF for TCP (Linux 6.9)")
+    piece: int, make_lab: MakeLab, listener: socket.socket
+) -> None:
     data = DATA[: 20000 if piece == 2 else len(DATA)]
     lab = make_lab(MemoryPort(piece=piece))
     with connected(lab, listener) as (stream, peer):
@@ -352,6 +349,33 @@ def at_end(peer: socket.socket) -> bool:
 # --- opening and ending ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_the_end_comes_behind_what_the_guest_has_not_acknowledged(
+    size: int, lab: Lab, listener: socket.socket
+) -> None:
+    with connected(lab, listener) as (stream, peer):
+        stream.auto_ack = size > 1
+        send_all(lab, peer, DATA[:size])
+        peer.shutdown(socket.SHUT_WR)
+        lab.turn(lambda: stream.got_fin)
+        assert stream.received == DATA[:size]
+
+
+def test_urgent_octets_are_not_the_end(lab: Lab, listener: socket.socket) -> None:
+    """A read stops in front of them, and the host's FIN has come already."""
+    with connected(lab, listener) as (stream, peer):
+        stream.auto_ack = False
+        peer.send(b"before")
+        peer.send(b"!", socket.MSG_OOB)
+        peer.send(b"after")
+        peer.close()
+        lab.turn()
+        stream.auto_ack = True
+        stream.put(ACK)
+        lab.turn(lambda: stream.got_fin)
+        assert stream.received == b"before!after"
+
+
 def test_half_close_by_the_guest(lab: Lab, listener: socket.socket) -> None:
     with connected(lab, listener) as (stream, peer):
         stream.send(b"question")
@@ -399,8 +423,12 @@ def test_reset_by_the_host(lab: Lab, listener: socket.socket) -> None:
         assert flow_count(lab) == 0
 
 
-def test_an_orderly_end_is_no_reset_for_the_host(lab: Lab, listener: socket.socket) -> None:
+def test_an_orderly_end_is_no_reset_for_the_host(
+    make_lab: MakeLab, listener: socket.socket
+) -> None:
     """The guest acknowledges all and says its last word in one segment: the host sees an end."""
+    clock = Clock()
+    lab = make_lab(clock=clock)
     for size in (1, 500, 1023, 1024, 1460):
         with connected(lab, listener) as (stream, peer):
             stream.auto_ack = False
@@ -408,7 +436,10 @@ def test_an_orderly_end_is_no_reset_for_the_host(lab: Lab, listener: socket.sock
             peer.shutdown(socket.SHUT_WR)
             lab.turn(lambda: stream.got_fin)
             stream.put(ACK | PSH | FIN, b"last word")
-            lab.turn(lambda: flow_count(lab) == 0)
+            lab.turn()
+            clock.advance(TIME_WAIT_FOR)
+            lab.turn()
+            assert flow_count(lab) == 0
             assert peer.recv(100) == b"last word"
             assert peer.recv(100) == b""
             assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
