@@ -43,7 +43,7 @@ from slirp.host.sockets import LOCAL_CAUSES, Sockets
 from slirp.host.tcp_deliver import Deliverer
 from slirp.host.tcp_farewell import Farewells
 from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
-from slirp.host.tcp_flow import TcpFlow, pending_error, widen
+from slirp.host.tcp_flow import TcpFlow, connect_answer, pending_error, widen
 from slirp.shortage import SHORTAGES, is_shortage
 from slirp.tcp import connection as tcp
 from slirp.tcp.initial import SECRET_LEN, InitialNumbers
@@ -59,6 +59,8 @@ QUIET_WINDOW: Final = 32768  # bytes of window left with which no new one need b
 FLOWS_MAX: Final = 65536  # TCP flows of one network; the next SYN is answered with RST
 TRIES: Final = 2  # of a call that met a shortage, before it waits for another occasion
 RCV_WSCALE: Final = 8  # windows up to 16 MiB
+CAME_AND_WENT: Final = (errno.ECONNRESET, errno.EPIPE)  # of a connect(2): it succeeded, and then
+# the host reset; a reset in answer to the SYN is ECONNREFUSED
 
 _QUIET: Final = tcp.ACK_LATER | tcp.SENDABLE | tcp.FIN_RECEIVED
 
@@ -108,13 +110,11 @@ class TcpRelay:
         flow = TcpFlow(self, key, self._passive(key, syn, guest, now), sock, guest)
         if not self._add(flow):
             return True
-        if failure in (errno.EALREADY, errno.EINPROGRESS):
+        if failure == errno.EINPROGRESS:
             flow.connecting = True
             self._loop.visit_at(flow, flow.conn.poll_at())  # should the kernel never give up
-        elif failure in (0, errno.EISCONN):
-            self._connected(flow, now)
         else:
-            self._failed(flow, failure, now)
+            self._answered(flow, failure, now)
         return True
 
     def _has_place(self, guest: Guest) -> bool:
@@ -139,8 +139,8 @@ class TcpRelay:
                 family.leave(sock)
                 failure = sock.connect_ex(address)
                 if failure == errno.EINPROGRESS:
-                    # A local peer has answered by now: asking again saves a turn of the loop.
-                    failure = sock.connect_ex(address)
+                    # A local peer has answered by now: to look saves a turn of the loop.
+                    failure = connect_answer(sock)
             except OSError as error:
                 failure = error.errno or errno.EINVAL
             if sock is not None and failure not in SHORTAGES:
@@ -210,6 +210,16 @@ class TcpRelay:
         flow.connecting = False
         flow.conn.host_connected(now)
         self.touch(flow, tcp.CONTROL)
+
+    def _answered(self, flow: TcpFlow, failure: int, now: float) -> None:
+        """The host's connect has its answer, an error number or 0."""
+        if failure in CAME_AND_WENT:
+            self._connected(flow, now)
+            flow.host_failed(now)
+        elif failure:
+            self._failed(flow, failure, now)
+        else:
+            self._connected(flow, now)
 
     def _failed(self, flow: TcpFlow, failure: int, now: float) -> None:
         self.refused += 1
@@ -352,9 +362,8 @@ class TcpRelay:
         """The host's socket is ready: connected, readable, writable or broken."""
         if flow.sock is None or flow.broken_until is not None:
             return
-        if flow.connecting:
-            self._handle_connect(flow, events, now)
-            return
+        if flow.connecting and not self._is_connected(flow, events, now):
+            return  # else the same event may tell of bytes, or of the end
         if events & (RDHUP | URGENT | HANGUP):
             flow.to_the_end = True
         if events & (READABLE | HANGUP):
@@ -370,13 +379,14 @@ class TcpRelay:
             if failure:
                 flow.host_failed(now)
 
-    def _handle_connect(self, flow: TcpFlow, events: int, now: float) -> None:
+    def _is_connected(self, flow: TcpFlow, events: int, now: float) -> bool:
+        """Has the connect that was waited for succeeded, by these events?"""
         assert flow.sock is not None
         failure = pending_error(flow.sock)
-        if failure:
-            self._failed(flow, failure, now)
-        elif events & WRITABLE:
-            self._connected(flow, now)
+        if not failure and not events & WRITABLE:
+            return False
+        self._answered(flow, failure, now)
+        return not failure
 
     def _drain(self, flow: TcpFlow, now: float) -> None:
         if self.deliverer.drain(flow, now):

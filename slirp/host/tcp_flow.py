@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 RECEIVE_AHEAD: Final = 512 << 10  # bytes that the host may be ahead of a guest without offloads
 BROKEN_FOR: Final = 60.0  # seconds for a guest to take what a host sent before it reset
 SO_PEEK_OFF: Final = 42
-TCP_CLOSE: Final = 7  # linux/tcp_states.h
+TCP_ESTABLISHED: Final = 1  # linux/tcp_states.h from here on
+TCP_SYN_SENT: Final = 2
+TCP_CLOSE: Final = 7
 _ENDED: Final = (6, TCP_CLOSE, 8, 9, 11)  # what the peer's FIN, in order, or a reset leads to
 MSG_TRUNC: Final = int(socket.MSG_TRUNC)
 
@@ -161,6 +163,16 @@ def has_ended(sock: socket.socket) -> bool:
 def queued(sock: socket.socket) -> int:
     """Bytes in the receive queue, beyond an urgent mark too (tcp(7), SIOCINQ)."""
     return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def connect_answer(sock: socket.socket) -> int:
+    """How far a connect(2) is, as its error number; 0: connected."""
+    # Asked a second time, connect(2) itself would tell as much. But where the peer has answered
+    # and reset already, it would throw away what is in the receive queue.
+    state = tcp_state(sock)
+    if state == TCP_SYN_SENT:
+        return errno.EINPROGRESS
+    return 0 if state == TCP_ESTABLISHED else pending_error(sock)
 
 
 def pending_error(sock: socket.socket) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from functools import partial
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from slirp.host import tcp as relay
 from slirp.host.tcp_farewell import LINGER_FOR
-from slirp.host.tcp_flow import BROKEN_FOR
+from slirp.host.tcp_flow import BROKEN_FOR, connect_answer
 from tests.kit.clock import Clock
-from tests.kit.guest import ACK, PSH, Lab, Stream
+from tests.kit.guest import ACK, GATEWAY, PSH, Lab, Stream
 from tests.slirp.host.conftest import MakeLab
-from tests.slirp.host.test_forward import TO_GUEST, accepted, seen
+from tests.slirp.host.test_forward import TO_GUEST, accepted, forwarded, seen
 from tests.slirp.host.test_tcp import DATA, RESET, connected, flow_count, received, send_all
 
 pytestmark = pytest.mark.usefixtures("peeking")
@@ -146,6 +148,82 @@ def test_a_unix_peer_that_closes_over_what_it_has_not_read(
         close_over_unread(peer, ANSWER)
         turn_until_reset(lab, stream)
         assert stream.received == ANSWER
+
+
+@pytest.fixture
+def not_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that takes a while to answer, as one on another machine does."""
+    monkeypatch.setattr(relay, "connect_answer", lambda sock: errno.EINPROGRESS)
+
+
+def opened(lab: Lab, listener: socket.socket) -> tuple[Stream, socket.socket]:
+    """The host has accepted, and nobody has looked yet."""
+    stream = lab.guest.open((GATEWAY, listener.getsockname()[1]))
+    lab.network.poll(0)
+    return stream, listener.accept()[0]
+
+
+def reset(peer: socket.socket) -> None:
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    peer.close()
+
+
+@pytest.mark.usefixtures("not_local")
+@pytest.mark.parametrize("banner", [b"", b"too many of you\r\n"])
+def test_a_host_that_resets_before_it_is_known_to_be_there(
+    banner: bytes, lab: Lab, listener: socket.socket
+) -> None:
+    """It accepted: so does the network, says what it said, and then resets."""
+    stream, peer = opened(lab, listener)
+    peer.sendall(banner)
+    reset(peer)
+    turn_until_reset(lab, stream)
+    assert stream.connected
+    assert stream.received == banner
+
+
+@pytest.mark.usefixtures("not_local")
+@pytest.mark.parametrize("banner", [b"", b"12:00\r\n"])
+def test_a_host_that_closes_before_it_is_known_to_be_there(
+    banner: bytes, lab: Lab, listener: socket.socket
+) -> None:
+    """One event tells of the connection, the bytes and the end."""
+    stream, peer = opened(lab, listener)
+    peer.sendall(banner)
+    peer.close()
+    lab.turn(lambda: stream.got_fin)
+    assert stream.received == banner
+
+
+def test_a_host_that_resets_as_soon_as_it_has_accepted(
+    lab: Lab, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has answered and reset by the time that connect(2) returns."""
+
+    def look_late(sock: socket.socket) -> int:
+        peer, _ = listener.accept()
+        peer.sendall(ANSWER)
+        reset(peer)
+        return connect_answer(sock)
+
+    monkeypatch.setattr(relay, "connect_answer", look_late)
+    stream = lab.guest.open((GATEWAY, listener.getsockname()[1]))
+    turn_until_reset(lab, stream)
+    assert stream.connected
+    assert stream.received == ANSWER
+
+
+def test_a_client_that_resets_before_the_guest_has_answered(make_lab: MakeLab) -> None:
+    """A forward: what the client sent reaches the guest's server all the same."""
+    lab = make_lab()
+    seen(lab)
+    with socket.create_connection(forwarded(lab)) as peer:
+        lab.network.poll(0)
+        peer.sendall(b"last words")
+        reset(peer)
+        stream = accepted(lab)
+        turn_until_reset(lab, stream)
+        assert stream.received == b"last words"
 
 
 # --- the guest resets -----------------------------------------------------------------------------
