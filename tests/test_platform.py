@@ -22,6 +22,9 @@ import pytest
 from tests.kit.need import missing, need_root
 
 SO_PEEK_OFF: Final = 42  # asm-generic/socket.h; the socket module has no name for it
+SIOCINQ: Final = 0x541B  # linux/sockios.h: bytes in the receive queue
+TCP_ESTABLISHED: Final = 1  # linux/tcp_states.h
+TCP_CLOSE_WAIT: Final = 8
 SIOCOUTQ: Final = 0x5411  # linux/sockios.h: bytes the peer has not acknowledged
 IP_RECVERR: Final = 11  # linux/in.h
 TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h from here on
@@ -143,6 +146,104 @@ def test_a_reset_leaves_what_came_before_it(tcp: Pair) -> None:
     with pytest.raises(ConnectionResetError):
         near.recv(100)
     assert near.recv(100) == b""
+
+
+def reset_behind(sock: socket.socket, peer: socket.socket, answer: bytes) -> None:
+    """`sock` has said something; its peer answers and closes over it, which is a reset."""
+    assert peer.recv(1)
+    peer.sendall(answer)
+    peer.close()
+    poller = select.poll()
+    poller.register(sock, 0)
+    assert poller.poll(5000)[0][1] & (select.POLLERR | select.POLLHUP)
+
+
+def ask(sock: socket.socket, how: str) -> int:
+    """Learn of the reset, in one of the ways in which it is told: the error number."""
+    if how == "SO_ERROR":
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if how == "send":
+        with pytest.raises(ConnectionError) as caught:
+            sock.send(b"more")
+    else:
+        with pytest.raises(ConnectionError) as caught:
+            sock.recv(100, socket.MSG_PEEK)
+    return caught.value.errno or 0
+
+
+@pytest.mark.parametrize("how", ["SO_ERROR", "send"])
+def test_whoever_learns_of_a_reset_first_takes_nothing_of_the_queue(tcp: Pair, how: str) -> None:
+    """The error is told once; the bytes, and then the end, to every reader after that."""
+    near, far = tcp
+    near.sendall(b"upload")
+    reset_behind(near, far, DATA)
+    assert ask(near, how) == errno.ECONNRESET
+    peek_offset(near, 4)
+    assert near.recv(100, socket.MSG_PEEK) == b"456789"
+    assert near.recv(100, socket.MSG_PEEK) == b""
+    peek_offset(near, 0)
+    assert near.recv(100, socket.MSG_PEEK) == DATA
+
+
+def test_an_error_is_told_past_the_queue_to_whoever_peeks_there(tcp: Pair) -> None:
+    near, far = tcp
+    near.sendall(b"upload")
+    reset_behind(near, far, DATA)
+    peek_offset(near, len(DATA))
+    assert ask(near, "peek") == errno.ECONNRESET
+    peek_offset(near, 0)
+    assert near.recv(100, socket.MSG_PEEK) == DATA
+
+
+def test_a_unix_peer_that_closes_over_unread_bytes_leaves_its_own() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with near, far:
+        near.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
+        near.sendall(b"upload")
+        reset_behind(near, far, DATA)
+        assert near.recv(4, socket.MSG_PEEK) == b"0123"
+        assert near.recv(100, socket.MSG_PEEK) == b"456789"
+        assert ask(near, "peek") == errno.ECONNRESET
+        assert near.recv(100, socket.MSG_PEEK) == b""
+        assert near.recv(100) == DATA
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_to_connect_again_throws_away_what_came_before_a_reset(again: bool) -> None:
+    """So how far a connect is, is read from TCP_INFO and SO_ERROR, which leave the queue."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as near,
+    ):
+        assert near.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_ESTABLISHED
+        far, _ = listener.accept()
+        far.sendall(DATA)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        if again:
+            assert near.connect_ex(listener.getsockname()) == errno.ECONNRESET
+            with pytest.raises(OSError, match="not connected"):
+                near.recv(100)
+        else:
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+            assert near.recv(100) == DATA
+
+
+def test_the_peer_s_fin_is_no_byte_of_the_queue(tcp: Pair) -> None:
+    """SIOCINQ counts what lies behind an urgent mark, where a read stops; not the FIN."""
+    near, far = tcp
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    far.send(b"01234")
+    far.send(b"5", socket.MSG_OOB)
+    far.send(b"6789")
+    far.close()
+    poller = select.poll()
+    poller.register(near, select.POLLRDHUP)
+    assert poller.poll(5000)
+    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE_WAIT
+    assert near.recv(100, socket.MSG_PEEK) == b"01234"
+    assert struct.unpack("i", fcntl.ioctl(near, SIOCINQ, bytes(4))) == (len(DATA),)
 
 
 def test_dropping_moves_the_peek_offset_back(tcp: Pair) -> None:
