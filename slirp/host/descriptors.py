@@ -10,7 +10,8 @@ its share a port displaces what is its own. The last RESERVE descriptors go to n
 them the control socket answers, a forward accepts and a module is imported, whatever guests do.
 
 What may be displaced: a UDP mapping, an echo, a DNS stream, at any time; a TCP connection only
-after TCP_IDLE_MIN without a segment from the guest, or HALF_CLOSED_MIN where one side has closed.
+after TCP_IDLE_MIN without a segment from the guest, or HALF_CLOSED_MIN where one side has closed,
+or when it is over for the guest and waits for the host.
 Where nothing may be, the request is refused with EMFILE, as the kernel would refuse it.
 
 Does not do: flows without sockets, listening sockets (whoever opens a forward is told).

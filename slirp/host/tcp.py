@@ -391,7 +391,7 @@ class TcpRelay:
     def _drain(self, flow: TcpFlow, now: float) -> None:
         if self.deliverer.drain(flow, now):
             self.touch(flow, 0)
-            self._farewells.spilled(flow)
+            self._farewells.settle(flow)
 
     def _reopen(self, flow: TcpFlow) -> None:
         if flow.sock is not None and flow.conn.life.state is not tcp.State.CLOSED:
@@ -401,11 +401,11 @@ class TcpRelay:
 
     def handle_timeout(self, flow: TcpFlow, now: float) -> float | None:
         """A deadline of the connection may be due."""
-        if flow in self._farewells:
-            return self._farewells.handle_timeout(flow, now)
         conn = flow.conn
         if flow.retry_at is not None and flow.retry_at <= now:
             self._handle_retry(flow, now)
+        if flow in self._farewells:
+            return _earliest(self._farewells.handle_timeout(flow, now), flow.retry_at)
         if flow.chores_at is not None and flow.chores_at <= now:
             flow.chores_at = None
             if flow.owned:
@@ -419,8 +419,7 @@ class TcpRelay:
         if flow.broken_until is not None and flow.broken_until <= now:
             self.touch(flow, 0)
             return None
-        due = (at, flow.chores_at, flow.retry_at, flow.broken_until)
-        return min((instant for instant in due if instant is not None), default=None)
+        return _earliest(at, flow.chores_at, flow.retry_at, flow.broken_until)
 
     # Closing
 
@@ -437,7 +436,9 @@ class TcpRelay:
 
     def _close(self, flow: TcpFlow, now: float) -> None:
         """The connection is over."""
-        if flow not in self._farewells:
+        if flow in self._farewells:
+            self._farewells.settle(flow)
+        else:
             self.forget(flow)
             self._farewells.close(flow, now)
 
@@ -451,7 +452,8 @@ class TcpRelay:
         self.deliverer.forget(flow)
 
     def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
-        """A connection that has been idle long enough to give way."""
+        """A connection that is over for the guest, or has been idle long enough to give way."""
+        parting = self._farewells.idlest(attachment)
         best: TcpFlow | None = None
         flows = self.flows
         for key in list(islice(flows, LOOKS)):
@@ -465,8 +467,8 @@ class TcpRelay:
                 best is None or life.heard_at < best.conn.life.heard_at
             ):
                 best = flow
-        if best is None:
-            return None
+        if best is None or (parting is not None and parting.since < best.conn.life.heard_at):
+            return parting
         return Idle(best.conn.life.heard_at, partial(self._displace, best, now))
 
     def _displace(self, flow: TcpFlow, now: float) -> None:
@@ -475,7 +477,7 @@ class TcpRelay:
         for emission in flow.conn.poll(now):
             self.feeder.emit(flow, emission)
         self.forget(flow)
-        self._farewells.reset(flow, now)
+        self._farewells.cut(flow)
 
     def drop_port(self, attachment: Attachment) -> None:
         """The port is gone: reset the hosts that its guests talked to."""
@@ -491,3 +493,7 @@ class TcpRelay:
             self._farewells.release(flow)
         self._farewells.end()
         self.feeder.close()
+
+
+def _earliest(*instants: float | None) -> float | None:
+    return min((instant for instant in instants if instant is not None), default=None)

@@ -4,8 +4,9 @@ A connection may end with bytes on their way to the host: in the flow's spill, w
 had no room for, or in the kernel's send queue, which a reset would throw away (SO_LINGER 0 discards
 it). So the socket stays here for a while. One that closes in order leaves when its spill is empty:
 the kernel delivers the rest. One that resets leaves when the peer has acknowledged everything;
-nobody reports that, so it is looked at every LOOK_EVERY. Then comes the RST. LINGER_FOR bounds
-both; after it the RST comes regardless.
+nobody reports that, so it is looked at, after LOOK_AFTER and then less and less often. Then comes
+the RST. LINGER_FOR bounds both; after it the RST comes regardless, and before it where descriptors
+run out and this one has waited longest.
 
 Does not do: anything towards the guest.
 """
@@ -17,19 +18,24 @@ import fcntl
 import socket
 import struct
 import termios
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from slirp.host.descriptors import LOOKS, Idle
 from slirp.host.loop import Loop
 from slirp.host.tcp_flow import TCP_CLOSE, tcp_state
 from slirp.shortage import is_shortage, persist
 
 if TYPE_CHECKING:
+    from slirp.host.attachment import Attachment
     from slirp.host.descriptors import Descriptors
     from slirp.host.tcp_feed import Feeder
     from slirp.host.tcp_flow import TcpFlow
 
 LINGER_FOR: Final = 60.0  # seconds for a host to take what the guest sent before it ended
-LOOK_EVERY: Final = 0.02  # seconds between looks at a send queue
+LOOK_AFTER: Final = 0.02  # seconds to the first look at a send queue
+LOOK_SHARE: Final = 4  # the next look comes after this part of the time that has passed
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
@@ -61,34 +67,43 @@ class Farewells:
         if flow.sock is None:
             return
         if flow.spill is None and not unsent(flow.sock):
-            self._reset(flow)
+            self.cut(flow)
         else:
             self._resetting.add(flow)
-            self._keep(flow, now, LOOK_EVERY)
+            self._keep(flow, now, LOOK_AFTER)
 
     def _keep(self, flow: TcpFlow, now: float, first: float) -> None:
         self._until.setdefault(flow, now + LINGER_FOR)
         self._loop.visit_at(flow, now + first)
 
-    def spilled(self, flow: TcpFlow) -> None:
-        """The kernel has taken the last of the spill."""
-        if flow in self._until and flow not in self._resetting:
+    def settle(self, flow: TcpFlow) -> None:
+        """Something happened to it: is there still a spill that the host may take?"""
+        if flow in self._until and flow.spill is None and flow not in self._resetting:
             self.release(flow)
 
     def handle_timeout(self, flow: TcpFlow, now: float) -> float | None:
         """The loop's visit to one of these."""
         until = self._until[flow]
         if now >= until:
-            self._reset(flow)
+            self.cut(flow)
             return None
         if flow not in self._resetting:
             return until
         if flow.sock is not None and (flow.spill is not None or unsent(flow.sock)):
-            return min(now + LOOK_EVERY, until)
-        self._reset(flow)
+            passed = now - (until - LINGER_FOR)
+            return min(now + max(LOOK_AFTER, passed / LOOK_SHARE), until)
+        self.cut(flow)
         return None
 
-    def _reset(self, flow: TcpFlow) -> None:
+    def idlest(self, attachment: Attachment | None) -> Idle | None:
+        """The one that has waited longest, of this port or of any."""
+        for flow, until in islice(self._until.items(), LOOKS):
+            if attachment is None or flow.attachment is attachment:
+                return Idle(until - LINGER_FOR, partial(self.cut, flow))
+        return None
+
+    def cut(self, flow: TcpFlow) -> None:
+        """By a RST, now: what is on its way is lost."""
         if flow.sock is not None:
             with contextlib.suppress(OSError):
                 persist(flow.sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from slirp.host import tcp_flow
-from slirp.host.tcp_farewell import LOOK_EVERY
+from slirp.host.tcp_farewell import LOOK_AFTER
 from tests.kit.clock import Clock
 from tests.kit.guest import ACK, GATEWAY, PSH, Lab, Stream
 from tests.kit.port import MemoryPort
@@ -122,7 +122,7 @@ class Play:
         self.stream.window = 65535
         if end == "guest resets":
             self.stream.reset()
-            step = LOOK_EVERY
+            step = LOOK_AFTER
         else:
             self.peer.close()  # in order, or by a reset where something is unread
             self.stream.put(ACK)
