@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,3 +47,25 @@ def test_nobody_can_tell_without_the_secret() -> None:
     assert ours.ts_offset(HOSTS + PORTS) != others.ts_offset(HOSTS + PORTS)
     known = (ours.iss(HOSTS + PORTS, 1.0) - ours.ts_offset(HOSTS + PORTS)) & MASK
     assert known not in (0, TICKS)  # one does not tell the other
+
+
+def test_the_hash_is_blake2s() -> None:
+    """By its name in hashlib, which is what is used where the short way does not exist."""
+    numbers = InitialNumbers(SECRET)
+    digest = hashlib.blake2s(HOSTS + PORTS, key=SECRET, digest_size=4, person=b"isn").digest()
+    assert numbers.iss(HOSTS + PORTS, 0.0) == int.from_bytes(digest)
+
+
+WITHOUT = "import hashlib; sys.modules['_blake2'] = None;"
+
+
+@pytest.mark.parametrize("before", ["", WITHOUT], ids=["CPython's", "hashlib's"])
+def test_no_openssl_is_loaded_for_it_where_there_is_a_shorter_way(before: str) -> None:
+    program = (
+        f"import sys; {before} from slirp.tcp.initial import InitialNumbers;"
+        "print(InitialNumbers(bytes(32)).iss(bytes(12), 0.0), '_hashlib' in sys.modules)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert answer == [str(InitialNumbers(bytes(32)).iss(bytes(12), 0.0)), str(bool(before))]
