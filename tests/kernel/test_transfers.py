@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from slirp.host import tcp_flow
 from tests.kit.need import need_tool
 from tests.kit.served import GATEWAY, GUEST, Served, served
 from tests.kit.web import WebServer
@@ -81,12 +82,16 @@ def read_all(peer: socket.socket) -> bytes:
     return b"".join(iter(lambda: peer.recv(1 << 20), b""))
 
 
-@pytest.fixture(scope="module")
-def guest() -> Iterator[Served]:
-    with served() as running:
-        yield running
-        stats = running.stats()
-        assert not stats["malformed"], "nothing that Linux sends is malformed"
+@pytest.fixture(scope="module", params=["SO_PEEK_OFF", "discard"])
+def guest(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """On a kernel with a peek offset for TCP, and on one before 6.9."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "discard":
+            patch.setattr(tcp_flow, "peek_offset_works", lambda family: False)
+        with served() as running:
+            yield running
+            stats = running.stats()
+            assert not stats["malformed"], "nothing that Linux sends is malformed"
 
 
 @pytest.fixture(scope="module")

@@ -361,7 +361,7 @@ def test_the_end_comes_behind_what_the_guest_has_not_acknowledged(
         assert stream.received == DATA[:size]
 
 
-def test_urgent_octets_are_not_the_end(lab: Lab, listener: socket.socket) -> None:
+def test_urgent_bytes_are_not_the_end(lab: Lab, listener: socket.socket) -> None:
     """A read stops in front of them, and the host's FIN has come already."""
     with connected(lab, listener) as (stream, peer):
         stream.auto_ack = False
