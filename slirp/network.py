@@ -71,7 +71,9 @@ class Network:
         self._loop = Loop(clock)
         relays = self._dispatcher = Dispatcher(self._loop, self._stack, self._dns, config)
         self._loop.add_settler(relays.settle_ports)
-        self._forwards = Forwards(self._loop, self._stack, relays.tcp, relays.udp, relays.holding)
+        self._forwards = Forwards(
+            self._loop, self._stack, relays.tcp, relays.udp, relays.holding, relays.descriptors
+        )
         relays.on_gone = self._port_gone
         self._gone = 0  # ports whose device went away
         self._counters: dict[str, Mapping[str, int]] = {}
@@ -250,6 +252,8 @@ class Network:
                     "frames_out": a.frames_out,
                     "lost": a.lost,
                     "shortages": a.shortages,
+                    "sockets": a.sockets,
+                    "flows": a.flows,
                 }
                 for a in relays.attachments
             },

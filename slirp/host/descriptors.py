@@ -7,26 +7,33 @@ it. So who asks is served, and what nobody uses is what is missed.
 
 Each port may hold a share of the descriptors (`Config.port_share`) while there are other ports; at
 its share a port displaces what is its own. The last RESERVE descriptors go to nobody's guest: with
-them the control socket answers, a forward accepts and a module is imported, whatever guests do.
+them the control socket answers, a forward accepts and a module is imported, whatever guests do. The
+kernel gives out the lowest number that is free, so a socket whose number is one of the last RESERVE
+says that all others are taken. `take` makes a socket; `admit` is for one that is there already
+(accepted, one of a pair): it is moved to the number that was made free, or the reserve would be
+used up one by one.
 
 What may be displaced: a UDP mapping, an echo, a DNS stream, at any time; a TCP connection only
 after TCP_IDLE_MIN without a segment from the guest, or HALF_CLOSED_MIN where one side has closed,
 or when it is over for the guest and waits for the host.
-Where nothing may be, the request is refused with EMFILE, as the kernel would refuse it.
+Where nothing may be, the request is refused with EMFILE, as the kernel would refuse it. A question
+to a resolver does not give way: it lasts for seconds, and counts for the port that asks.
 
 Does not do: flows without sockets, listening sockets (whoever opens a forward is told).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
 import socket
+import struct
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from slirp.shortage import is_shortage
+from slirp.shortage import is_shortage, persist
 
 if TYPE_CHECKING:
     from slirp.host.attachment import Attachment
@@ -36,6 +43,7 @@ TCP_IDLE_MIN: Final = 300.0  # seconds, as long as a UDP mapping lives unused
 HALF_CLOSED_MIN: Final = 30.0  # seconds; less than until it is probed, which counts as use
 TRIES: Final = 4  # times that something is displaced for one request
 LOOKS: Final = 64  # candidates that a lender looks at for one that is idle
+LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Idle(NamedTuple):
@@ -81,14 +89,11 @@ class Descriptors:
         return whole if len(self._attachments) <= 1 else max(1, int(whole * self._share))
 
     def take(
-        self, attachment: Attachment | None, family: int, kind: int, proto: int, now: float
+        self, attachment: Attachment, family: int, kind: int, proto: int, now: float
     ) -> socket.socket:
-        """A socket for a guest of this port, or for the network itself (None), non-blocking.
-
-        Raises OSError where there is none.
-        """
-        if attachment is not None and len(self._attachments) > 1:
-            self._make_share(attachment, now)
+        """A socket for a guest of this port, non-blocking. Raises OSError where there is none."""
+        if not self._make_share(attachment, now):
+            raise self._refuse()
         for _ in range(TRIES):
             try:
                 sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, proto)
@@ -99,25 +104,39 @@ class Descriptors:
                     continue  # no memory just now; to take a socket from others would free little
                 self.look()
             else:
-                if attachment is None:
-                    return sock
-                if sock.fileno() < self._limit or sock.fileno() < self.look():
+                if self._is_for_guests(sock):
                     attachment.sockets += 1
                     return sock
-                sock.close()  # the lowest number that was free is one of the reserve
+                sock.close()
             if not self.make_room(now):
                 break
         raise self._refuse()
 
-    def admit(self, attachment: Attachment, sock: socket.socket, now: float) -> bool:
-        """Enter a socket that is open already; False, and it is closed, where there is no room."""
+    def admit(
+        self, attachment: Attachment | None, sock: socket.socket, now: float
+    ) -> socket.socket | None:
+        """Enter a socket that is open already, for a guest of this port; None: for one that is not
+        known yet, and it is admitted again when it is. What is returned is the same socket, under
+        another number perhaps; None where there is no room, and then its peer is reset.
+        """
+        if attachment is None or self._make_share(attachment, now):
+            for _ in range(TRIES):
+                if not self._is_for_guests(sock):
+                    sock = renumbered(sock)  # one may have become free since it was opened
+                if self._is_for_guests(sock):
+                    if attachment is not None:
+                        attachment.sockets += 1
+                    return sock
+                if not self.make_room(now):
+                    break
+        reset(sock)
+        self.refused += 1
+        return None
+
+    def _is_for_guests(self, sock: socket.socket) -> bool:
+        """Is its number none of the reserve?"""
         number = sock.fileno()
-        if number >= self._limit and number >= self.look() and not self.make_room(now):
-            sock.close()
-            self.refused += 1
-            return False
-        attachment.sockets += 1
-        return True
+        return number < self._limit or number < self.look()
 
     def make_room(self, now: float) -> bool:
         """Have whatever has been idle longest give way; False: nothing may."""
@@ -127,12 +146,12 @@ class Descriptors:
         """One of this port's sockets was closed."""
         attachment.sockets -= 1
 
-    def _make_share(self, attachment: Attachment, now: float) -> None:
+    def _make_share(self, attachment: Attachment, now: float) -> bool:
+        """Is there room in the port's share, or can there be?"""
         held = attachment.sockets
-        if held < self.share_of(self._limit) or held < self.share_of(self.look()):
-            return
-        if not self._displace(attachment, now):
-            raise self._refuse()
+        if len(self._attachments) <= 1 or held < self.share_of(self._limit):
+            return True
+        return held < self.share_of(self.look()) or self._displace(attachment, now)
 
     def _refuse(self) -> OSError:
         self.refused += 1
@@ -146,3 +165,20 @@ class Descriptors:
         min(found, key=lambda idle: idle.since).close()
         self.displaced += 1
         return True
+
+
+def renumbered(sock: socket.socket) -> socket.socket:
+    """The same socket under the lowest number that is free; itself where none is."""
+    try:
+        lower = sock.dup()
+    except OSError:
+        return sock
+    sock.close()
+    return lower
+
+
+def reset(sock: socket.socket) -> None:
+    """Close, and have the peer told by RST (a Unix socket's peer sees the end)."""
+    with contextlib.suppress(OSError):
+        persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+    sock.close()

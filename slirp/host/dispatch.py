@@ -279,11 +279,14 @@ class Dispatcher:
         dst, port = arrived.packet.dst, arrived.header.dst_port
         layer = self.stack.layer(dst)
         if layer.is_dns(dst, port):
-            sock = self.dns.accept(now)
-            if sock is None:
+            found = self.dns.accept(arrived.guest.attachment, now)
+            if found is None:
                 return False
-            if not self.tcp.serve(arrived.key, syn, sock, arrived.guest, now):
+            client, sock = found
+            client.flow = self.tcp.serve(arrived.key, syn, sock, arrived.guest, now)
+            if client.flow is None:
                 sock.close()
+                self.dns.drop(client)
                 return False
             return True
         target = layer.outward(dst)
@@ -351,6 +354,7 @@ class Dispatcher:
         """The port is gone: so are the flows of its guests."""
         self.tcp.drop_port(attachment)
         self.ping.drop_port(attachment)
+        self.dns.drop_port(attachment)
         for mapping in list(self.udp.mappings.values()):
             if mapping.guest.attachment is attachment:
                 self.udp.remove(mapping)

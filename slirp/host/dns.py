@@ -25,6 +25,7 @@ from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.holding import Holding
 from slirp.host.loop import HANGUP, READABLE, RETRY_AFTER, WRITABLE, Loop
 from slirp.host.sockets import Sockets
+from slirp.host.tcp_flow import TcpFlow
 from slirp.ip.layer import udp_datagram
 from slirp.ip.neighbours import Guest
 from slirp.ip.packet import Unresolved
@@ -34,7 +35,7 @@ from slirp.shortage import is_shortage, persist
 from slirp.stack import Stack
 from slirp.wire.dns import MessageStream, frame_message
 
-CLIENTS_MAX: Final = 256  # guests' TCP connections at once; the next one is refused
+CLIENTS_MAX: Final = 256  # guests' TCP connections; at the bound the idlest gives way
 CLIENT_FOR: Final = 30.0  # seconds without a query on a TCP connection (RFC 7766 §6.2.3)
 UNSENT_MAX: Final = 256 << 10  # bytes of answers that a client does not take; then it is closed
 READ_LEN: Final = 65536
@@ -44,17 +45,18 @@ PAIR: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 class Attempt:
     """One question to one resolver."""
 
-    __slots__ = ("relay", "resolver", "sock", "stream", "token", "unsent")
+    __slots__ = ("attachment", "relay", "resolver", "sock", "stream", "token", "unsent")
 
     def __init__(
-        self, relay: DnsRelay, action: SendToResolver, sock: socket.socket, stream: bool
+        self, relay: DnsRelay, action: SendToResolver, attachment: Attachment, sock: socket.socket
     ) -> None:
         self.relay = relay
         self.token = action.token
         self.resolver = action.resolver
+        self.attachment = attachment  # of the guest that asks, which its socket is charged to
         self.sock = sock
-        self.stream = MessageStream() if stream else None
-        self.unsent = frame_message(action.payload) if stream else action.payload
+        self.stream = MessageStream() if action.over_tcp else None
+        self.unsent = frame_message(action.payload) if action.over_tcp else action.payload
 
     def handle_ready(self, events: int, now: float) -> None:
         """The resolver answered, or the connection is there, or neither will come."""
@@ -66,7 +68,9 @@ class Client:
 
     __slots__ = (
         "asked",
+        "attachment",
         "ended",
+        "flow",
         "number",
         "relay",
         "sock",
@@ -76,10 +80,14 @@ class Client:
         "visit",
     )
 
-    def __init__(self, relay: DnsRelay, number: int, sock: socket.socket, now: float) -> None:
+    def __init__(
+        self, relay: DnsRelay, number: int, attachment: Attachment, sock: socket.socket, now: float
+    ) -> None:
         self.relay = relay
         self.number = number
+        self.attachment = attachment  # of the guest, which both ends are charged to
         self.sock = sock
+        self.flow: TcpFlow | None = None  # whose other end it is
         self.stream = MessageStream()
         self.asked = 0  # queries without an answer yet
         self.ended = False  # the guest has closed its side; it may still wait for answers
@@ -120,11 +128,13 @@ class DnsRelay:
 
     def query(self, guest: Guest, src_port: int, payload: IoVec, now: float) -> None:
         """A query that came in a datagram."""
-        self._ask(bytes(payload), (guest.addr, src_port), False, now)
+        self._ask(bytes(payload), (guest.addr, src_port), False, guest.attachment, now)
 
-    def _ask(self, payload: bytes, client: Hashable, over_tcp: bool, now: float) -> bool:
+    def _ask(
+        self, payload: bytes, client: Hashable, over_tcp: bool, port: Attachment, now: float
+    ) -> bool:
         try:
-            self._perform(self.service.handle_query(payload, client, over_tcp, now), now)
+            self._perform(self.service.handle_query(payload, client, over_tcp, now, port), now)
         except MalformedPacket as error:
             self._stack.malformed[error.layer, error.reason] += 1
             return False
@@ -152,12 +162,13 @@ class DnsRelay:
 
     def _send(self, action: SendToResolver, now: float) -> list[Action]:
         kind = socket.SOCK_STREAM if action.over_tcp else socket.SOCK_DGRAM
+        attachment = cast(Attachment, action.port)
         try:
             found = socket.getaddrinfo(*action.resolver, type=kind, flags=socket.AI_NUMERICHOST)
-            sock = self._descriptors.take(None, found[0][0], kind, 0, now)
+            sock = self._descriptors.take(attachment, found[0][0], kind, 0, now)
         except OSError:
             return self.service.handle_failure(action.token, now)
-        attempt = Attempt(self, action, sock, action.over_tcp)
+        attempt = Attempt(self, action, attachment, sock)
         self._attempts[action.token] = attempt
         try:
             self._leave(sock, action.resolver.address)
@@ -225,6 +236,7 @@ class DnsRelay:
         if attempt is not None:
             self._loop.unregister(attempt.sock.fileno())
             attempt.sock.close()
+            self._descriptors.release(attempt.attachment)
 
     # Guests
 
@@ -248,33 +260,63 @@ class DnsRelay:
         else:
             send_all(layer.packets(guest, src, PROTOCOL_UDP, datagram))
 
-    def accept(self, now: float) -> socket.socket | None:
-        """A guest connects: the host side of its flow, or None where there are too many."""
-        if len(self._clients) >= CLIENTS_MAX:
+    def accept(self, attachment: Attachment, now: float) -> tuple[Client, socket.socket] | None:
+        """A guest connects: our side and its flow's, or None where there is no room."""
+        if not self._has_place(attachment, now):
             return None
         try:
-            ours, flows = socket.socketpair(type=PAIR)
+            end, flows = socket.socketpair(type=PAIR)
         except OSError as error:
             is_full = error.errno in (errno.EMFILE, errno.ENFILE)
             if is_full and not self._descriptors.make_room(now):
                 return None
             try:
-                ours, flows = socket.socketpair(type=PAIR)
+                end, flows = socket.socketpair(type=PAIR)
             except OSError:
                 return None
+        ours = self._descriptors.admit(attachment, end, now)
+        if ours is None:
+            flows.close()
+            return None
         self._accepted += 1
-        client = Client(self, self._accepted, ours, now)
+        client = Client(self, self._accepted, attachment, ours, now)
         self._clients[client.number] = client
         self._loop.register(ours.fileno(), READABLE, client.handle_ready)
         self._loop.visit_at(client, now + CLIENT_FOR)
-        return flows
+        return client, flows
+
+    def _has_place(self, attachment: Attachment, now: float) -> bool:
+        """Is there room for one more stream, or can there be?"""
+        held = sum(client.attachment is attachment for client in self._clients.values())
+        if held >= self._descriptors.share_of(CLIENTS_MAX):
+            idle = self.idlest(attachment, now)
+        elif len(self._clients) >= CLIENTS_MAX:
+            idle = self.idlest(None, now)
+        else:
+            return True
+        if idle is not None:
+            idle.close()
+        return idle is not None
 
     def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
-        """The stream that has asked nothing for longest; its sockets are the process's own."""
-        if attachment is not None or not self._clients:
+        """The stream that has asked nothing for longest and waits for no answer."""
+        found = [
+            client
+            for client in self._clients.values()
+            if (attachment is None or client.attachment is attachment)
+            and client.asked <= 0
+            and client.used_at < now  # not one whose other end is still to find room
+        ]
+        if not found:
             return None
-        found = min(self._clients.values(), key=lambda client: client.used_at)
-        return Idle(found.used_at, partial(self.drop, found))
+        idlest = min(found, key=lambda client: client.used_at)
+        return Idle(idlest.used_at, partial(self._displace, idlest, now))
+
+    def _displace(self, client: Client, now: float) -> None:
+        """Both of its sockets are wanted: the guest is reset, and may connect again."""
+        self.drop(client)
+        if client.flow is not None:
+            client.flow.relay.displace(client.flow, now)
 
     def handle_client(self, client: Client, events: int, now: float) -> None:
         """A guest's stream is ready."""
@@ -302,7 +344,7 @@ class DnsRelay:
                 return  # dropped over an earlier one
             client.used_at = now
             client.asked += 1
-            if not self._ask(message, client.number, True, now):
+            if not self._ask(message, client.number, True, client.attachment, now):
                 self.drop(client)  # RFC 7766 §6.2.3 leaves a malformed stream to us
         if not data:
             client.ended = True
@@ -337,10 +379,18 @@ class DnsRelay:
             return
         self._loop.unregister(client.sock.fileno())
         client.sock.close()
+        self._descriptors.release(client.attachment)
         client.visit = None
         for action in self.service.forget_client(client.number):
             if isinstance(action, Forget):
                 self._forget(action.token)
+
+    def drop_port(self, attachment: Attachment) -> None:
+        """The port is gone: nobody is left to have the answers."""
+        for client in list(self._clients.values()):
+            if client.attachment is attachment:
+                self.drop(client)
+        self._perform(self.service.forget_port(attachment), self._loop.now)
 
     def close(self) -> None:
         """End everything."""

@@ -6,7 +6,8 @@ behind a Unix socket) appears as the gateway, and nobody else does. UDP is slirp
 
 The guest may not have been seen yet: then the connection is held while the guest is asked for
 (slirp.host.holding), and opened when it answers. Where nobody does the peer is reset: its connect
-has succeeded long ago, so no other word reaches it without privilege.
+has succeeded long ago, so no other word reaches it without privilege. What waits takes none of the
+descriptors in reserve (slirp.host.descriptors), with which the next one is accepted.
 
 A forward to port 0 gets a free port, which `Forward.host` reports. A Unix socket is made with mode
 0600 and removed at the end, if it is still the same file.
@@ -19,12 +20,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from slirp.address import SockAddr, addr_from_text
 from slirp.errors import ConfigError
 from slirp.forward import HostAddress, host_text
+from slirp.host.descriptors import Descriptors, reset
 from slirp.host.forward_udp import DatagramForward, random_port
 from slirp.host.loop import READABLE, Loop
 from slirp.host.sockets import addr_of
@@ -41,7 +42,6 @@ BACKLOG: Final = 512  # connections that the kernel holds for a forward
 ACCEPTS_PER_TURN: Final = 64
 PORT_TRIES: Final = 16
 CONNECTION_COST: Final = 1024  # bytes charged for one that waits for its guest
-LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 Peer: TypeAlias = SockAddr | str | bytes  # as accept() names it
 
@@ -114,13 +114,15 @@ class Forwards:
     """All forwards of one network."""
 
     def __init__(
-        self, loop: Loop, stack: Stack, tcp: TcpRelay, udp: UdpRelay, holding: Holding
-    ) -> None:
+        self, loop: Loop, stack: Stack, tcp: TcpRelay, udp: UdpRelay, holding: Holding,
+        descriptors: Descriptors,
+    ) -> None:  # fmt: skip
         self.loop = loop
         self.stack = stack
         self.udp = udp
         self._tcp = tcp
         self._holding = holding
+        self._descriptors = descriptors
         self._open: dict[int, tuple[Forward, StreamForward | DatagramForward]] = {}
         self._count = 0
 
@@ -185,8 +187,10 @@ class Forwards:
         guest = self.stack.guests.get(addr)
         if guest is not None:
             self.open(sock, peer, guest, port, now)
-        else:
-            waiting = Waiting(self, sock, peer, port)
+            return
+        admitted = self._descriptors.admit(None, sock, now)
+        if admitted is not None:
+            waiting = Waiting(self, admitted, peer, port)
             self._holding.hold(addr, "tcp", waiting, CONNECTION_COST, now)
 
     def open(self, sock: socket.socket, peer: Peer, guest: Guest, port: int, now: float) -> None:
@@ -211,13 +215,6 @@ class Forwards:
         """Close every forward."""
         for number in list(self._open):
             self.remove(number)
-
-
-def reset(sock: socket.socket) -> None:
-    """Close, and have the peer told by RST (a Unix socket's peer sees the end)."""
-    with contextlib.suppress(OSError):
-        persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
-    sock.close()
 
 
 def _bind(proto: str, host: tuple[str, int]) -> socket.socket:

@@ -152,18 +152,22 @@ class TcpRelay:
         return None, 0
 
     def open(self, key: bytes, sock: socket.socket, guest: Guest, now: float) -> bool:
-        """A connection that came in on the host's side: open it towards the guest."""
+        """A connection that came in on the host's side: open it towards the guest.
+
+        False: not under this key, or there is no room for it and `sock` is closed.
+        """
         if key in self.flows or not self._has_place(guest):
             return False
-        if not self._descriptors.admit(guest.attachment, sock, now):
+        admitted = self._descriptors.admit(guest.attachment, sock, now)
+        if admitted is None:
             return False
-        sock.setblocking(False)
+        persist(admitted.setblocking, False)
         family = guest.family
         conn = tcp.Connection.active(
             self._initial.iss(key, now), family.mss(self._mtu), RCV_WSCALE, now,
             ts_offset=self._initial.ts_offset(key), mss_default=family.mss_default,
         )  # fmt: skip
-        flow = TcpFlow(self, key, conn, sock, guest)
+        flow = TcpFlow(self, key, conn, admitted, guest)
         if not self._add(flow):
             return False
         self.touch(flow, tcp.CONTROL)
@@ -171,15 +175,20 @@ class TcpRelay:
 
     def serve(
         self, key: bytes, syn: tcp.Segment, sock: socket.socket, guest: Guest, now: float
-    ) -> bool:
-        """A guest's SYN for a service inside this process, whose other end is `sock`'s peer."""
-        if not self._has_place(guest) or not self._descriptors.admit(guest.attachment, sock, now):
-            return False
-        flow = TcpFlow(self, key, self._passive(key, syn, guest, now), sock, guest)
+    ) -> TcpFlow | None:
+        """A guest's SYN for a service inside this process, whose other end is `sock`'s peer; None:
+        there is no room for it.
+        """
+        if not self._has_place(guest):
+            return None
+        admitted = self._descriptors.admit(guest.attachment, sock, now)
+        if admitted is None:
+            return None
+        flow = TcpFlow(self, key, self._passive(key, syn, guest, now), admitted, guest)
         if not self._add(flow):
-            return False
+            return None
         self._connected(flow, now)
-        return True
+        return flow
 
     def _passive(self, key: bytes, syn: tcp.Segment, guest: Guest, now: float) -> tcp.Connection:
         family = guest.family
@@ -469,10 +478,12 @@ class TcpRelay:
                 best = flow
         if best is None or (parting is not None and parting.since < best.conn.life.heard_at):
             return parting
-        return Idle(best.conn.life.heard_at, partial(self._displace, best, now))
+        return Idle(best.conn.life.heard_at, partial(self.displace, best, now))
 
-    def _displace(self, flow: TcpFlow, now: float) -> None:
+    def displace(self, flow: TcpFlow, now: float) -> None:
         """Both ends are reset, so that neither waits for the other."""
+        if self.flows.get(flow.key) is not flow:
+            return
         flow.conn.abort(now)
         for emission in flow.conn.poll(now):
             self.feeder.emit(flow, emission)

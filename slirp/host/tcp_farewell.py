@@ -16,13 +16,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import socket
-import struct
 import termios
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from slirp.host.descriptors import LOOKS, Idle
+from slirp.host.descriptors import LINGER_RESET, LOOKS, Idle
 from slirp.host.loop import Loop
 from slirp.host.tcp_flow import TCP_CLOSE, tcp_state
 from slirp.shortage import is_shortage, persist
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 LINGER_FOR: Final = 60.0  # seconds for a host to take what the guest sent before it ended
 LOOK_AFTER: Final = 0.02  # seconds to the first look at a send queue
 LOOK_SHARE: Final = 4  # the next look comes after this part of the time that has passed
-
-_LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Farewells:
@@ -106,7 +103,7 @@ class Farewells:
         """By a RST, now: what is on its way is lost."""
         if flow.sock is not None:
             with contextlib.suppress(OSError):
-                persist(flow.sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+                persist(flow.sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         flow.spill = None
         self.release(flow)
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple, TypeAlias
 
@@ -41,7 +41,7 @@ from slirp.errors import MalformedPacket
 from slirp.wire import dns as wire
 from slirp.wire.dns import DnsHeader, DnsQuery, Edns, Labels, Record, emit_name, labels_of
 
-PENDING_MAX: Final = 256  # queries; beyond them the answer is SERVFAIL
+PENDING_MAX: Final = 256  # queries; beyond them one is answered SERVFAIL, of whoever has most
 SENDS_MAX: Final = 3  # datagrams per query, over all resolvers
 RESOLVERS_MAX: Final = 3  # of the list, as resolv.conf(5)
 ATTEMPT_FOR: Final = 1.5  # seconds until the next resolver is asked as well
@@ -60,6 +60,7 @@ class SendToResolver(NamedTuple):
     payload: bytes  # without TCP's length prefix
     token: int
     over_tcp: bool
+    port: Hashable = None  # of the guest that asks
 
 
 class Answer(NamedTuple):
@@ -100,16 +101,19 @@ class _Query:
         "parsed",
         "payload",
         "plan",
+        "port",
         "said",
         "tokens",
     )
 
     def __init__(
-        self, parsed: DnsQuery, payload: bytes, client: Hashable, over_tcp: bool, now: float
-    ) -> None:
+        self, parsed: DnsQuery, payload: bytes, client: Hashable, over_tcp: bool, now: float,
+        port: Hashable,
+    ) -> None:  # fmt: skip
         self.parsed = parsed
         self.payload = payload
         self.client = client
+        self.port = port
         self.over_tcp = over_tcp
         self.key = (client, over_tcp, parsed.header.ident, parsed.question.key)
         self.deadline = now + QUERY_FOR
@@ -133,15 +137,20 @@ class DnsService:
         self._urandom = urandom
         self._records = _local_records(names)
         self._queries: dict[Hashable, _Query] = {}
+        self._held: Counter[Hashable] = Counter()  # queries by port
         self._attempts: dict[int, _Attempt] = {}
         self._suspects: dict[Resolver, float] = {}  # until when
         self._next_at = inf  # no query is due before; may be early, since ended ones are not undone
         self._token = 0
 
     def handle_query(
-        self, payload: memoryview | bytes, client: Hashable, over_tcp: bool, now: float
-    ) -> list[Action]:
-        """A message from a guest. `client` comes back in the answer. Raises MalformedPacket."""
+        self, payload: memoryview | bytes, client: Hashable, over_tcp: bool, now: float,
+        port: Hashable = None,
+    ) -> list[Action]:  # fmt: skip
+        """A message from a guest. `client` comes back in the answer. Raises MalformedPacket.
+
+        `port` is where the guest is on the network, to share what may be pending fairly.
+        """
         parsed = DnsQuery.parse(payload)
         self.stats["queries"] += 1
         local = self._answer_locally(parsed)
@@ -150,16 +159,24 @@ class DnsService:
             return [Answer(client, _fit(local, parsed, over_tcp), over_tcp)]
         if parsed.question.qtype == wire.TYPE_AXFR:
             return [Answer(client, _compose(parsed, wire.REFUSED), over_tcp)]
-        query = _Query(parsed, bytes(payload), client, over_tcp, now)
+        query = _Query(parsed, bytes(payload), client, over_tcp, now, port)
         if query.key in self._queries:
             self.stats["repeated"] += 1
             return []
         query.plan = self._plan(over_tcp, now)
-        if not query.plan or len(self._queries) >= PENDING_MAX:
-            self.stats["too_many" if query.plan else "no_resolver"] += 1
+        if not query.plan:
+            self.stats["no_resolver"] += 1
             return [Answer(client, _servfail(parsed), over_tcp)]
+        displaced: list[Action] = []
+        if len(self._queries) >= PENDING_MAX:
+            self.stats["too_many"] += 1
+            most, count = self._held.most_common(1)[0]
+            if self._held[port] >= count:
+                return [Answer(client, _servfail(parsed), over_tcp)]
+            displaced = self._give_up(next(q for q in self._queries.values() if q.port == most))
         self._queries[query.key] = query
-        return self._attempt(query, now)
+        self._held[port] += 1
+        return displaced + self._attempt(query, now)
 
     def handle_answer(
         self, resolver: Resolver, payload: memoryview | bytes, token: int, now: float
@@ -207,8 +224,14 @@ class DnsService:
 
     def forget_client(self, client: Hashable) -> list[Action]:
         """A client is gone (its TCP connection closed): drop its queries without an answer."""
-        gone = [query for query in self._queries.values() if query.client == client]
-        return [forget for query in gone for forget in self._close(query)]
+        return self._forget(query for query in self._queries.values() if query.client == client)
+
+    def forget_port(self, port: Hashable) -> list[Action]:
+        """A port is gone: so are the queries of its guests."""
+        return self._forget(query for query in self._queries.values() if query.port == port)
+
+    def _forget(self, queries: Iterable[_Query]) -> list[Action]:
+        return [forget for query in list(queries) for forget in self._close(query)]
 
     @property
     def pending(self) -> int:
@@ -234,7 +257,7 @@ class DnsService:
             self._attempts[self._token] = _Attempt(query, resolver, ident, over_tcp)
             query.tokens.append(self._token)
             payload = ident + query.payload[2:]
-            actions.append(SendToResolver(resolver, payload, self._token, over_tcp))
+            actions.append(SendToResolver(resolver, payload, self._token, over_tcp, query.port))
             if query.plan:
                 query.next_at = min(now + ATTEMPT_FOR, query.deadline)
         self._next_at = min(self._next_at, query.next_at)
@@ -264,6 +287,9 @@ class DnsService:
 
     def _close(self, query: _Query) -> list[Action]:
         del self._queries[query.key]
+        self._held[query.port] -= 1
+        if not self._held[query.port]:
+            del self._held[query.port]
         return [self._drop(query, token) for token in query.tokens.copy()]
 
     def _drop(self, query: _Query, token: int) -> Forget:

@@ -8,9 +8,10 @@ import itertools
 import os
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
+from scapy.layers.dns import DNS, DNSQR
 
 from slirp.host.attachment import Attachment
 from slirp.host.descriptors import (
@@ -20,10 +21,14 @@ from slirp.host.descriptors import (
     Descriptors,
     Idle,
 )
+from slirp.services.dns import PENDING_MAX
+from slirp.wire.dns import SERVFAIL
 from tests.kit.clock import Clock
 from tests.kit.echo import EchoServer
-from tests.kit.guest import GATEWAY, Lab, udp
+from tests.kit.guest import DNS as DNS_ADDR
+from tests.kit.guest import GATEWAY, Guest, Lab, udp
 from tests.kit.port import MemoryPort
+from tests.kit.resolver import Resolver
 from tests.slirp.host.conftest import MakeLab
 from tests.slirp.host.test_tcp import connected, received
 
@@ -118,16 +123,65 @@ def test_the_reserve_is_not_for_guests(ports: list[Attachment]) -> None:
         ledger.take(ports[0], socket.AF_INET, socket.SOCK_DGRAM, 0, 0.0)
     assert caught.value.errno == errno.EMFILE
     assert ledger.refused == 1
-    with only(RESERVE, ledger):  # but for the network itself
-        ledger.take(None, socket.AF_INET, socket.SOCK_DGRAM, 0, 0.0).close()
+
+
+def test_sockets_that_are_open_already_do_not_use_the_reserve_up(ports: list[Attachment]) -> None:
+    """Each made room for one, which the next `take` had; they themselves stayed in the reserve."""
+    ledger = Descriptors(ports[:1], 0.5)
+    lender = Lender(ledger, ports[0])
+    with only(RESERVE + 40, ledger), contextlib.closing(lender), contextlib.ExitStack() as stack:
+        limit = ledger.look()
+        for now in range(40):
+            lender.take(float(now))
+        for now in range(RESERVE + 2):
+            sock = ledger.admit(ports[0], socket.socket(), 100.0)
+            assert sock is not None
+            stack.enter_context(sock)
+            assert sock.fileno() < limit
+            lender.take(200.0 + now)
+        os.close(os.open("/dev/null", os.O_RDONLY))
+
+
+def test_who_is_not_known_yet_has_none_of_the_reserve_either(ports: list[Attachment]) -> None:
+    ledger = Descriptors(ports[:1], 0.5)
+    ours, theirs = socket.socketpair()
+    with theirs, only(RESERVE, ledger):
+        with socket.socket() as waiting:
+            assert ledger.admit(None, waiting, 0.0) is None
+            assert waiting.fileno() < 0
+        assert ledger.admit(None, ours, 0.0) is ours  # it was open before
+        ours.close()
+    assert ports[0].sockets == 0
+    assert ledger.refused == 1
+
+
+@contextlib.contextmanager
+def allowed(count: int) -> Iterator[None]:
+    """This process may open so many descriptors for guests."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (RESERVE + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_sockets_that_are_open_already_count_for_the_share(ports: list[Attachment]) -> None:
+    with allowed(120), contextlib.ExitStack() as stack:
+        ledger = Descriptors(ports, 0.1)  # 12 for each
+        for n in range(14):
+            sock = ledger.admit(ports[0], socket.socket(), 0.0)
+            assert (sock is None) == (n >= 12)
+            if sock is not None:
+                stack.enter_context(sock)
+        assert ports[0].sockets == 12
+        assert ledger.refused == 2
 
 
 def test_a_port_at_its_share_displaces_its_own(ports: list[Attachment]) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (RESERVE + 120, hard))
-    ledger = Descriptors(ports, 0.1)  # 12 for each
-    greedy, modest = Lender(ledger, ports[0]), Lender(ledger, ports[1])
-    try:
+    with allowed(120):
+        ledger = Descriptors(ports, 0.1)  # 12 for each
+        greedy, modest = Lender(ledger, ports[0]), Lender(ledger, ports[1])
         with contextlib.closing(greedy), contextlib.closing(modest):
             modest.take(0.0)  # idle longest of all, and not the greedy one's
             for now in range(1, 30):
@@ -135,8 +189,6 @@ def test_a_port_at_its_share_displaces_its_own(ports: list[Attachment]) -> None:
             assert len(greedy.held) == 12
             assert list(modest.held) == [0.0]
             assert min(greedy.held) == 18.0
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_only_port_has_everything(ports: list[Attachment]) -> None:
@@ -211,3 +263,109 @@ def test_a_half_closed_connection_gives_way_sooner(
         clock.advance(2)
         waiting.put(2, seq=waiting.seq - 1)
         lab.turn(lambda: waiting.connected)
+
+
+# --- one port among others ------------------------------------------------------------------------
+
+OTHER, OTHER_MAC = "10.0.2.16", bytes.fromhex("52540012 3457")
+
+
+@pytest.fixture
+def silent() -> Iterator[Resolver]:
+    with Resolver("127.0.0.53", addr=None) as made:
+        yield made
+
+
+def datagram_of(guest: Guest, data: bytes, dst: str, port: int, src_port: int = 40_000) -> bytes:
+    frame = udp(data, dst, port, src=guest.addr, src_port=src_port)
+    return frame[:6] + guest.mac + frame[12:]
+
+
+def questions(lab: Lab, guest: Guest, idents: Iterable[int]) -> None:
+    """Queries that each want a socket."""
+    for ident in idents:
+        query = bytes(DNS(id=ident, rd=1, qd=[DNSQR(qname="example.test")]))
+        guest.give(datagram_of(guest, query, DNS_ADDR, 53))
+    lab.turn()
+
+
+def rcodes(guest: Guest) -> list[int]:
+    return [DNS(datagram.data).rcode for datagram in guest.datagrams()]
+
+
+def test_questions_to_resolvers_leave_the_reserve_alone(
+    make_lab: MakeLab, silent: Resolver
+) -> None:
+    lab = make_lab(resolvers=[f"{silent.at}:{silent.port}"])
+    with only(RESERVE + 4, ledger_of(lab)):
+        questions(lab, lab.guest, range(RESERVE + 10))
+        assert rcodes(lab.guest) == [SERVFAIL] * (RESERVE + 6)
+        fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(RESERVE)]
+        for fd in fds:
+            os.close(fd)
+    assert lab.attachment.sockets == 4
+
+
+def test_streams_of_questions_leave_the_reserve_alone(make_lab: MakeLab) -> None:
+    clock = Clock()
+    lab = make_lab(clock=clock)
+    with only(RESERVE + 6, ledger_of(lab)):
+        streams = []
+        for _ in range(8):
+            streams.append(lab.guest.connect((DNS_ADDR, 53)))
+            clock.advance(0.1)
+        os.close(os.open("/dev/null", os.O_RDONLY))
+        assert lab.attachment.sockets <= 6
+    ended = [stream.got_fin or stream.got_reset for stream in streams]
+    assert ended == [True] * 5 + [False] * 3
+
+
+def test_one_guests_questions_do_not_crowd_out_anothers(
+    make_lab: MakeLab, silent: Resolver
+) -> None:
+    """It had SERVFAIL for as long as the first one's were pending."""
+    lab = make_lab(resolvers=[f"{silent.at}:{silent.port}"])
+    other = lab.add_guest(OTHER, OTHER_MAC)
+    questions(lab, lab.guest, range(PENDING_MAX + 3))
+    assert rcodes(lab.guest) == [SERVFAIL] * 3
+    lab.guest.inbox.clear()
+    silent.addr = "198.51.100.7"
+    questions(lab, other, [1])
+    lab.turn(lambda: silent.pump() and bool(other.inbox))
+    assert rcodes(other) == [0]
+
+
+def test_what_a_guest_asked_goes_with_its_port(make_lab: MakeLab, silent: Resolver) -> None:
+    lab = make_lab(resolvers=[f"{silent.at}:{silent.port}"])
+    lab.add_guest(OTHER, OTHER_MAC)
+    questions(lab, lab.guest, range(3))
+    stream = lab.guest.connect((DNS_ADDR, 53))
+    assert stream.connected
+    assert lab.attachment.sockets == 5
+    lab.network.detach(lab.attachment)
+    assert lab.attachment.sockets == 0
+    assert lab.network._dns.pending == 0
+
+
+def test_connections_that_wait_for_a_guest_leave_the_reserve_alone(make_lab: MakeLab) -> None:
+    """Nothing was accepted any more, by control sockets neither, until the guest was given up."""
+    lab = make_lab()
+    where = lab.network.forward("tcp", host=("127.0.0.1", 0), guest=(OTHER, 80)).host
+    assert isinstance(where, tuple)
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(socket.socket()) for _ in range(8)]
+        with only(RESERVE + 5, ledger_of(lab)):
+            for peer in peers:
+                peer.connect(where)
+            lab.turn()
+            assert lab.network.stats()["resolution"]["waiting"] == 5
+        ended = []
+        for peer in peers:
+            peer.setblocking(False)
+            try:
+                peer.recv(1)
+            except BlockingIOError:
+                ended.append(False)
+            except ConnectionResetError:
+                ended.append(True)
+        assert ended == [False] * 5 + [True] * 3

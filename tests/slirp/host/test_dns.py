@@ -234,15 +234,33 @@ def test_a_stream_that_says_nothing_is_closed(make_lab: MakeLab) -> None:
     lab.turn(lambda: stream.got_fin or stream.got_reset)
 
 
-def test_streams_are_bounded(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_too_many_streams_the_idlest_is_closed(
+    make_lab: MakeLab, resolvers: list[Resolver], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(relay, "CLIENTS_MAX", 2)
-    lab = make_lab()
-    streams = [lab.guest.connect((DNS_ADDR, 53)) for _ in range(2)]
+    clock = Clock()
+    lab = make_lab(clock=clock, resolvers=where(resolvers[0]))
+    asking, idle = (lab.guest.connect((DNS_ADDR, 53)) for _ in range(2))
+    asking.put(ACK | PSH, framed(query("example.test")))
+    lab.turn()
+    clock.advance(1)
+    lab.guest.connect((DNS_ADDR, 53))
+    lab.turn()
+    assert idle.got_fin or idle.got_reset
+    assert not asking.got_fin
+    assert stream_answer(lab, asking, resolvers[0]).rcode == 0
+
+
+def test_streams_that_all_wait_for_an_answer_stay(
+    make_lab: MakeLab, resolvers: list[Resolver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "CLIENTS_MAX", 2)
+    lab = make_lab(resolvers=where(resolvers[0]))
+    for _ in range(2):
+        lab.guest.connect((DNS_ADDR, 53)).put(ACK | PSH, framed(query("example.test")))
+    lab.turn()
     with pytest.raises(ConnectionRefusedError):
         lab.guest.connect((DNS_ADDR, 53))
-    streams[0].reset()
-    lab.turn()
-    lab.guest.connect((DNS_ADDR, 53))
 
 
 def test_an_answer_of_somebody_else_does_not_count(

@@ -22,6 +22,7 @@ NAMES = {
     "host.slirp.internal": (bytes((10, 0, 2, 2)),),
 }
 GUEST = (bytes((10, 0, 2, 15)), 40000)
+OTHER = (bytes((10, 0, 2, 16)), 40000)
 LATER = service.ATTEMPT_FOR  # seconds until a second resolver is asked
 AT_ONCE = service.QUERY_FOR / service.ATTEMPT_FOR  # attempts of one query that are out together
 
@@ -473,6 +474,29 @@ def test_pending_queries_are_bounded() -> None:
     assert len(forgotten(actions)) == service.PENDING_MAX
     assert len(target._attempts) == target.pending == 0
     sent(ask(target, query(ident=9999), 11.0))
+
+
+def test_whoever_has_most_pending_makes_room_for_others() -> None:
+    target = relay(at("192.0.2.1"))
+    for ident in range(service.PENDING_MAX):
+        port = "greedy" if ident % 4 else "other"
+        sent(target.handle_query(query(ident=ident), GUEST, False, 0.0, port))
+    actions = target.handle_query(query(ident=9999), OTHER, False, 0.0, "modest")
+    displaced = answered(actions)
+    assert (displaced.id, displaced.rcode) == (1, wire.SERVFAIL)
+    assert sent(actions).port == "modest"
+    assert target.pending == service.PENDING_MAX
+    again = target.handle_query(query(ident=9998), GUEST, False, 0.0, "greedy")
+    assert (answered(again).id, target.pending) == (9998, service.PENDING_MAX)
+
+
+def test_a_port_that_is_gone_has_no_queries() -> None:
+    target = relay(at("192.0.2.1"))
+    kept = sent(target.handle_query(query(ident=1), GUEST, False, 0.0, "port"))
+    gone = sent(target.handle_query(query(ident=2), OTHER, False, 0.0, "other port"))
+    assert target.forget_port("other port") == [Forget(gone.token)]
+    assert target.pending == 1
+    assert answered(target.handle_answer(kept.resolver, reply(kept), kept.token, 0.1)).rcode == 0
 
 
 def test_a_client_that_is_gone_is_forgotten() -> None:
