@@ -74,6 +74,7 @@ class Attachment:
         self.lost = 0
         self.sockets = 0  # of the host's, held by guests of this port
         self.flows = 0  # TCP flows of guests of this port
+        self.mappings = 0  # UDP mappings of these
         self.shelf: Shelf | None = None  # its share of what is kept ahead of its turn
         self.shortages = 0  # times that the kernel had no memory for its frames, or what has some
         self.visit: float | None = None

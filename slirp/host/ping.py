@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from slirp.ip.layer import Layer
 
 PING_FOR: Final = 60.0  # seconds without an echo
-PINGS_MAX: Final = 256  # sockets; at the bound the one unused for longest goes
+PINGS_MAX: Final = 256  # sockets; at the bound, or a port's share, the one idle longest goes
 REPLIES_PER_EVENT: Final = 16
 ECHO_LEN: Final = 8  # bytes of an echo's header, RFC 792 and RFC 4443 §4.1
 _ECHO: Final = struct.Struct("!BBHHH")
@@ -164,9 +164,13 @@ class PingRelay:
         self, key: tuple[bytes, int, bytes], guest: Guest, host_addr: bytes, now: float
     ) -> Ping | Cause | None:
         cause: Cause | None = Cause.PROHIBITED
+        attachment: Attachment = guest.attachment
         family = self._sockets.of(host_addr)
-        if len(self._pings) >= PINGS_MAX:
-            self.remove(min(self._pings.values(), key=lambda p: p.used_at))
+        held = sum(ping.attachment is attachment for ping in self._pings.values())
+        if held >= self._descriptors.share_of(PINGS_MAX):
+            self._displace(attachment, now)
+        elif len(self._pings) >= PINGS_MAX:
+            self._displace(None, now)
         for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
             try:
                 sock = self._descriptors.take(
@@ -249,6 +253,11 @@ class PingRelay:
         ping.sock.close()
         self._descriptors.release(ping.attachment)
         ping.visit = None
+
+    def _displace(self, attachment: Attachment | None, now: float) -> None:
+        idle = self.idlest(attachment, now)
+        if idle is not None:
+            idle.close()
 
     def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
         """The echo that nobody has sent for longest."""

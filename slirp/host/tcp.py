@@ -44,7 +44,7 @@ from slirp.host.tcp_deliver import Deliverer
 from slirp.host.tcp_farewell import Farewells
 from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
 from slirp.host.tcp_flow import TcpFlow, connect_answer, pending_error, widen
-from slirp.shortage import SHORTAGES, is_shortage
+from slirp.shortage import SHORTAGES, is_shortage, persist
 from slirp.tcp import connection as tcp
 from slirp.tcp.initial import SECRET_LEN, InitialNumbers
 

@@ -147,10 +147,12 @@ class Deliverer:
 
     def shelf_of(self, attachment: Attachment) -> Shelf:
         """The port's part of what may be kept."""
+        share = self._descriptors.share_of(KEPT_MAX)
         shelf = attachment.shelf
         if shelf is None:
-            share = self._descriptors.share_of(KEPT_MAX)
             shelf = attachment.shelf = Shelf(share, self.shelf)
+        else:
+            shelf.resize(share)  # ports come and go
         return shelf
 
     def _charge(self, flow: TcpFlow, cost: int) -> None:

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from nic.port import Claim
     from slirp.host.attachment import Attachment
 
-MAPPINGS_MAX: Final = 8192
+MAPPINGS_MAX: Final = 8192  # of which one port among others has its share
 EVICT_LOOKS: Final = 64  # mappings looked at for one that was not used since the last look
 ROUTES_MAX: Final = 8192  # beyond it all are forgotten, and found anew
 DATAGRAMS_PER_TURN: Final = 64  # of one mapping; then the others have their turn
@@ -204,10 +204,10 @@ class UdpRelay:
     ) -> Mapping | int:
         """A mapping, or the errno of what stood in the way."""
         attachment: Attachment = guest.attachment
-        if len(self.mappings) >= MAPPINGS_MAX:
-            idle = self.idlest(attachment, now) or self.idlest(None, now)
-            if idle is not None:
-                idle.close()
+        if attachment.mappings >= self._descriptors.share_of(MAPPINGS_MAX):
+            self._displace(attachment, now)
+        elif len(self.mappings) >= MAPPINGS_MAX:
+            self._displace(None, now)
         family = self._sockets.of(host_addr)
         try:
             sock = self._descriptors.take(attachment, family.family, socket.SOCK_DGRAM, 0, now)
@@ -226,8 +226,14 @@ class UdpRelay:
             return error.errno or 0
         mapping.used_at = mapping.queued_at = now
         self.mappings[key] = mapping
+        attachment.mappings += 1
         self._loop.visit_at(mapping, now + MAPPING_FOR)
         return mapping
+
+    def _displace(self, attachment: Attachment | None, now: float) -> None:
+        idle = self.idlest(attachment, now)
+        if idle is not None:
+            idle.close()
 
     def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
         """A mapping that has not been used since it took its place; the table is the queue."""
@@ -254,6 +260,7 @@ class UdpRelay:
     def remove(self, mapping: Mapping) -> None:
         """End a mapping."""
         self.mappings.pop((mapping.guest.addr, mapping.port), None)
+        mapping.attachment.mappings -= 1
         self.routes.clear()
         mapping.guest.attachment.forget(mapping)
         self._loop.unregister(mapping.sock.fileno())

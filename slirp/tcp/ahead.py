@@ -30,11 +30,17 @@ class Shelf:
     be part of a larger one, and is full when either is.
     """
 
-    __slots__ = ("_whole", "left")
+    __slots__ = ("_size", "_whole", "left")
 
-    def __init__(self, left: int, whole: Shelf | None = None) -> None:
-        self.left = left  # bytes
+    def __init__(self, size: int, whole: Shelf | None = None) -> None:
+        self._size = size  # bytes
+        self.left = size
         self._whole = whole
+
+    def resize(self, size: int) -> None:
+        """It has so much room from now on; what is on it stays."""
+        self.left += size - self._size
+        self._size = size
 
     def is_full(self) -> bool:
         """Is there no room at all?"""

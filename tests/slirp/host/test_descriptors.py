@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from scapy.layers.dns import DNS, DNSQR
 
+from slirp.host import udp as udp_relay
 from slirp.host.attachment import Attachment
 from slirp.host.descriptors import (
     HALF_CLOSED_MIN,
@@ -21,12 +22,13 @@ from slirp.host.descriptors import (
     Descriptors,
     Idle,
 )
+from slirp.host.tcp_deliver import KEPT_MAX
 from slirp.services.dns import PENDING_MAX
 from slirp.wire.dns import SERVFAIL
 from tests.kit.clock import Clock
 from tests.kit.echo import EchoServer
 from tests.kit.guest import DNS as DNS_ADDR
-from tests.kit.guest import GATEWAY, Guest, Lab, udp
+from tests.kit.guest import GATEWAY, GUEST, Guest, Lab, udp
 from tests.kit.port import MemoryPort
 from tests.kit.resolver import Resolver
 from tests.slirp.host.conftest import MakeLab
@@ -345,6 +347,32 @@ def test_what_a_guest_asked_goes_with_its_port(make_lab: MakeLab, silent: Resolv
     lab.network.detach(lab.attachment)
     assert lab.attachment.sockets == 0
     assert lab.network._dns.pending == 0
+
+
+def test_mappings_are_shared(
+    make_lab: MakeLab, echo: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the bound a guest's second mapping displaced its first, however many another one had."""
+    monkeypatch.setattr(udp_relay, "MAPPINGS_MAX", 8)
+    lab = make_lab()
+    first, second = lab.guest, lab.add_guest(OTHER, OTHER_MAC)
+    for n in range(20):
+        first.give(udp(b"?", GATEWAY, echo.port, src_port=20_000 + n))
+        lab.turn()
+    for n in range(3):
+        second.give(datagram_of(second, b"?", GATEWAY, echo.port, src_port=n + 1))
+        lab.turn()
+    held = [flow["guest"] for flow in lab.network.flows()]
+    assert held == [f"{GUEST}:{20_016 + n}" for n in range(4)] + [f"{OTHER}:{n}" for n in (1, 2, 3)]
+
+
+def test_a_shelf_follows_the_ports(make_lab: MakeLab) -> None:
+    """The first port had all of it, for good."""
+    lab = make_lab()
+    shelf = lab.network._dispatcher.tcp.deliverer.shelf_of
+    assert shelf(lab.attachment).left == KEPT_MAX
+    lab.add_guest(OTHER, OTHER_MAC)
+    assert shelf(lab.attachment).left == KEPT_MAX // 2
 
 
 def test_connections_that_wait_for_a_guest_leave_the_reserve_alone(make_lab: MakeLab) -> None:

@@ -15,6 +15,8 @@ from tests.kit.guest import Icmp, Lab, addr, icmp, is_right
 from tests.slirp.host.conftest import open_fds
 from tests.slirp.host.test_tcp import no_more_descriptors
 
+OTHER_MAC = bytes.fromhex("52540012 3457")
+
 
 def allow_ping_sockets() -> None:
     Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
@@ -159,5 +161,26 @@ def test_detaching_ends_pings() -> None:
             echoes(lab, 7, 1, b"x")
             lab.network.detach(lab.attachment)
             assert open_fds() <= before
+
+    in_namespace(body)
+
+
+def test_echoes_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One guest that tries every identifier does not cost another its answers."""
+
+    def body() -> None:
+        monkeypatch.setattr(relay, "PINGS_MAX", 4)
+        with Lab() as lab:
+            other = lab.add_guest("10.0.2.16", OTHER_MAC)
+            frame = icmp(8, 0, 1 << 16, b"", ELSEWHERE, src="10.0.2.16")
+            other.give(frame[:6] + OTHER_MAC + frame[12:])
+            lab.turn()
+            for ident in range(6):
+                echoes(lab, ident, 0, b"")
+                lab.guest.inbox.clear()
+            pings = lab.network._dispatcher.ping._pings.values()
+            assert [(ping.attachment is lab.attachment, ping.ident) for ping in pings] == [
+                (False, 1), (True, 4), (True, 5),
+            ]  # fmt: skip
 
     in_namespace(body)
