@@ -74,8 +74,9 @@ def run(args: Namespace) -> int:
                 network.stop()
 
         network.watch(signals.fileno(), end)
+        tell_stats = options.stats_printer(args, network)
         network.run()
-        options.print_stats(args, network)
+        tell_stats()
     return 0
 
 

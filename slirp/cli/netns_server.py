@@ -34,7 +34,7 @@ from slirp.cli.options import (
     make_network,
     named,
     outbound,
-    print_stats,
+    stats_printer,
 )
 from slirp.config import Config
 from slirp.linux import netns
@@ -81,11 +81,12 @@ def serve(
         if options.follow and options.target_type == "netns" and options.netns_type == "pid":
             ending.follow(int(options.target))
         describe(options, where)
+        tell_stats = stats_printer(options, network)
         restrict(options, network, stack, complain)
         if options.ready_fd is not None:
             tell_ready(options.ready_fd)
         status = ending.run(options.tap_name)
-        print_stats(options, network)
+        tell_stats()
         return status
 
 

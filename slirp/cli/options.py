@@ -197,9 +197,14 @@ def _lease(text: str) -> tuple[str, str]:
     return mac, addr
 
 
-def print_stats(args: Namespace | capture_file.Output, network: Network) -> None:
-    """What --stats asks for."""
-    if args.stats:
-        import json
+def stats_printer(args: Namespace | capture_file.Output, network: Network) -> Callable[[], None]:
+    """What prints what --stats asks for. Its module is imported here, while there are descriptors
+    to import it with."""
+    if not args.stats:
+        return lambda: None
+    import json
 
+    def tell() -> None:
         sys.stderr.write(json.dumps(network.stats()) + "\n")
+
+    return tell

@@ -91,10 +91,11 @@ def run(args: Namespace) -> int:
             process = _start(argv + arguments(argv, theirs.fileno(), args), theirs, signals)
         if isinstance(process, int):
             return process
+        tell_stats = options.stats_printer(args, network)
         status = _serve(network, process, signals)
         if machine.port.broken:
             report(f"the machine {machine.port.gone}; it had no network from then on")
-        options.print_stats(args, network)
+        tell_stats()
         return status
 
 

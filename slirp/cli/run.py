@@ -97,8 +97,9 @@ def run(args: Namespace) -> int:
         except netns.NamespaceError as error:
             raise Failure(str(error)) from None
         network.attach(options.capture_of(args, stack)(port), DEVICE)
+        tell_stats = options.stats_printer(args, network)
         status = _serve(network, command, signals)
-        options.print_stats(args, network)
+        tell_stats()
         return status
 
 

@@ -356,6 +356,53 @@ def test_low_descriptor_limit_is_told() -> None:
     assert result.stderr.startswith("slirp: warning: only 400 descriptors are allowed")
 
 
+QUESTIONS = """
+import socket, sys
+answered = 0
+for _ in range(300):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(5)
+        sock.connect(("10.0.2.2", int(sys.argv[1])))
+        sock.send(b"?")
+        answered += sock.recv(9) == b"?"
+with socket.create_connection(("10.0.2.2", int(sys.argv[2])), 5) as sock:
+    print(answered, sock.recv(9))
+"""
+
+
+def test_idle_mappings_give_way_and_statistics_are_printed() -> None:
+    """Each would have kept a descriptor for minutes, and none would have been left."""
+
+    def echo() -> None:
+        while (question := udp.recvfrom(9))[0]:
+            udp.sendto(*question)
+
+    def page() -> None:
+        with tcp.accept()[0] as sock:
+            sock.sendall(b"page")
+
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+    ):
+        udp.bind(("127.0.0.1", 0))
+        threads = [threading.Thread(target=serve, daemon=True) for serve in (echo, page)]
+        for thread in threads:
+            thread.start()
+        ports = (str(sock.getsockname()[1]) for sock in (udp, tcp))
+        argv = ("--stats", "--", sys.executable, "-c", QUESTIONS, *ports)
+        result = limited("-n 128", *argv)
+        udp.sendto(b"", udp.getsockname())
+        socket.create_connection(tcp.getsockname()).close()
+        for thread in threads:
+            thread.join()
+    assert result.stdout == "300 b'page'\n", result.stderr
+    stats = json.loads(result.stderr.splitlines()[-1])
+    assert stats["descriptors"]["displaced"] > 100
+    assert stats["descriptors"]["refused"] == 0
+    assert 0 < stats["ports"]["tap0"]["sockets"] < 128
+
+
 # --- what is printed ------------------------------------------------------------------------------
 
 
