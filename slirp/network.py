@@ -267,6 +267,7 @@ class Network:
             "refused": dict(stack.refused),
             "tcp": {
                 "flows": len(relays.tcp.flows),
+                "lingering": len(relays.tcp.farewells),
                 "opened": relays.tcp.opened,
                 "refused": relays.tcp.refused,
                 "octets_to_guest": relays.tcp.feeder.to_guest,

@@ -84,7 +84,7 @@ class TcpRelay:
         self._touched: list[TcpFlow] = []
         self._initial = InitialNumbers(os.urandom(SECRET_LEN))
         self.feeder = Feeder(loop, mtu)
-        self._farewells = Farewells(loop, self.feeder, descriptors)
+        self.farewells = Farewells(loop, self.feeder, descriptors)
         self._on_unreachable = on_unreachable
         self.flows: dict[bytes, TcpFlow] = {}
         self.deliverer = Deliverer(self.feeder, descriptors)
@@ -235,7 +235,7 @@ class TcpRelay:
         if failure in LOCAL_CAUSES:
             self._on_unreachable(flow, failure)
             self.forget(flow)
-            self._farewells.release(flow)
+            self.farewells.release(flow)
         else:
             flow.conn.abort(now)
             self.touch(flow, tcp.CONTROL)
@@ -327,7 +327,7 @@ class TcpRelay:
             self._shut(flow, now)
         if events & (tcp.RESET_RECEIVED | tcp.GUEST_GONE):
             self.forget(flow)
-            self._farewells.reset(flow, now)
+            self.farewells.reset(flow, now)
         emitted = False
         # A few bytes are likely to be answered by the host at once: their ACK goes with the
         # answer (RFC 9293 §3.8.6.3; two segments are acknowledged at once).
@@ -354,7 +354,7 @@ class TcpRelay:
             self._close(flow, now)
         else:
             if conn.life.state is tcp.State.TIME_WAIT and flow.spill is None:
-                self._farewells.release(flow)
+                self.farewells.release(flow)
             self._loop.visit_at(flow, conn.poll_at())
 
     def _settle_broken(self, flow: TcpFlow, until: float, now: float) -> None:
@@ -400,7 +400,7 @@ class TcpRelay:
     def _drain(self, flow: TcpFlow, now: float) -> None:
         if self.deliverer.drain(flow, now):
             self.touch(flow, 0)
-            self._farewells.settle(flow)
+            self.farewells.settle(flow)
 
     def _reopen(self, flow: TcpFlow) -> None:
         if flow.sock is not None and flow.conn.life.state is not tcp.State.CLOSED:
@@ -413,8 +413,8 @@ class TcpRelay:
         conn = flow.conn
         if flow.retry_at is not None and flow.retry_at <= now:
             self._handle_retry(flow, now)
-        if flow in self._farewells:
-            return _earliest(self._farewells.handle_timeout(flow, now), flow.retry_at)
+        if flow in self.farewells:
+            return _earliest(self.farewells.handle_timeout(flow, now), flow.retry_at)
         if flow.chores_at is not None and flow.chores_at <= now:
             flow.chores_at = None
             if flow.owned:
@@ -445,11 +445,11 @@ class TcpRelay:
 
     def _close(self, flow: TcpFlow, now: float) -> None:
         """The connection is over."""
-        if flow in self._farewells:
-            self._farewells.settle(flow)
+        if flow in self.farewells:
+            self.farewells.settle(flow)
         else:
             self.forget(flow)
-            self._farewells.close(flow, now)
+            self.farewells.close(flow, now)
 
     def forget(self, flow: TcpFlow) -> None:
         """Take the flow out of the table."""
@@ -462,7 +462,7 @@ class TcpRelay:
 
     def idlest(self, attachment: Attachment | None, now: float) -> Idle | None:
         """A connection that is over for the guest, or has been idle long enough to give way."""
-        parting = self._farewells.idlest(attachment)
+        parting = self.farewells.idlest(attachment)
         best: TcpFlow | None = None
         flows = self.flows
         for key in list(islice(flows, LOOKS)):
@@ -488,21 +488,21 @@ class TcpRelay:
         for emission in flow.conn.poll(now):
             self.feeder.emit(flow, emission)
         self.forget(flow)
-        self._farewells.cut(flow)
+        self.farewells.cut(flow)
 
     def drop_port(self, attachment: Attachment) -> None:
         """The port is gone: reset the hosts that its guests talked to."""
         for flow in list(self.flows.values()):
             if flow.guest.attachment is attachment:
                 self.forget(flow)
-                self._farewells.reset(flow, self._loop.now)
+                self.farewells.reset(flow, self._loop.now)
 
     def close(self) -> None:
         """End every flow; hosts see a reset where bytes were still to come."""
         for flow in list(self.flows.values()):
             self.forget(flow)
-            self._farewells.release(flow)
-        self._farewells.end()
+            self.farewells.release(flow)
+        self.farewells.end()
         self.feeder.close()
 
 

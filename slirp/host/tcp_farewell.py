@@ -50,6 +50,9 @@ class Farewells:
     def __contains__(self, flow: TcpFlow) -> bool:
         return flow in self._until
 
+    def __len__(self) -> int:
+        return len(self._until)
+
     def close(self, flow: TcpFlow, now: float) -> None:
         """In order: the kernel delivers what it has, once it has everything."""
         if flow.sock is None:

@@ -104,7 +104,8 @@ def test_nothing_is_left(tso: bool, weather: Forecast) -> None:
 def wait_for_the_end(guest: Served) -> None:
     wait = threading.Event()
     for _ in range(200):
-        if not guest.stats()["tcp"]["flows"]:
+        tcp = guest.stats()["tcp"]
+        if not tcp["flows"] and not tcp["lingering"]:
             return
         wait.wait(0.1)
     raise AssertionError(guest.call(lambda network: network.flows()))
