@@ -53,7 +53,7 @@ class Plain(NamedTuple):
     summed_to: int  # end of a header that begins at 14 and has a checksum; 14: it has none
     addrs_at: int
     hops_at: int
-    flags_at: int  # an byte whose bit 0x40 says that the packet is not to be fragmented
+    flags_at: int  # a byte whose bit 0x40 says that the packet is not to be fragmented
     sum_optional: bool  # may a datagram have no checksum?
 
     @property
