@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from slirp.errors import ConfigError
 
 MAGIC: Final = 0x534C5250  # "SLRP"
-VERSION: Final = 1
+VERSION: Final = 2
 PARAMETERS_ADDR: Final = 0x2000
 RESULT_ADDR: Final = 0x3000
 
@@ -30,19 +30,20 @@ WINDOW_MIN: Final = 1024  # bytes
 WINDOW_MAX: Final = 1 << 18  # bytes, TCP_WINDOW_MAX in firmware/tcp.h
 UNKNOWN: Final = (1 << 64) - 1  # a length that no header announced
 
-PARAMETERS: Final = struct.Struct(">4I 6sH 8I 5I 256s1024s")
-RESULT: Final = struct.Struct(">4I 3Q 32s 6I 3I 7I I 5I")
+PARAMETERS: Final = struct.Struct(">4I 6sH 8I 5I I 256s1024s")
+RESULT: Final = struct.Struct(">4I 3Q 32s 6I 3I 7I I 5I 4I 2Q 32s")
 
 STATUSES: Final = (
     *("running", "ok", "no-lease", "bad-url", "no-such-name", "no-resolver", "no-route"),
     *("unreachable", "refused", "timed-out", "reset", "truncated", "bad-response", "redirect"),
-    *("http-error", "bad-parameters", "no-lance"),
+    *("http-error", "bad-parameters", "no-lance", "no-disk", "disk-full", "disk-error"),
 )
 COUNTERS: Final = (
     *("ping_sent", "ping_received", "ping_us"),
     *("rx_frames", "rx_dropped", "rx_descriptors", "tx_frames", "tx_full", "interrupts"),
     *("restarts", "waits"),
     *("tcp_segments", "tcp_acks", "tcp_out_of_order", "tcp_retransmits", "tcp_bad_checksums"),
+    *("disk_commands", "disk_interrupts"),
 )
 
 
@@ -73,6 +74,7 @@ class Parameters:
     scatter: bool = False  # neighbouring DVMA pages are not neighbours in RAM
     window: int = 1 << 17  # bytes, TCP's receive window
     ack_every: int = 2  # full-sized segments
+    disk: bool = False  # what is fetched goes to the first disk, and is read back
     seed: int | None = None  # of the guest's random numbers; None: the host's
 
     def pack(self, ram_len: int) -> bytes:
@@ -89,7 +91,7 @@ class Parameters:
             _within("ack_every", self.ack_every, 1, 1000),
             _within("pings", self.pings, 0, 1000),
             _within("serve_for", int(self.serve_for * 1000), 0, 1_000_000),
-            *(*addresses, _within("mtu", static.mtu, 0, 1500)),
+            *(*addresses, _within("mtu", static.mtu, 0, 1500), int(self.disk)),
             _text("connect_host", self.connect_host, HOST_MAX),
             _text("url", self.url, URL_MAX),
         )
@@ -111,6 +113,10 @@ class Result:
     mtu: int
     lease: int  # seconds; 0 with a static address
     counters: dict[str, int]
+    disk_blocks: int  # of 512 octets; 0: no disk
+    disk_written: int  # octets of blocks
+    disk_read: int
+    disk_sha256: str  # of what was fetched, read back from the disk; empty unless it was
 
     @property
     def ok(self) -> bool:
@@ -122,6 +128,8 @@ class Result:
         fields = RESULT.unpack(block)
         status, http_status, octets, expected, fetch_us, digest = fields[2:8]
         address, _netmask, router, dns, mtu, lease = fields[8:14]
+        counters = fields[14 : 14 + len(COUNTERS)]
+        blocks, _reserved, written, read, disk_digest = fields[14 + len(COUNTERS) :]
         return cls(
             status=STATUSES[status] if status < len(STATUSES) else f"status {status}",
             http_status=http_status,
@@ -134,7 +142,11 @@ class Result:
             dns=str(ipaddress.IPv4Address(dns)),
             mtu=mtu,
             lease=lease,
-            counters=dict(zip(COUNTERS, fields[14:], strict=True)),
+            counters=dict(zip(COUNTERS, counters, strict=True)),
+            disk_blocks=blocks,
+            disk_written=written,
+            disk_read=read,
+            disk_sha256=disk_digest.hex() if any(disk_digest) else "",
         )
 
 

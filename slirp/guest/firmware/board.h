@@ -13,7 +13,9 @@ enum {
     IOMMU_BASE = 0x10000000,
     SERIAL_A = 0x71100004,      /* Z8530 channel A: control here, data at +2 */
     COUNTER_BASE = 0x71d00000,  /* user timer: 64 bits, a tick of 500 ns is bit 9 */
+    ESPDMA_BASE = 0x78400000,
     LEDMA_BASE = 0x78400010,
+    ESP_BASE = 0x78800000,
     LANCE_BASE = 0x78c00000,
 };
 

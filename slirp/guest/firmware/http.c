@@ -47,6 +47,7 @@ static struct {
     bool chunked;
     uint64_t length, left;      /* of the body; of the body or chunk */
     uint64_t taken;
+    http_sink *sink;
     struct sha256 sha256;
 } response;
 
@@ -232,10 +233,13 @@ static uint32_t take_body(const uint8_t *data, uint32_t len)
     if (bounded && response.left < len)
         len = (uint32_t)response.left;
     sha256_update(&response.sha256, data, len);
+    bool has_room = !response.sink || response.sink(data, len);
     response.taken += len;
     RESULT->octets = response.taken;
     if (bounded && !(response.left -= len))
         response.state = response.state == CHUNK_DATA ? CHUNK_END : DONE;
+    if (!has_room)
+        response.state = DONE;
     return len;
 }
 
@@ -278,7 +282,7 @@ static enum status find_server(struct peer *peer)
     return net_resolve(peer, address) ? STATUS_OK : STATUS_NO_ROUTE;
 }
 
-enum status http_fetch(void)
+enum status http_fetch(http_sink *sink)
 {
     static char request[REQUEST_MAX];
     struct peer peer;
@@ -289,6 +293,7 @@ enum status http_fetch(void)
         return status;
     uint64_t started_at = clock_us64();
     sha256_init(&response.sha256);
+    response.sink = sink;
     RESULT->expected = UNKNOWN;
     status = tcp_connect(&peer, url.port);
     if (status == STATUS_OK) {

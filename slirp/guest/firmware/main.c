@@ -1,5 +1,6 @@
 /*
- * The guest: get a lease, ping the router, fetch a URL, say what came of it.
+ * The guest: get a lease, ping the router, fetch a URL, say what came of it. With a disk, what is
+ * fetched goes there as it comes, and is read back.
  *
  * The last line on the console, and the result block, are for a program to read:
  *
@@ -8,6 +9,7 @@
 #include "board.h"
 #include "console.h"
 #include "dhcp.h"
+#include "disk.h"
 #include "dvma.h"
 #include "http.h"
 #include "lance.h"
@@ -21,7 +23,7 @@ enum { LINGER = 20000 };        /* microseconds after the work: the last ACK may
 static const char *const STATUS_NAMES[] = {
     "running", "ok", "no-lease", "bad-url", "no-such-name", "no-resolver", "no-route", "unreachable",
     "refused", "timed-out", "reset", "truncated", "bad-response", "redirect", "http-error",
-    "bad-parameters", "no-lance",
+    "bad-parameters", "no-lance", "no-disk", "disk-full", "disk-error",
 };
 
 static bool parameters_are_sane(void)
@@ -64,6 +66,29 @@ static void stay(uint32_t us)
         net_step(until);
 }
 
+/* What was fetched is on the disk: is it? */
+static enum status look_back(void)
+{
+    uint64_t started_at = clock_us64();
+    enum status status = disk_verify();
+    print("disk: %U bytes written, %U read back in %U us\n", RESULT->disk_written, RESULT->disk_read,
+          clock_us64() - started_at);
+    return status;
+}
+
+static enum status fetch(void)
+{
+    bool to_disk = PARAMETERS->disk != 0;
+    print("http: GET %s\n", PARAMETERS->url);
+    enum status status = http_fetch(to_disk ? disk_write : 0);
+    print("http: status %u, %U bytes in %U us\n", RESULT->http_status, RESULT->octets, RESULT->fetch_us);
+    if (status == STATUS_OK && to_disk)
+        status = disk_finish();
+    if (status == STATUS_OK && to_disk)
+        status = look_back();
+    return status;
+}
+
 static enum status work(void)
 {
     if (!parameters_are_sane())
@@ -74,15 +99,14 @@ static enum status work(void)
         return STATUS_NO_LANCE;
     print("lance: %M, %u receive buffers of %u bytes, BSWP %u\n", net.mac, 1u << PARAMETERS->rx_log2,
           PARAMETERS->rx_buffer_len, PARAMETERS->bswp);
-    enum status status = configure();
+    enum status status = PARAMETERS->disk ? disk_init() : STATUS_OK;
+    if (status == STATUS_OK)
+        status = configure();
     if (status != STATUS_OK)
         return status;
     ping_router();
-    if (PARAMETERS->url[0]) {
-        print("http: GET %s\n", PARAMETERS->url);
-        status = http_fetch();
-        print("http: status %u, %U bytes in %U us\n", RESULT->http_status, RESULT->octets, RESULT->fetch_us);
-    }
+    if (PARAMETERS->url[0])
+        status = fetch();
     stay(max32(LINGER, PARAMETERS->serve_for * 1000));
     return status;
 }

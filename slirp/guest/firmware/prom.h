@@ -9,7 +9,7 @@
 
 enum {
     PROM_MAGIC = 0x534c5250,    /* "SLRP" */
-    PROM_VERSION = 1,
+    PROM_VERSION = 2,
     PROM_HOST_LEN = 256,
     PROM_URL_LEN = 1024,
 };
@@ -28,6 +28,7 @@ struct parameters {
     uint32_t ping_count;        /* echo requests to the router */
     uint32_t serve_for;         /* milliseconds to stay and answer pings after the work is done */
     uint32_t address, netmask, router, dns, mtu;    /* address 0: ask DHCP */
+    uint32_t disk;              /* 1: what is fetched goes to the first disk, and is read back */
     char connect_host[PROM_HOST_LEN];   /* connect here instead of to the URL's host, unless empty */
     char url[PROM_URL_LEN];             /* empty: nothing to fetch */
 };
@@ -50,6 +51,9 @@ enum status {
     STATUS_HTTP_ERROR,      /* any other status but 200 */
     STATUS_BAD_PARAMETERS,
     STATUS_NO_LANCE,        /* no answer from the chip, or its rings do not fit the RAM */
+    STATUS_NO_DISK,         /* no disk on the bus, or none that is ready */
+    STATUS_DISK_FULL,       /* the body is longer than the disk */
+    STATUS_DISK_ERROR,      /* a command failed */
 };
 
 struct result {
@@ -63,11 +67,16 @@ struct result {
     uint32_t rx_frames, rx_dropped, rx_descriptors, tx_frames, tx_full, interrupts, restarts;
     uint32_t waits;
     uint32_t tcp_segments, tcp_acks, tcp_out_of_order, tcp_retransmits, tcp_bad_checksums;
+    uint32_t disk_commands, disk_interrupts;
+    uint32_t disk_blocks;       /* of 512 octets; 0: no disk */
+    uint32_t reserved;
+    uint64_t disk_written, disk_read;   /* octets of blocks */
+    uint8_t disk_digest[32];    /* of as many octets as were fetched, read back */
 };
 
 /* Python's layouts have these sizes. */
-_Static_assert(sizeof(struct parameters) == 1356, "parameters");
-_Static_assert(sizeof(struct result) == 160, "result");
+_Static_assert(sizeof(struct parameters) == 1360, "parameters");
+_Static_assert(sizeof(struct result) == 224, "result");
 
 #define PARAMETERS ((const struct parameters *)0x2000)
 #define RESULT ((volatile struct result *)0x3000)

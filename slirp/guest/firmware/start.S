@@ -2,7 +2,8 @@
  * Entry, trap table, and the two ways out of the program.
  *
  * The image begins with a trap table as a SPARC kernel's does: 16 octets per trap type, at 0x4000.
- * Two entries are used: type 0 (reset, the entry point) and 0x16 (interrupt level 6, Ethernet).
+ * Three entries are used: type 0 (reset, the entry point), 0x14 (interrupt level 4, SCSI) and 0x16
+ * (interrupt level 6, Ethernet).
  * The CPU cannot enter it by itself, so the board does, and only while the program is at the `ta`
  * in wait_for_interrupt: it sets %o7 so that a plain `retl` comes back behind the `ta`, and jumps
  * to the table. The handler is thus an ordinary C function, and wait_for_interrupt an ordinary
@@ -17,6 +18,9 @@
         .global _start
 _start:                                 ! type 0x00: reset
         ba      reset
+         nop
+        .org    0x140                   ! type 0x14: interrupt level 4
+        ba      esp_interrupt
          nop
         .org    0x160                   ! type 0x16: interrupt level 6
         ba      lance_interrupt

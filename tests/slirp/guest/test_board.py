@@ -86,15 +86,14 @@ def test_dma_and_interrupts_take_the_whole_chain() -> None:
 @pytest.mark.parametrize("faulty_transfer", [40, 60, 61, 62, 63])
 def test_the_driver_recovers_from_a_memory_error(faulty_transfer: int) -> None:
     network = lan()
-    paths: list[Faulty] = []
+    paths: dict[str, Faulty] = {}
 
     def wrap(stage: str, path: DmaPath) -> DmaPath:
-        paths.append(Faulty(path))
-        return paths[-1]
+        return paths.setdefault(stage, Faulty(path))
 
     board = Board(Parameters(url=URL, seed=1), clock=network.clock, wrap=wrap)
     network.lance = board.lance
-    paths[-1].countdown = faulty_transfer
+    paths["lance"].countdown = faulty_transfer
     result = board.run(network.on_idle)
     assert result.ok
     assert result.counters["restarts"] == 1

@@ -45,9 +45,10 @@ def test_the_same_compiler_builds_the_same_octets(rebuilt: bytes) -> None:
     assert rebuilt == load_firmware()
 
 
-def test_the_trap_table_is_where_the_board_jumps_to() -> None:
-    """Entry 0x16 of the table: a branch, not the zeros between the entries."""
-    at = board.ETHERNET_HANDLER - board.ENTRY
+@pytest.mark.parametrize("handler", [board.SCSI_HANDLER, board.ETHERNET_HANDLER])
+def test_the_trap_table_is_where_the_board_jumps_to(handler: int) -> None:
+    """Entries 0x14 and 0x16 of the table: branches, not the zeros between the entries."""
+    at = handler - board.ENTRY
     firmware = load_firmware()
     assert firmware[at] & 0xFF == 0x10  # ba
     assert firmware[at + 8 : at + 16] == bytes(8)

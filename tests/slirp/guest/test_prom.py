@@ -41,14 +41,18 @@ def test_parameters_as_the_program_reads_them() -> None:
     fields = PARAMETERS.unpack(parameters.pack(8 << 20))
     assert fields[:6] == (prom.MAGIC, prom.VERSION, 8 << 20, 7, parameters.mac, 0)
     assert fields[6:14] == (5, 0, 1544, 1, 1 << 17, 2, 3, 1500)
-    assert fields[14:19] == (0, 0, 0, 0, 0)
-    assert [text.rstrip(b"\0") for text in fields[19:]] == [b"y", b"http://x/"]
+    assert fields[14:20] == (0, 0, 0, 0, 0, 0)
+    assert [text.rstrip(b"\0") for text in fields[20:]] == [b"y", b"http://x/"]
 
 
 def test_static_address() -> None:
     static = StaticAddress("10.0.0.9", router="10.0.0.1", dns="10.0.0.2", mtu=900)
     fields = PARAMETERS.unpack(Parameters(static=static).pack(1))
     assert fields[14:19] == (0x0A000009, 0xFFFFFF00, 0x0A000001, 0x0A000002, 900)
+
+
+def test_a_disk_is_asked_for() -> None:
+    assert PARAMETERS.unpack(Parameters(disk=True).pack(1))[19] == 1
 
 
 def test_seeds_differ() -> None:
