@@ -5,17 +5,17 @@ to D_ADDR, which advances. So a transfer comes in with offsets of the ESP's requ
 DVMA addresses from D_ADDR on; its cuts stay. Only the low 24 bits of D_ADDR count, the top byte is
 a latch, so a transfer that passes the top of its 16 MiB goes on at the bottom.
 
-Before it opens a transfer, the ESP asks for `room(direction)`: how many octets the channel would
+Before it opens a transfer, the ESP asks for `room(direction)`: how many bytes the channel would
 move now. There is none while EN_DMA is off, no address is loaded, RESET or an error holds the
 channel, or WRITE says the other direction. The ESP then waits, and `request()` tells it that
 something has changed. Hence the order in which the ESP's command and EN_DMA come does not matter
 (Linux sets EN_DMA first, NetBSD last).
 
-Registers change when the octets have come: the completion, pushed when the stage below has
+Registers change when the bytes have come: the completion, pushed when the stage below has
 answered, advances D_ADDR and counts D_BCNT down. A transfer on which software has meanwhile turned
 its back (a new D_ADDR, RESET) no longer changes them.
 
-With EN_CNT the channel moves D_BCNT octets (0: 16 MiB) and then says TC. Chaining: with EN_NEXT,
+With EN_CNT the channel moves D_BCNT bytes (0: 16 MiB) and then says TC. Chaining: with EN_NEXT,
 D_BCNT and D_ADDR written while DMA_ON go to the next pair, in this order, and NA_LOADED says so; at
 the end of the count the next pair is loaded, and without one A_LOADED and so DMA_ON go off until
 software writes another address. One link of a chain is one transfer.
@@ -32,9 +32,9 @@ by INVALIDATE, the next pair works as in the EBus DMA channel, which has the sam
 (Linux' ebus_dma.c writes count, then address, and refuses when NA_LOADED is set), and D_TST_CSR
 reads the next address. INVALIDATE leaves what is loaded.
 
-Differs from the chip in: no FIFO, as octets go straight to memory, so DRAINING reads 0 and the
+Differs from the chip in: no FIFO, as bytes go straight to memory, so DRAINING reads 0 and the
 drain bits, burst sizes and clock choices are storage; no bit patterns of DIAG; a fault leaves no
-octet moved, where the chip would have moved those up to the bad page.
+byte moved, where the chip would have moved those up to the bad page.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from typing import Final
 from dma.iovec import Dvma, IoVec, Range, Ranges
 from dma.transfer import Direction, DmaFault, DmaPath, Transfer
 
-# Register offsets in the ESPDMA's own block of 16 octets.
+# Register offsets in the ESPDMA's own block of 16 bytes.
 D_CSR: Final = 0x0
 D_ADDR: Final = 0x4
 D_BCNT: Final = 0x8
@@ -95,7 +95,7 @@ STORAGE: Final = (
 )
 EVENTS: Final = ERR_PEND | SLAVE_ERR | TC | A_LOADED | NA_LOADED
 
-ADDRESS_SPACE: Final = 1 << 24  # octets that D_ADDR counts through
+ADDRESS_SPACE: Final = 1 << 24  # bytes that D_ADDR counts through
 ADDRESS_MASK: Final = ADDRESS_SPACE - 1
 COUNT_MASK: Final = (1 << 24) - 1  # D_BCNT has 24 bits
 
@@ -129,13 +129,13 @@ class Espdma:
         self._stored = 0  # the bits of STORAGE and EVENTS
         self._addr = self._next_addr = 0
         self._count = self._next_count = 0
-        self._active: Transfer | None = None  # whose octets will move D_ADDR
+        self._active: Transfer | None = None  # whose bytes will move D_ADDR
         self._update_interrupt()
 
     # The CPU's side
 
     def read(self, offset: int, size: int = 4) -> int:
-        """A register. The block repeats every 16 octets; `size` other than 4 is a SLAVE_ERR."""
+        """A register. The block repeats every 16 bytes; `size` other than 4 is a SLAVE_ERR."""
         if size != 4 or offset % 4:
             self._stored |= SLAVE_ERR
             return 0
@@ -197,18 +197,18 @@ class Espdma:
         self._update_interrupt()
 
     def room(self, direction: Direction) -> int:
-        """How many octets the channel would move this way now; 0: wait for `request`."""
+        """How many bytes the channel would move this way now; 0: wait for `request`."""
         is_scatter = direction is _FROM_DEVICE
         if not self._is_on() or bool(self._stored & WRITE) is not is_scatter:
             return 0
         return (self._count or ADDRESS_SPACE) if self._stored & EN_CNT else ADDRESS_SPACE
 
     def to_dvma(self, offset: int) -> Dvma:
-        """`offset` octets from D_ADDR on, in its 24 bits below its top byte."""
+        """`offset` bytes from D_ADDR on, in its 24 bits below its top byte."""
         return Dvma(self._addr & ~ADDRESS_MASK | (self._addr + offset) & ADDRESS_MASK)
 
     def open(self, transfer: Transfer) -> IoVec:
-        """Put the ESP's octets at D_ADDR, and pass the transfer on; a fault sets ERR_PEND."""
+        """Put the ESP's bytes at D_ADDR, and pass the transfer on; a fault sets ERR_PEND."""
         if not self._is_on():
             raise DmaFault("espdma", self._addr, "the channel is off")
         transfer.ranges = self._at_address(transfer.ranges)
@@ -235,7 +235,7 @@ class Espdma:
         return out
 
     def _advance(self, transfer: Transfer, size: int) -> None:
-        """Completion: the registers follow the octets that really came."""
+        """Completion: the registers follow the bytes that really came."""
         if self._active is not transfer:
             return
         self._active = None

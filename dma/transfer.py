@@ -73,10 +73,11 @@ class Transfer:
 
     `headers` is None for a device's own business (descriptors, init block). For a frame's bytes
     it holds the lengths of the leading headers as far as they are known, so that whoever watches
-    the path can name the parts of the vector at every stage.
+    the path can name the parts of the vector at every stage. A disk's bytes have no headers, ();
+    `command` is then the SCSI command that moves them, for the same watchers.
     """
 
-    __slots__ = ("completions", "direction", "headers", "lanes", "ranges", "size")
+    __slots__ = ("command", "completions", "direction", "headers", "lanes", "ranges", "size")
 
     def __init__(
         self,
@@ -84,11 +85,13 @@ class Transfer:
         ranges: Ranges,
         lanes: Lanes = Lanes.STRAIGHT,
         headers: Sequence[int] | None = None,
+        command: bytes = b"",
     ) -> None:
         self.direction = direction
         self.ranges = ranges
         self.lanes = lanes
         self.headers = headers
+        self.command = command
         self.completions: list[Completion] = []
         self.size = UNFINISHED
 

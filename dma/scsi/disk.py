@@ -1,4 +1,4 @@
-"""A SCSI-2 disk of 512-octet blocks over an endpoint; a logical unit.
+"""A SCSI-2 disk of 512-byte blocks over an endpoint; a logical unit.
 
 `execute` turns a command into a task (dma/scsi/task.py). Everything that can be refused is refused
 there, before any data phase: an unknown command, a bad field, a block beyond the end, a write to a
@@ -16,7 +16,7 @@ not INQUIRY or REQUEST SENSE. Sense data are kept until REQUEST SENSE or the nex
 Refused, so that nobody loses an image by accident or believes in a setting: FORMAT UNIT (an image
 has its size from the host), MODE SELECT, linked commands, relative addresses, saved mode pages.
 
-Does not do: commands of more than 12 octets, tags, reservations that mean anything (there is one
+Does not do: commands of more than 12 bytes, tags, reservations that mean anything (there is one
 initiator), reassigning blocks, media changes. A write that is broken off in the middle of a block,
 by the initiator or the host, leaves part of it written.
 """
@@ -51,14 +51,14 @@ WRITE_10: Final = 0x2A
 VERIFY_10: Final = 0x2F
 SYNCHRONIZE_CACHE: Final = 0x35
 
-BLOCKS_MAX: Final = 1 << 32  # what a CDB of 10 octets can address
-REL_ADR: Final = 1 << 0  # octet 1 of a 10-octet CDB
+BLOCKS_MAX: Final = 1 << 32  # what a CDB of 10 bytes can address
+REL_ADR: Final = 1 << 0  # byte 1 of a 10-byte CDB
 BYT_CHK: Final = 1 << 1
 FUA: Final = 1 << 3
-LINK_OR_FLAG: Final = 3  # of the control octet, a CDB's last
+LINK_OR_FLAG: Final = 3  # of the control byte, a CDB's last
 DBD: Final = 1 << 3  # MODE SENSE: no block descriptor
 START: Final = 1 << 0
-SCRATCH_LEN: Final = 65536  # octets; what VERIFY reads goes there again and again
+SCRATCH_LEN: Final = 65536  # bytes; what VERIFY reads goes there again and again
 
 _ANYTIME: Final = frozenset({INQUIRY, REQUEST_SENSE})
 _WITHOUT_MEDIUM: Final = _ANYTIME | {START_STOP, MODE_SENSE_6, PREVENT_REMOVAL, RESERVE, RELEASE}

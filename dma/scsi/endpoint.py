@@ -1,6 +1,6 @@
-"""What a disk keeps its octets in: an endpoint on the host, and the simplest one, an image file.
+"""What a disk keeps its bytes in: an endpoint on the host, and the simplest one, an image file.
 
-An endpoint reads and writes host views, which are the guest's own pages, and says by `done(octets,
+An endpoint reads and writes host views, which are the guest's own pages, and says by `done(bytes,
 error)` how many octets really came or went and what the host's `errno` was (0: none). It calls
 `done` once, inside the call or later from the loop's thread: the disk cannot tell which, since it
 does nothing in `done` but note the result for its completion queue (dma/transfer.py), and the loop
@@ -11,7 +11,7 @@ no `done` is called. The device calls it when it is reset.
 views per call and may stop short, so they are called until all is done, nothing comes (the file
 ends) or the host says why not.
 
-Does not do: caching, locking, formats (an image is raw: octet n of the file is octet n of the
+Does not do: caching, locking, formats (an image is raw: byte n of the file is byte n of the
 disk), waiting. No error is an exception, except those of opening the file.
 """
 
@@ -24,26 +24,26 @@ from typing import Final, Protocol, TypeAlias
 
 from dma.iovec import IoVec
 
-Done: TypeAlias = Callable[[int, int], None]  # octets that moved; errno, or 0
+Done: TypeAlias = Callable[[int, int], None]  # bytes that moved; errno, or 0
 
 VIEWS_MAX: Final = 1024  # per preadv or pwritev: IOV_MAX of Linux, the BSDs and macOS
 
 
 class Endpoint(Protocol):
-    """Octets [0, size) that can be read, written and made permanent."""
+    """Bytes [0, size) that can be read, written and made permanent."""
 
     @property
     def size(self) -> int:
-        """Octets, when it was opened."""
+        """Bytes, when it was opened."""
 
     @property
     def read_only(self) -> bool: ...
 
     def read(self, offset: int, iov: IoVec, done: Done) -> None:
-        """Fill the views from `offset` on; fewer octets where the image ends."""
+        """Fill the views from `offset` on; fewer bytes where the image ends."""
 
     def write(self, offset: int, iov: IoVec, done: Done) -> None:
-        """Store the views' octets from `offset` on."""
+        """Store the views' bytes from `offset` on."""
 
     def sync(self, done: Done) -> None:
         """What was written before is on the host's disk when `done` is called."""
@@ -97,12 +97,12 @@ class ImageFile:
 
 
 def read_file(fd: int, iov: IoVec, offset: int) -> tuple[int, int]:
-    """Octets that came, and errno: the whole of a read, on whatever thread."""
+    """Bytes that came, and errno: the whole of a read, on whatever thread."""
     return _move(os.preadv, fd, iov, offset)
 
 
 def write_file(fd: int, iov: IoVec, offset: int) -> tuple[int, int]:
-    """Octets that went, and errno: the whole of a write, on whatever thread."""
+    """Bytes that went, and errno: the whole of a write, on whatever thread."""
     return _move(os.pwritev, fd, iov, offset)
 
 

@@ -2,11 +2,11 @@
 
 What goes where: registers.py has the registers and their access rules, bus.py and target.py the
 other side of the SCSI bus, espdma.py the channel. This file is the sequencer: it obeys the command
-register, moves octets as the target asks for them, and interrupts with the values that drivers
+register, moves bytes as the target asks for them, and interrupts with the values that drivers
 insist on.
 
 One command runs at a time, in `_continue`: whenever something may have changed (a command was
-written, the target requests, the channel has room, octets have come) it takes the next step that is
+written, the target requests, the channel has room, bytes have come) it takes the next step that is
 possible, until the command is over and interrupts, or it has to wait again. A data phase under DMA
 therefore starts when command, channel and REQ are all there, in whatever order they come.
 
@@ -16,25 +16,25 @@ ATN and the enabling of selection act at once and never wait. A chip that was re
 before a NOP.
 
     select (0x41, 0x42, 0x43, 0x46)   0x18, step 4 and the next phase; step 1 after ATN and stop,
-                                      3 with octets left over, 2 without COMMAND phase, 0 with
+                                      3 with bytes left over, 2 without COMMAND phase, 0 with
                                       nothing to send; 0x20 when nobody answers or the bus is free
     transfer information (0x10)       0x10 when the phase changes, the counter is 0 (then TC) or the
-                                      FIFO is empty; 0x08 after an octet of MESSAGE IN
+                                      FIFO is empty; 0x08 after a byte of MESSAGE IN
     command complete (0x11)           0x08 with status and message in the FIFO or in memory
     message accepted (0x12)           0x20 when the bus is free, 0x10 when the target goes on
     transfer pad (0x18)               as transfer information; data come from and go to nowhere
 
 Data under DMA go from the unit to guest memory, or back, without passing here: the target opens its
-transfer through this chip, whose stage replaces the unit's addresses by the octets' position in the
-request, from 0; the channel puts them at D_ADDR. Without DMA the octets do pass, through the FIFO,
+transfer through this chip, whose stage replaces the unit's addresses by the bytes' position in the
+request, from 0; the channel puts them at D_ADDR. Without DMA the bytes do pass, through the FIFO,
 one at a time inwards and up to 16 outwards; `copied_bytes` counts them.
 
-Everything that takes an octet from memory or the target's unit is a transfer in `queue`, run by
-`poll`. STATUS and MESSAGE octets for the FIFO are not, and complete in the register write (Linux
+Everything that takes a byte from memory or the target's unit is a transfer in `queue`, run by
+`poll`. STATUS and MESSAGE bytes for the FIFO are not, and complete in the register write (Linux
 looks for that interrupt a hundred times before it goes).
 
 A `DmaFault` from the channel ends nothing here: the channel has told the CPU (ERR_PEND), the chip
-waits for octets that do not come, and the driver resets.
+waits for bytes that do not come, and the driver resets.
 
 Reset of the chip (its pin, or 0x02) or the bus (0x03) at any moment: the queue is cleared, the unit
 lets go of every host view (Endpoint.withdraw) and what was not yet moved will not be.
@@ -42,7 +42,7 @@ lets go of every host view (Endpoint.withdraw) and what was not yet moved will n
 Differs from the chip in: the time-out of a selection comes at the next turn of the loop, not after
 250 ms; no arbitration, reselection, disconnection, target mode (illegal commands), no synchronous
 transfer, no parity, no test mode; a chip reset in mid-connection frees the bus, which would really
-hang until RST; STATUS shows the phase as it is, not as it was at the interrupt; octets that DMA has
+hang until RST; STATUS shows the phase as it is, not as it was at the interrupt; bytes that DMA has
 fetched for a selection and the target does not want stay in the FIFO, at most 16.
 """
 
@@ -80,8 +80,8 @@ SELECT_ATN3: Final = 0x46
 CONNECTED: Final = frozenset(
     {TRANSFER_INFORMATION, COMMAND_COMPLETE, MESSAGE_ACCEPTED, TRANSFER_PAD}
 )
-MESSAGES: Final = {SELECT: 0, SELECT_ATN: 1, SELECT_ATN_STOP: 1, SELECT_ATN3: 3}  # octets
-COMMAND_MAX: Final = 16  # octets fetched at once for COMMAND and MESSAGE OUT: the FIFO's depth
+MESSAGES: Final = {SELECT: 0, SELECT_ATN: 1, SELECT_ATN_STOP: 1, SELECT_ATN3: 3}  # bytes
+COMMAND_MAX: Final = 16  # bytes fetched at once for COMMAND and MESSAGE OUT: the FIFO's depth
 COMPLETIONS_PER_POLL: Final = 64
 
 _NOWHERE: Final = bytearray(65536)  # where padding that comes in goes
@@ -95,7 +95,7 @@ _DATA: Final = {Phase.DATA_IN: _IN, Phase.DATA_OUT: _OUT}
 class Esp:
     """One chip, the initiator of `bus`. Is a DMA path for the targets' data.
 
-    `channel` takes offsets of the request (ESPDMA), and `room` says how many octets it would move
+    `channel` takes offsets of the request (ESPDMA), and `room` says how many bytes it would move
     now. `interrupt` is told the level of the pin each time it changes.
     """
 
@@ -119,7 +119,7 @@ class Esp:
     def _forget(self) -> None:
         """No connection, no command."""
         self._target: Target | None = None
-        self._position = 0  # in the request: octets of data that have moved
+        self._position = 0  # in the request: bytes of data that have moved
         self._waiting: int | None = None  # the second command
         self._end_command()
 
@@ -130,8 +130,8 @@ class Esp:
         self._is_moving = False  # a transfer is under way, whose completion goes on
         self._phase: Phase | None = None  # in which the command began
         self._messages_left = 0  # of a selection
-        self._sent = 0  # octets of this command
-        self._left_over = 0  # octets of a selection that the target did not want
+        self._sent = 0  # bytes of this command
+        self._left_over = 0  # bytes of a selection that the target did not want
 
     # The emulator's side
 
@@ -326,7 +326,7 @@ class Esp:
         """How far a selection came."""
         if self._messages_left:
             return 0
-        if self._sent <= MESSAGES[command]:  # no octet of a command
+        if self._sent <= MESSAGES[command]:  # no byte of a command
             return 3 if target.phase is Phase.COMMAND else 2
         return 3 if self._left_over else 4
 
@@ -347,14 +347,14 @@ class Esp:
             self._left_over = len(octets) - taken
             self._registers.push(octets[taken:])
 
-    # Octets of COMMAND and MESSAGE OUT
+    # Bytes of COMMAND and MESSAGE OUT
 
     def _available(self) -> bool:
-        """Whether there are octets to send, now or once the channel has them."""
+        """Whether there are bytes to send, now or once the channel has them."""
         return bool(self._registers.counter if self._is_dma else self._registers.fifo)
 
     def _fetch(self, limit: int, then: Callable[[bytes], None]) -> None:
-        """Up to `limit` octets from memory or the FIFO; `then` runs from the loop."""
+        """Up to `limit` bytes from memory or the FIFO; `then` runs from the loop."""
         registers = self._registers
         if not self._is_dma:
             octets = bytes(registers.fifo[:limit])
@@ -366,7 +366,7 @@ class Esp:
             self._open(_OUT, size, lambda iov: then(bytes(iov)))
 
     def _open(self, direction: Direction, size: int, then: Callable[[IoVec], None]) -> None:
-        """A transfer of the chip's own octets, which are there at once."""
+        """A transfer of the chip's own bytes, which are there at once."""
         transfer = Transfer(direction, ((self._position, size),))
         views: list[IoVec] = []
         run = self._run
@@ -385,7 +385,7 @@ class Esp:
         self._continue()
 
     def _later(self, then: Callable[[], None]) -> None:
-        """A transfer without octets, so that the loop does it."""
+        """A transfer without bytes, so that the loop does it."""
         transfer = Transfer(_OUT, ())
         run = self._run
         transfer.completions.append(lambda _size: self._go_on(run, then))
@@ -442,7 +442,7 @@ class Esp:
                 raise
 
     def _send(self, octets: bytes) -> None:
-        """COMMAND or MESSAGE OUT; ATN falls with the last octet."""
+        """COMMAND or MESSAGE OUT; ATN falls with the last byte."""
         target = self._target
         if target is None:
             return
@@ -454,7 +454,7 @@ class Esp:
             self._finish(reg.DISCONNECTED)
 
     def _receive(self, target: Target) -> None:
-        """One octet of STATUS or MESSAGE IN."""
+        """One byte of STATUS or MESSAGE IN."""
         is_message = target.phase is Phase.MESSAGE_IN
         bits = reg.FUNCTION_COMPLETE if is_message else reg.BUS_SERVICE
         self._store(1, lambda: (bytes((target.give(),)), bits))
@@ -469,7 +469,7 @@ class Esp:
             self._finish(reg.BUS_SERVICE)
 
     def _store(self, size: int, take: Callable[[], tuple[bytes, int]]) -> None:
-        """Up to `size` octets that the target gives, to the FIFO or to memory; then interrupt."""
+        """Up to `size` bytes that the target gives, to the FIFO or to memory; then interrupt."""
         if not self._is_dma:
             octets, bits = take()
             self._registers.push(octets)
@@ -503,7 +503,7 @@ class Esp:
 
 
 def _positions(ranges: Ranges, position: int) -> list[Range]:
-    """The same octets, cut the same way, by their position in the request."""
+    """The same bytes, cut the same way, by their position in the request."""
     out: list[Range] = []
     for _, length in ranges:
         out.append((position, length))
@@ -520,7 +520,7 @@ def _status_and_message(target: Target) -> tuple[bytes, int]:
 
 
 def _padding(direction: Direction, size: int) -> IoVec:
-    """`size` octets of nothing."""
+    """`size` bytes of nothing."""
     source: bytes | bytearray = _NOWHERE if direction is _IN else _ZEROS
     whole, rest = divmod(size, len(source))
     return IoVec.of(*[source] * whole, memoryview(source)[:rest])

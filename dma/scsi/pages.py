@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-BLOCK_LEN: Final = 512  # octets
+BLOCK_LEN: Final = 512  # bytes
 
-DIRECT_ACCESS: Final = 0x00  # INQUIRY octet 0: connected, a disk
+DIRECT_ACCESS: Final = 0x00  # INQUIRY byte 0: connected, a disk
 NO_SUCH_UNIT: Final = 0x7F  # never was, no type
 VENDOR: Final = b"SLIRP   "
 PRODUCT: Final = b"IMAGE DISK      "
@@ -31,7 +31,7 @@ CYLINDERS_MAX: Final = 0xFFFFFF
 
 def inquiry(lun: int) -> bytes:
     first = NO_SUCH_UNIT if lun else DIRECT_ACCESS
-    # not removable, SCSI-2, response format 2, 31 more octets, no option
+    # not removable, SCSI-2, response format 2, 31 more bytes, no option
     head = bytes((first, 0, 2, 2, 31, 0, 0, 0))
     return head + VENDOR + PRODUCT + REVISION
 

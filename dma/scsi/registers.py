@@ -1,15 +1,15 @@
 """The ESP's registers: names, access rules, FIFO, counter, derived bits, interrupt pin.
 
-Sixteen registers of one octet; some are one thing to read and another to write. The count is
+Sixteen registers of one byte; some are one thing to read and another to write. The count is
 written to a latch, and a command with the DMA bit loads the counter from it, which clears TC; 0
-means 65,536, or 16 Mi when CONFIG2.FENAB makes the third octet count. TC says that the counter has
+means 65,536, or 16 Mi when CONFIG2.FENAB makes the third byte count. TC says that the counter has
 come down to zero, until it is loaded again (a driver reads it after INTERRUPT too).
 
 Reading INTERRUPT clears it, the sequence step and the error bits of STATUS, and takes the pin down.
 So a handler reads STATUS and the step first. `raise_interrupt` adds bits to those that are pending:
 none is lost. INT in STATUS and the pin follow INTERRUPT; `_update` is their one author.
 
-Register E reads the chip's id from a reset until it is written (or the counter's third octet, with
+Register E reads the chip's id from a reset until it is written (or the counter's third byte, with
 FENAB). Id 4 is what the driver of Linux calls a FAS100A.
 
 Plain ints, like the LANCE's (nic/csr.py). `read` and `write` are the storage; what a write of the
@@ -63,7 +63,7 @@ CONFIG2_FENAB: Final = 1 << 6
 
 DMA: Final = 1 << 7  # of a command
 
-FIFO_LEN: Final = 16  # octets
+FIFO_LEN: Final = 16  # bytes
 CHIP_ID: Final = 0x04
 
 Interrupt = Callable[[bool], None]

@@ -1,13 +1,13 @@
 """Sense data: why the last command ended in CHECK CONDITION, in the fixed format of SCSI-2 §8.2.14.
 
-Does not do: deferred errors, field pointers, vendor octets.
+Does not do: deferred errors, field pointers, vendor bytes.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-SENSE_LEN: Final = 18  # octets
+SENSE_LEN: Final = 18  # bytes
 _VALID: Final = 0x80
 _CURRENT: Final = 0x70  # error code: this command, fixed format
 

@@ -3,9 +3,9 @@
     select → MESSAGE OUT (IDENTIFY …) → COMMAND → DATA → STATUS → MESSAGE IN → bus free
 
 The target drives the phase lines, `phase`, and asserts REQ, `is_requesting`; the initiator moves
-octets with `take` (MESSAGE OUT, COMMAND), `give` (STATUS, MESSAGE IN), `acknowledge` (the message's
+bytes with `take` (MESSAGE OUT, COMMAND), `give` (STATUS, MESSAGE IN), `acknowledge` (the message's
 last handshake) and `move` (DATA), and asserts ATN, `attention`, to be heard. All but `move` change
-the lines at once and move no more than a few octets.
+the lines at once and move no more than a few bytes.
 
 Data are a transfer (dma/transfer.py) that the target opens through `bus.north`: ranges in the
 unit's own space, which the initiator, its channel and so on translate until they are host views.
@@ -21,7 +21,7 @@ that report errors of our messages, which need no answer. SDTR is answered with 
 asynchronous; everything else with MESSAGE REJECT. When nothing is left to say the target goes on
 where it was. ATN raised in between is honoured at the next change of phase.
 
-Bounds: MESSAGE_OUT_MAX octets per MESSAGE OUT phase are looked at, a CDB has at most 12, one
+Bounds: MESSAGE_OUT_MAX bytes per MESSAGE OUT phase are looked at, a CDB has at most 12, one
 connection at a time, and one command per connection.
 
 Does not do: disconnection and reselection, tags, linked commands, wide or synchronous transfers,
@@ -57,11 +57,11 @@ MESSAGE_REJECT: Final = 0x07
 BUS_DEVICE_RESET: Final = 0x0C
 IDENTIFY: Final = 0x80
 SDTR: Final = 0x01  # extended message code
-SDTR_LEN: Final = 3  # octets after the length
+SDTR_LEN: Final = 3  # bytes after the length
 _NO_ANSWER: Final = frozenset({0x05, MESSAGE_REJECT, 0x08, 0x09})  # errors of ours, no operation
 _TWO_OCTETS: Final = range(0x20, 0x30)
 
-MESSAGE_OUT_MAX: Final = 64  # octets
+MESSAGE_OUT_MAX: Final = 64  # bytes
 CDB_LENGTHS: Final = (6, 10, 10, 6, 6, 12, 6, 6)  # by group; reserved and vendor groups as group 0
 
 
@@ -93,7 +93,7 @@ class Target:
         self._to_say = bytearray()
         self._cdb = bytearray()
         self._task: Task | None = None
-        self._offset = 0  # octets of the data phase that are done
+        self._offset = 0  # bytes of the data phase that are done
 
     # The initiator's side
 
@@ -116,7 +116,7 @@ class Target:
         self._disconnect()
 
     def take(self, octets: bytes) -> int:
-        """Message or command octets; how many the target took before it changed the phase.
+        """Message or command bytes; how many the target took before it changed the phase.
 
         All that are sent in MESSAGE OUT are taken; while ATN stays on, more are expected.
         """
@@ -134,7 +134,7 @@ class Target:
         return taken
 
     def give(self) -> int:
-        """The octet of STATUS, or the next of MESSAGE IN, which wants to be acknowledged."""
+        """The byte of STATUS, or the next of MESSAGE IN, which wants to be acknowledged."""
         if self.phase is Phase.STATUS and self._task is not None:
             status = self._task.status
             self._to_say = bytearray((COMMAND_COMPLETE,))
@@ -144,7 +144,7 @@ class Target:
         return self._to_say[0] if self._to_say else COMMAND_COMPLETE
 
     def acknowledge(self) -> None:
-        """The initiator has accepted the message octet that it was given."""
+        """The initiator has accepted the message byte that it was given."""
         if self.phase is not Phase.MESSAGE_IN:
             return
         del self._to_say[:1]
@@ -157,12 +157,13 @@ class Target:
             self._enter(self._after)
 
     def move(self, limit: int) -> None:
-        """Up to `limit` octets of the data phase. DmaFault: none, and all is as before."""
+        """Up to `limit` bytes of the data phase. DmaFault: none, and all is as before."""
         bus, task = self._bus, self._task
         if bus is None or task is None or task.direction is None or task.move is None:
             return
         size = min(limit, task.length - self._offset)
-        transfer = Transfer(task.direction, ((task.address + self._offset, size),), headers=())
+        ranges = ((task.address + self._offset, size),)
+        transfer = Transfer(task.direction, ranges, headers=(), command=bytes(self._cdb))
         transfer.completions.append(partial(self._moved, task, size))
         iov = bus.north.open(transfer)
         self.is_requesting = False
@@ -206,7 +207,7 @@ class Target:
         self._wait(task, task.prepare, following)
 
     def _moved(self, task: Task, wanted: int, size: int) -> None:
-        """Completion: octets of the data phase have moved, and the path has done its part."""
+        """Completion: bytes of the data phase have moved, and the path has done its part."""
         if task is not self._task or self._after is None:
             return
         self._offset += size
@@ -218,7 +219,7 @@ class Target:
             self._wait(task, task.finish, Phase.STATUS)
 
     def _wait(self, task: Task, work: Work | None, following: Phase) -> None:
-        """A transfer without octets: the phase comes from the loop when the work is done."""
+        """A transfer without bytes: the phase comes from the loop when the work is done."""
         bus = self._bus
         if bus is None:
             return
@@ -243,7 +244,7 @@ class Target:
             self._bus.requested()
 
     def _enter(self, phase: Phase | None) -> None:
-        """Ask for octets in this phase, or hear first what the initiator wants to say."""
+        """Ask for bytes in this phase, or hear first what the initiator wants to say."""
         self.phase = Phase.MESSAGE_OUT if self.attention else phase
         self.is_requesting = self.phase is not None
 

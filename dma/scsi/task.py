@@ -5,13 +5,13 @@ direction and length of the data, and whether there will be data at all. Then th
 this order and only what is there:
 
     prepare(done)               work before the first phase: a cache flush
-    move(offset, iov, done)     octets [offset, offset + len(iov)) of the data phase, as often as
+    move(offset, iov, done)     bytes [offset, offset + len(iov)) of the data phase, as often as
                                 the initiator asks, in order
-    finish(done)                work after the last octet
+    finish(done)                work after the last byte
     status                      read last
 
 Each `done(octets)` is called once, at once or later. A `move` that could not move all says so by
-fewer octets: the data phase ends there, and `status` says CHECK CONDITION.
+fewer bytes: the data phase ends there, and `status` says CHECK CONDITION.
 
 Does not do: phases, messages, queues. A task is of one command; tasks are not linked.
 """
@@ -29,7 +29,7 @@ from dma.transfer import Direction
 GOOD: Final = 0x00  # status bytes, SCSI-2 §7.3
 CHECK_CONDITION: Final = 0x02
 
-Moved: TypeAlias = Callable[[int], None]  # told how many octets
+Moved: TypeAlias = Callable[[int], None]  # told how many bytes
 
 
 @dataclass(slots=True)
@@ -38,8 +38,8 @@ class Task:
 
     status: int = GOOD
     direction: Direction | None = None  # None: no data phase
-    length: int = 0  # octets of the data phase
-    address: int = 0  # of the first of them in the unit's own space: octets from its beginning
+    length: int = 0  # bytes of the data phase
+    address: int = 0  # of the first of them in the unit's own space: bytes from its beginning
     prepare: Callable[[Moved], None] | None = None
     move: Callable[[int, IoVec, Moved], None] | None = None
     finish: Callable[[Moved], None] | None = None
@@ -59,7 +59,7 @@ class LogicalUnit(Protocol):
 
 
 def reply(data: bytes, allocation_len: int) -> Task:
-    """A task that sends these octets, as many as the initiator has room for."""
+    """A task that sends these bytes, as many as the initiator has room for."""
     data = data[:allocation_len]
     direction = Direction.FROM_DEVICE if data else None
     return Task(direction=direction, length=len(data), move=partial(_send, data))

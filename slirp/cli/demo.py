@@ -3,9 +3,11 @@
 The guest boots, gets a lease, pings the gateway, resolves a name and fetches by HTTP; its console
 appears as it is written. Afterwards: one data frame's vector at every stage, what was copied where,
 how fast it went, what was lost. The exit status is 0 only if the guest's SHA-256 is the host's.
+With --disk the guest writes the file to a disk as it comes, through ESP, ESPDMA and IOMMU, and
+reads it back: then its SHA-256 of that must be the image's as well.
 
 One frame must be seen to be shown, so the taps are in place at the start even without --capture;
-as soon as they have seen a full data frame they step aside (Capture.end).
+as soon as they have seen a full data frame (and a disk's transfer) they step aside (Capture.end).
 
 Does not do: TLS, redirects, IPv6 (the guest has none).
 """
@@ -16,26 +18,32 @@ import json
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from slirp.cli import capture_file, origin
+from slirp.cli import capture_file, disk_image, origin
 from slirp.cli.failure import Failure
 
 if TYPE_CHECKING:
+    from dma.scsi.endpoint import ImageFile
     from slirp.cli.demo_report import Outcome
     from slirp.cli.origin import Origin
+    from slirp.cli.sampling import DiskSample, FrameSample
     from slirp.guest.prom import Parameters
+    from slirp.sight.capture import Capture
     from slirp.sight.pcapng import PcapngWriter, SplitWriter
 
 DESCRIPTION: Final = """\
 Boot the embedded SPARC guest and fetch a file from a host socket through TCP, IPv4, Ethernet, Lance
 chip, LEDMA and IOMMU into its memory; show the vector of a frame at every stage. Without --url the
-file is generated and served on 127.0.0.1.
+file is generated and served on 127.0.0.1. With --disk the guest writes it to a SCSI disk and reads
+it back, through ESP, ESPDMA and IOMMU.
 """
 EPILOG: Final = """\
 examples:
   slirp demo
   slirp demo --url http://127.0.0.1:8000/file.iso --capture demo.pcapng
+  slirp demo --disk --size 20M --json | jq .disk
   slirp demo --size 20M --bswp 0 --rx-buffer 64 --json
 """
 SIZE: Final = "4M"
@@ -47,6 +55,14 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--url", help="what to fetch; 127.0.0.1 is the host's own")
     parser.add_argument(
         "--size", type=_octets, default=SIZE, help=f"of the generated file: 500k, 20M … ({SIZE})"
+    )
+    parser.add_argument(
+        "--disk",
+        nargs="?",
+        const=disk_image.FOR_THE_OCCASION,
+        metavar="IMAGE",
+        help="write the file to this raw image, from its first block on, and read it back; "
+        "without IMAGE to one made for the occasion",
     )
     capture_file.add_options(parser)
     parser.add_argument(
@@ -84,7 +100,11 @@ def run(args: Namespace) -> int:
         writer = capture_file.open_writer(args)
         if writer is not None:
             held.enter_context(writer)
-        outcome = _fetch(args, parameters, held.enter_context(_source(args)), writer)
+        source = held.enter_context(_source(args))
+        image = None
+        if args.disk is not None:
+            image = held.enter_context(disk_image.opened(args.disk, source.octets))
+        outcome = _fetch(args, parameters, source, writer, image)
     if args.json:
         sys.stdout.write(json.dumps(demo_report.as_json(outcome)) + "\n")
     else:
@@ -102,7 +122,9 @@ def _parameters(args: Namespace) -> Parameters:
     from slirp.guest.board import RAM_LEN
     from slirp.guest.prom import Parameters
 
-    parameters = Parameters(bswp=args.bswp, rx_buffer=args.rx_buffer, scatter=True)
+    parameters = Parameters(
+        bswp=args.bswp, rx_buffer=args.rx_buffer, scatter=True, disk=args.disk is not None
+    )
     parameters.pack(RAM_LEN)
     return parameters
 
@@ -116,20 +138,24 @@ def _fetch(
     parameters: Parameters,
     source: Origin,
     writer: PcapngWriter | SplitWriter | None,
+    image: ImageFile | None,
 ) -> Outcome:
     """Boot the guest on a network of its own and let it fetch."""
-    from slirp.cli.demo_report import Outcome
-    from slirp.cli.sampling import FrameSample, Tee
+    from dma.scsi.disk import Disk
+    from dma.scsi.target import Target
+    from slirp.cli.demo_report import DiskOutcome, Outcome
+    from slirp.cli.sampling import DiskSample, FrameSample, Tee
     from slirp.cli.terminal import Terminal
     from slirp.guest.board import Board
     from slirp.guest.runner import fetch, run_on
     from slirp.network import Network
     from slirp.sight.capture import Capture
 
-    sample = FrameSample()
-    capture = Capture(sample if writer is None else Tee(sample, writer))
+    disk = None if image is None else Disk(image)
+    sample, disk_sample = FrameSample(), DiskSample()
+    capture = Capture(Tee(sample, disk_sample, *(() if writer is None else (writer,))))
     if writer is None:
-        sample.on_full = capture.end
+        _end_when_full(capture, *((sample,) if disk is None else (sample, disk_sample)))
     with (
         Network() as network,
         Terminal(sys.stderr if args.json else sys.stdout, source.octets) as terminal,
@@ -138,6 +164,7 @@ def _fetch(
             console=terminal.print_line,
             lane_mode=args.lanes,
             wrap=capture.tap,
+            targets={} if disk is None else {0: Target(disk)},
         ) as board,
     ):
         result = run_on(
@@ -146,6 +173,16 @@ def _fetch(
             port=capture.port(board.lance),
             each_turn=lambda: terminal.progress(lambda: board.result().octets),
         )
+        told = None
+        if image is not None and disk is not None:
+            told = DiskOutcome(
+                sha256_host=disk_image.sha256_of(image, result.octets),
+                sha256_guest=result.disk_sha256,
+                bytes_read=disk.bytes_read,
+                bytes_written=disk.bytes_written,
+                copied={"esp": board.esp.copied_bytes, "disk": disk.copied_bytes},
+                frame=disk_sample.frame,
+            )
         return Outcome(
             origin=source,
             result=result,
@@ -157,4 +194,18 @@ def _fetch(
             },
             captures=[] if writer is None else capture_file.files_of(writer, args.capture),
             frame=sample.frame,
+            disk=told,
         )
+
+
+def _end_when_full(capture: Capture, *samples: FrameSample | DiskSample) -> None:
+    """The taps step aside when all samples have what they look for."""
+    waiting = set(samples)
+
+    def has_enough(sample: FrameSample | DiskSample) -> None:
+        waiting.discard(sample)
+        if not waiting:
+            capture.end()
+
+    for sample in samples:
+        sample.on_full = partial(has_enough, sample)

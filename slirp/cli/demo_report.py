@@ -25,10 +25,28 @@ WHY: Final = {
     "reset": "the server broke the connection off",
     "truncated": "the server ended the connection before the file's end",
     "redirect": "the server redirects; give --url the address that it redirects to",
+    "no-disk": "the guest found no disk that is ready; an image has at least one block of 512",
+    "disk-full": "the image is too small for the file; give --disk a larger one",
+    "disk-error": "the disk failed; may the image be written, and is there room for it?",
 }
 
 # Wireshark 4.2 and later: what came by another interface is another conversation.
 EACH_STAGE: Final = "-o protocols.conversation_deinterlacing_key:.MI"
+
+
+class DiskOutcome(NamedTuple):
+    """What there is to tell of the disk."""
+
+    sha256_host: str  # of the image, as many bytes as were fetched
+    sha256_guest: str  # of what the guest read back
+    bytes_read: int  # by the disk from its image, and
+    bytes_written: int
+    copied: dict[str, int]  # bytes of blocks, by stage
+    frame: FrameLayout | None
+
+    @property
+    def ok(self) -> bool:
+        return self.sha256_guest == self.sha256_host
 
 
 class Outcome(NamedTuple):
@@ -40,10 +58,18 @@ class Outcome(NamedTuple):
     copied: dict[str, int]  # bytes by stage
     captures: list[tuple[Path, dict[str, int]]]  # packets by interface
     frame: FrameLayout | None
+    disk: DiskOutcome | None = None
 
     @property
     def ok(self) -> bool:
-        return self.result.ok and self.result.sha256 == self.origin.sha256
+        is_fetched = self.result.ok and self.result.sha256 == self.origin.sha256
+        return is_fetched and (self.disk is None or self.disk_ok)
+
+    @property
+    def disk_ok(self) -> bool:
+        """What the guest read back is what the host's image has, and what was fetched."""
+        disk = self.disk
+        return disk is not None and disk.ok and disk.sha256_guest == self.origin.sha256
 
     @property
     def mbit_per_s(self) -> float:
@@ -69,6 +95,8 @@ class Outcome(NamedTuple):
 def why(outcome: Outcome) -> str:
     """One line on what went wrong."""
     result = outcome.result
+    if result.ok and result.sha256 == outcome.origin.sha256:
+        return "what the guest read back from its disk is not what it wrote"
     if result.ok:
         return "the guest's SHA-256 is not the host's; is the file the same each time?"
     status = result.status
@@ -92,6 +120,19 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "drops": outcome.drops,
         "captures": [{"path": str(path), "packets": packets} for path, packets in outcome.captures],
         "layout": {} if outcome.frame is None else drawing.as_json(outcome.frame),
+        **({} if outcome.disk is None else {"disk": _disk_as_json(outcome, outcome.disk)}),
+    }
+
+
+def _disk_as_json(outcome: Outcome, disk: DiskOutcome) -> dict[str, Any]:
+    return {
+        "ok": outcome.disk_ok,
+        "bytes_read": disk.bytes_read,
+        "bytes_written": disk.bytes_written,
+        "sha256_host": disk.sha256_host,
+        "sha256_guest": disk.sha256_guest,
+        "copied_bytes": disk.copied,
+        "layout": {} if disk.frame is None else drawing.as_json(disk.frame),
     }
 
 
@@ -101,12 +142,14 @@ def show(outcome: Outcome) -> None:
     console = Console(highlight=False)
     result = outcome.result
     console.print()
-    if outcome.frame is not None:
-        what = drawing.title(outcome.frame.seen[-1].vector, outcome.frame)
-        console.print(f"One data frame at every stage, {what}:\n", style="bold")
-        for line in drawing.bars(outcome.frame, console.width):
-            console.print(line, no_wrap=True, crop=True)
-        console.print(drawing.table(outcome.frame))
+    disk = outcome.disk
+    for kind, frame in (("data frame", outcome.frame), ("disk transfer", disk and disk.frame)):
+        if frame is not None:
+            what = drawing.title(frame.seen[-1].vector, frame)
+            console.print(f"One {kind} at every stage, {what}:\n", style="bold")
+            for line in drawing.bars(frame, console.width):
+                console.print(line, no_wrap=True, crop=True)
+            console.print(drawing.table(frame))
     lines = [
         ("fetched", _fetched(outcome)),
         ("SHA-256", f"{'equal' if outcome.ok else 'NOT EQUAL'}: host {outcome.origin.sha256}"),
@@ -114,11 +157,22 @@ def show(outcome: Outcome) -> None:
         ("copied", _named(outcome.copied) + " bytes on the way, payload and headers"),
         ("packets", _named(outcome.packets)),
         ("drops", _named({name: n for name, n in outcome.drops.items() if n}) or "none"),
+        *(() if disk is None else _disk_lines(outcome, disk)),
     ]
     for label, text in lines:
         console.print(f"{label:9}{text}", soft_wrap=True)
     _show_captures(outcome)
     sys.stdout.flush()
+
+
+def _disk_lines(outcome: Outcome, disk: DiskOutcome) -> list[tuple[str, str]]:
+    verdict = "equal" if outcome.disk_ok else "NOT EQUAL"
+    return [
+        ("disk", f"{disk.bytes_written:,} bytes written, {disk.bytes_read:,} read back"),
+        ("SHA-256", f"{verdict}: image {disk.sha256_host}"),
+        ("", f"{'':{len(verdict)}}  guest {disk.sha256_guest}"),
+        ("copied", _named(disk.copied) + " bytes between image and memory"),
+    ]
 
 
 def _fetched(outcome: Outcome) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from slirp.sight import scsi
 from slirp.sight.layout import FrameLayout, Segment, Vector
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ STYLES: Final = {
     "payload": "white on blue",
     "pad": "white on bright_black",
     "fcs": "white on red",
+    "data": "white on blue",
 }
-_DIGITS: Final = {"lance": 6, "ledma": 8, "memory": 9}
+_DIGITS: Final = {"lance": 6, "ledma": 8, "memory": 9, "scsi": 10, "espdma": 8}
 _TRANSPORTS: Final = ("tcp", "udp", "icmp", "icmpv6")
 
 
@@ -190,6 +192,8 @@ def has_exchanged(frame: FrameLayout) -> bool:
 def title(vector: Vector, frame: FrameLayout) -> str:
     """What kind of frame it is, in a few words."""
     names = [name for name, _ in vector.parts() if name not in ("payload", "pad", "fcs")]
+    if vector.command:
+        names = [f"{scsi.name_of(vector.command)}, command {vector.command.hex(' ')}"]
     way = {1: "to the guest", 2: "from the guest"}.get(frame.direction, "")
     lanes = ", byte lanes exchanged on the bus" if has_exchanged(frame) else ""
     return f"{frame.octets} bytes {way}: {' / '.join(names)}{lanes}"

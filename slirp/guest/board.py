@@ -196,7 +196,7 @@ class _Words:
 
 
 class _Octets:
-    """The ESP's registers: octets, four apart. The chip repeats every 64."""
+    """The ESP's registers: bytes, four apart. The chip repeats every 64."""
 
     def __init__(self, read: Callable[[int], int], write: Callable[[int, int], None]) -> None:
         self._read = read
@@ -210,7 +210,7 @@ class _Octets:
 
 
 class _Dma2:
-    """The DMA2 block: ESPDMA in its first 16 octets, LEDMA in the next 16, 0 behind."""
+    """The DMA2 block: ESPDMA in its first 16 bytes, LEDMA in the next 16, 0 behind."""
 
     def __init__(self, espdma: Espdma, ledma: Ledma) -> None:
         self._channels: tuple[Espdma | Ledma, ...] = (espdma, ledma)

@@ -113,10 +113,10 @@ class Result:
     mtu: int
     lease: int  # seconds; 0 with a static address
     counters: dict[str, int]
-    disk_blocks: int  # of 512 octets; 0: no disk
-    disk_written: int  # octets of blocks
-    disk_read: int
-    disk_sha256: str  # of what was fetched, read back from the disk; empty unless it was
+    disk_blocks: int = 0  # of 512 bytes; 0: no disk
+    disk_written: int = 0  # bytes of blocks
+    disk_read: int = 0
+    disk_sha256: str = ""  # of what was fetched, read back from the disk; empty unless it was
 
     @property
     def ok(self) -> bool:

@@ -11,8 +11,10 @@ for a capture there is no tap, and nothing is spent.
 - `CapturePort` is a Port and wraps one: interfaces `ip` and `ethernet`, both directions.
 - `StageTap` is a DmaPath and wraps one. It stands in front of the stage that it is named for's
   output: `lance` sees what the chip drives (24-bit addresses, wire order, FCS), `ledma` what LEDMA
-  drives (DVMA), `memory` physical ranges and the bytes as they lie in RAM, gathered. Only frames
-  are kept: a transfer whose `headers` is None is the chip's own business and passes.
+  drives (DVMA), `memory` physical ranges and the bytes as they lie in RAM, gathered. A disk's
+  bytes pass `scsi`, `esp`, `espdma` and the same `memory` (slirp/sight/scsi.py has their packets).
+  Only frames and disks' data are kept: a transfer whose `headers` is None is the chip's own
+  business and passes.
 
 When are the bytes right? A frame *from* the guest is there as soon as the path below is open. A
 frame *to* the guest is there in the completions, and these run last added first: a tap adds its own
@@ -46,7 +48,9 @@ from typing import Final, NamedTuple
 from dma.iovec import IoVec, Ranges, total_len
 from dma.transfer import Direction, DmaPath, Lanes, Transfer
 from nic.port import VNET_NONE, Claim, Frame, Port
+from slirp.sight import scsi
 from slirp.sight.layout import (
+    DATA,
     FCS_LEN,
     Vector,
     from_words,
@@ -112,7 +116,7 @@ class Capture:
         return port
 
     def tap(self, stage: str, inner: DmaPath) -> StageTap:
-        """The same path, with the frames that pass it kept as `lance`, `ledma` or `memory`."""
+        """The same path, with the frames that pass it kept as `lance`, `ledma`, `memory` …"""
         tap = StageTap(inner, stage, self)
         self._taps.append(tap)
         return tap
@@ -296,6 +300,9 @@ class StageTap:
 
     def write(self, sight: _Sight, octets: bytes, size: int) -> None:
         """Keep a frame of `size` bytes, which lies in `octets` as this stage has it."""
+        if sight.transfer.command:
+            self._write_data(sight, octets)
+            return
         outbound = sight.transfer.direction is Direction.TO_DEVICE
         exchanged = self.exchanges(sight.transfer)
         frame = from_words(octets, sight.passage.ranges, size) if exchanged else octets
@@ -313,6 +320,19 @@ class StageTap:
             packet_id=sight.passage.packet_id,
             fcs_len=fcs_len,
         )
+
+    def _write_data(self, sight: _Sight, octets: bytes) -> None:
+        """Keep bytes of a disk, with the command that moves them."""
+        command = sight.transfer.command
+        segments = place(((DATA, len(octets)),), sight.ranges)
+        if segments:
+            self._capture.writer.write(
+                scsi.INTERFACES[self.stage],
+                (memoryview(scsi.envelope(command)), memoryview(octets)),
+                comment=Vector(self.stage, False, segments, command).emit(),
+                direction=OUTBOUND if sight.transfer.direction is Direction.TO_DEVICE else INBOUND,
+                packet_id=sight.passage.packet_id,
+            )
 
     def exchanges(self, transfer: Transfer) -> bool:
         """Do the bytes lie in exchanged lanes where this tap looks?"""

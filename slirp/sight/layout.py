@@ -1,18 +1,20 @@
 """The vector of a captured frame at each stage: named, written as a comment, and checked.
 
 A frame passes the stages `ip`, `ethernet`, `lance`, `ledma`, `memory`, and at each of them it is a
-list of ranges. A `Vector` is that list with names: each part of the frame (ethernet, ipv4, tcp,
-payload, pad, fcs …) with its address in the stage's own space and its length. At `ip` and
-`ethernet` an address is the offset in the packet; at `lance` it has 24 bits, at `ledma` 32 (DVMA),
-at `memory` 36 (physical). A part that a descriptor's or a page's end cuts appears once for each
-piece. As a packet's comment it reads
+list of ranges. So do a disk's bytes: `scsi` (bytes of the image), `esp` (positions in the
+request), `espdma` (DVMA), `memory`. A `Vector` is that list with names: each part of the frame
+(ethernet, ipv4, tcp, payload, pad, fcs …) with its address in the stage's own space and its length.
+At `ip` and `ethernet` an address is the offset in the packet; at `lance` it has 24 bits, at `ledma`
+32 (DVMA), at `memory` 36 (physical). A part that a descriptor's or a page's end cuts appears once
+for each piece. As a packet's comment it reads
 
     vector lance ethernet=0x001000+14 ipv4=0x00100e+20 tcp=0x001022+20 payload=0x001036+1460 …
 
 with `lanes=exchanged` behind the stage where the bytes of each 16-bit word lie exchanged (the
 chip's BSWP is 0: the byte of address x lies at x ^ 1), and `fcs=wire+4` where the chip itself made
 the FCS on its way out. Exchanged bytes are moved in whole words; the byte that shares a word with
-an odd end and is not the frame's is called `lane`, and counts in no comparison.
+an odd end and is not the frame's is called `lane`, and counts in no comparison. A disk's vector has
+the command in front of its one part: `vector scsi command=28000000001800001000 data=0x…+8192`.
 
 For a frame towards the guest the lengths of the headers are those that the stack asked its claim
 to be cut at; for a frame from the guest they are read from the headers. Which is why checking is
@@ -22,6 +24,7 @@ with the vector, and the vectors of one frame with each other:
 - every stage holds the same parts of the same lengths in the same order, and the same bytes (the
   Ethernet header, the padding and the FCS from the stage on that adds them);
 - LEDMA changes the top 8 bits of an address and nothing else;
+- ESPDMA's addresses count up within 24 bits, under one top byte;
 - the IOMMU keeps the low 12 bits, and cuts at the ends of 4 KiB pages and nowhere else.
 
 Packets belong to one frame when they carry the same packet id. `frames` streams: it holds at most
@@ -42,18 +45,26 @@ from typing import Final, NamedTuple, TypeAlias
 
 from dma.iovec import Range, Ranges, merge_ranges
 from slirp.errors import MalformedPacket
-from slirp.sight.pcapng import Packet
+from slirp.sight import scsi
+from slirp.sight.pcapng import LINKTYPE_UPPER_PDU, Packet
 
 STAGES: Final = ("ip", "ethernet", "lance", "ledma", "memory")  # from the stack towards RAM
+DISK_STAGES: Final = ("scsi", "esp", "espdma", "memory")  # from the disk towards RAM
+DATA: Final = "data"  # the one part of a disk's vector
 MAX_OPEN_FRAMES: Final = 1024  # frames that wait for packets of further stages
 
 PAGE_LEN: Final = 4096  # bytes, the IOMMU's page
 LANCE_MASK: Final = 0xFFFFFF  # the 24 bits that LEDMA passes on
+DMA_MASK: Final = 0xFFFFFF  # the 24 bits that ESPDMA counts in
 FCS_LEN: Final = 4
 FRAME_MIN: Final = 60  # bytes without FCS: what the chip pads a frame to
 LANE: Final = "lane"  # a byte of the word at an odd end that is not the frame's
 
-_ADDRESS_DIGITS: Final = {"ip": 4, "ethernet": 4, "lance": 6, "ledma": 8, "memory": 9}
+_ADDRESS_DIGITS: Final = {"ip": 4, "ethernet": 4, "lance": 6, "ledma": 8, "memory": 9} | {
+    "scsi": 10,
+    "esp": 4,
+    "espdma": 8,
+}
 _ETHERNET_LEN: Final = 14
 _NOWHERE: Final = (-1 << 62, 1 << 61)  # the range behind the last one
 _NOT_YET: Final = {"ip": {"ethernet", "pad", "fcs"}, "ethernet": {"pad", "fcs"}}  # at that stage
@@ -224,12 +235,15 @@ class Vector(NamedTuple):
     stage: str
     exchanged: bool  # the bytes of each aligned 16-bit word have changed places
     segments: tuple[Segment, ...]
+    command: bytes = b""  # a disk's; none for a frame
 
     def emit(self) -> str:
         digits = _ADDRESS_DIGITS.get(self.stage, 1)
         words = ["vector", self.stage]
         if self.exchanged:
             words.append("lanes=exchanged")
+        if self.command:
+            words.append(f"command={self.command.hex()}")
         for name, address, length in self.segments:
             where = "wire" if address is None else f"0x{address:0{digits}x}"
             words.append(f"{name}={where}+{length}")
@@ -243,11 +257,15 @@ class Vector(NamedTuple):
             return None
         if len(words) < 2 or not _STAGE.fullmatch(words[1]):
             raise MalformedPacket("vector", "stage")
-        exchanged = words[2:3] == ["lanes=exchanged"]
-        segments = tuple(map(_parse_segment, words[3 if exchanged else 2 :]))
+        del words[0]
+        stage = words.pop(0)
+        exchanged = words[:1] == ["lanes=exchanged"]
+        del words[:exchanged]
+        command = _COMMAND.fullmatch(words[0]) if words else None
+        segments = tuple(map(_parse_segment, words[1:] if command else words))
         if not segments:
             raise MalformedPacket("vector", "no segments")
-        return cls(words[1], exchanged, segments)
+        return cls(stage, exchanged, segments, bytes.fromhex(command[1]) if command else b"")
 
     def parts(self) -> list[Part]:
         """The frame's parts, the cuts inside them undone."""
@@ -289,6 +307,7 @@ class Vector(NamedTuple):
 
 
 _STAGE = re.compile(r"[a-z]{1,16}")
+_COMMAND = re.compile(r"command=((?:[0-9a-f]{2}){1,16})")
 _SEGMENT = re.compile(r"([a-z0-9]{1,16})=(?:wire|0x([0-9a-f]{1,16}))\+([1-9][0-9]{0,7})")
 
 
@@ -338,7 +357,10 @@ def seen_in(packet: Packet) -> Seen | None:
     for comment in packet.comments:
         vector = Vector.parse(comment)
         if vector is not None:
-            return Seen(packet.number, vector, vector.frame_in(packet.data), len(packet.data))
+            data = packet.data
+            if packet.interface.linktype == LINKTYPE_UPPER_PDU:
+                data = scsi.octets_of(data)
+            return Seen(packet.number, vector, vector.frame_in(data), len(data))
     return None
 
 
@@ -362,8 +384,11 @@ def frames(packets: Iterable[Packet]) -> Iterator[FrameLayout]:
     yield from open_frames.values()
 
 
+_ORDER: Final = (*DISK_STAGES[:-1], *STAGES)
+
+
 def _rank(stage: str) -> int:
-    return STAGES.index(stage) if stage in STAGES else len(STAGES)
+    return _ORDER.index(stage) if stage in _ORDER else len(_ORDER)
 
 
 def check(frame: FrameLayout) -> Disagreement | None:
@@ -381,12 +406,14 @@ def check(frame: FrameLayout) -> Disagreement | None:
 def _check_alone(one: Seen) -> str | None:
     """The vector against the bytes, and the rules of its own stage."""
     vector, data = one.vector, one.data
-    if vector.stage not in STAGES:
+    if vector.stage not in (DISK_STAGES if vector.command else STAGES):
         return "there is no such stage"
     total = sum(length for _, _, length in vector.segments)
     if total != one.captured_len:
         return f"the vector holds {total} bytes, the packet {one.captured_len}"
     parts = vector.parts()
+    if vector.command:
+        return _check_data(vector, parts)
     fcs_len = dict(parts).get("fcs", 0)
     expected = parts_of(data, raw_ip=vector.stage == "ip", fcs_len=fcs_len)
     if parts != expected:
@@ -396,6 +423,21 @@ def _check_alone(one: Seen) -> str | None:
         return reason
     if vector.stage in ("ip", "ethernet") and vector.runs() != [(0, 0, len(data))]:
         return "the offsets are not consecutive from 0"
+    return None
+
+
+def _check_data(vector: Vector, parts: Sequence[Part]) -> str | None:
+    """A disk's bytes have no structure that tells their length: only their places can be wrong."""
+    if [name for name, _ in parts] != [DATA]:
+        return f"a disk's vector has one part, {DATA}"
+    runs = vector.runs()
+    if vector.stage in ("scsi", "esp") and len(runs) != 1:
+        return "the addresses are not consecutive"
+    if vector.stage == "espdma":
+        ends = [(address + length) & DMA_MASK for _, address, length in runs]
+        starts = [address & DMA_MASK for _, address, _ in runs]
+        if ends[:-1] != starts[1:] or len({address >> 24 for _, address, _ in runs}) > 1:
+            return "the addresses do not count up under one top byte"
     return None
 
 
@@ -423,6 +465,8 @@ def _check_pair(upper: Seen, lower: Seen) -> str | None:
     stages = upper.vector.stage, lower.vector.stage
     if stages[0] == stages[1]:
         return "the same stage twice for one frame"
+    if upper.vector.command != lower.vector.command:
+        return f"not the command of {stages[0]}"
     skipped = _NOT_YET.get(stages[0], {"fcs"})
     mine = [part for part in lower.vector.parts() if part[0] not in skipped]
     theirs = [part for part in upper.vector.parts() if part[0] not in skipped]
@@ -439,7 +483,7 @@ def _check_pair(upper: Seen, lower: Seen) -> str | None:
         return _check_ledma(upper.vector, lower.vector)
     if stages == ("ledma", "memory"):
         return _check_pages(upper.vector, lower.vector)
-    if stages == ("lance", "memory"):
+    if stages in (("lance", "memory"), ("espdma", "memory")):
         return _check_pages(upper.vector, lower.vector)
     return None
 

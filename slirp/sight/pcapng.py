@@ -34,6 +34,7 @@ from slirp.errors import MalformedPacket
 
 LINKTYPE_ETHERNET: Final = 1
 LINKTYPE_RAW: Final = 101  # starts with the IP header; its version field says which
+LINKTYPE_UPPER_PDU: Final = 252  # Wireshark's own: tags that name a dissector, then bytes
 LINKTYPE_USER0: Final = 147  # private use: here, frames whose byte pairs are exchanged
 
 DIRECTION_UNKNOWN: Final = 0  # the low two bits of epb_flags

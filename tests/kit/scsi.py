@@ -45,7 +45,7 @@ class MemoryImage:
         self.data = bytearray(data)
         self.size = len(data)
         self.read_only = read_only
-        self.bad_from = len(data)  # octets from here on give EIO
+        self.bad_from = len(data)  # bytes from here on give EIO
         self.syncs = 0
         self.sync_error = 0
         self.withdrawn = 0
@@ -214,7 +214,7 @@ class ScsiMachine:
         lun: int = 0,
         pieces: int = 0,
     ) -> Outcome:
-        """A command with `into` octets to come or `out` to go, in TIs of `pieces` octets."""
+        """A command with `into` bytes to come or `out` to go, in TIs of `pieces` bytes."""
         outcome = Outcome()
         seen = self.select(cdb, target, lun)
         outcome.interrupts.append(seen)

@@ -6,7 +6,7 @@
 
 #include "prom.h"
 
-/* Octets of the body, in order. False: no more of them. */
+/* Bytes of the body, in order. False: no more of them. */
 typedef bool http_sink(const uint8_t *data, uint32_t len);
 
 /* Fetch the URL of the parameters; progress and digest go to the result block, the body to `sink`,

@@ -68,10 +68,10 @@ struct result {
     uint32_t waits;
     uint32_t tcp_segments, tcp_acks, tcp_out_of_order, tcp_retransmits, tcp_bad_checksums;
     uint32_t disk_commands, disk_interrupts;
-    uint32_t disk_blocks;       /* of 512 octets; 0: no disk */
+    uint32_t disk_blocks;       /* of 512 bytes; 0: no disk */
     uint32_t reserved;
-    uint64_t disk_written, disk_read;   /* octets of blocks */
-    uint8_t disk_digest[32];    /* of as many octets as were fetched, read back */
+    uint64_t disk_written, disk_read;   /* bytes of blocks */
+    uint8_t disk_digest[32];    /* of as many bytes as were fetched, read back */
 };
 
 /* Python's layouts have these sizes. */

@@ -409,7 +409,7 @@ def say(machine: ScsiMachine, octets: bytes) -> tuple[int, int, int]:
 
 
 def hear(machine: ScsiMachine) -> tuple[bytes, tuple[int, int, int]]:
-    """The message, and the interrupt after its last octet was accepted."""
+    """The message, and the interrupt after its last byte was accepted."""
     heard = bytearray()
     seen = (0, 0, MESSAGE_IN)
     while seen[2] == MESSAGE_IN and len(heard) < 8:

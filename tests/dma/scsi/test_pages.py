@@ -1,4 +1,4 @@
-"""INQUIRY, capacity and mode pages, octet by octet."""
+"""INQUIRY, capacity and mode pages, byte by byte."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ The e-mail follows the (address, size) vectors from stage to stage by hand. Here
 it, driven through their registers, and what each leaves is printed (`pytest -s`) and compared:
 
 - scsi-disk: (&dma_buf[0], 8192) in the e-mail. There is no dma_buf here; the disk's own address of
-  the octets is where they are in the image, so that is what it starts with.
-- ESP: (0, 8192), the octets' position in the request.
+  the bytes is where they are in the image, so that is what it starts with.
+- ESP: (0, 8192), the bytes' position in the request.
 - ESPDMA: (0xfc000000, 8192). The e-mail's stage forces the top byte; ours has a register for all of
   the address, whose top byte is a latch.
 - IOMMU: (0x1000, 4096) and (0x4000, 4096).
@@ -41,7 +41,7 @@ from dma.scsi.target import Target
 from dma.transfer import DmaPath, Transfer
 from tests.kit.scsi import DVMA, PAGE_LEN, PAGES, ScsiMachine, cdb_10
 
-SIZE = 8192  # octets: 16 blocks
+SIZE = 8192  # bytes: 16 blocks
 BLOCK = 24  # where in the image
 OFFSET = BLOCK * 512
 PHYSICAL = [(0x1000, 4096), (0x4000, 4096)]
@@ -112,7 +112,7 @@ class Scenario:
         return found
 
     def start(self, opcode: int) -> None:
-        """Command and data phase as a driver has them, up to where the octets move."""
+        """Command and data phase as a driver has them, up to where the bytes move."""
         phase = self.machine.select(cdb_10(opcode, BLOCK, SIZE // 512))[2]
         direction = WRITE if phase else 0
         self.machine.dma_command(chip.TRANSFER_INFORMATION, DVMA, SIZE, direction)
@@ -231,7 +231,7 @@ def test_pages_that_follow_each_other_become_one(scenario: Scenario) -> None:
 def test_the_scatter_is_invisible(
     order: list[int], start: int, blocks: int, lba: int, pieces: int
 ) -> None:
-    """Wherever the pages are, and however the driver cuts the phase: the octets are the same."""
+    """Wherever the pages are, and however the driver cuts the phase: the bytes are the same."""
     data = content(3, 64 * 512)
     machine = ScsiMachine()
     machine.ready()

@@ -1,4 +1,4 @@
-"""Sense data, octet by octet."""
+"""Sense data, byte by byte."""
 
 from __future__ import annotations
 

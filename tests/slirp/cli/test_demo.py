@@ -20,7 +20,7 @@ import pytest
 
 from slirp.cli.demo_report import EACH_STAGE
 from slirp.cli.main import main
-from slirp.sight.layout import STAGES, check, frames
+from slirp.sight.layout import DISK_STAGES, STAGES, check, frames
 from slirp.sight.pcapng import read_packets
 from tests.kit.tshark import both, tshark
 from tests.slirp.guest.bench import need_unicorn
@@ -118,6 +118,94 @@ def test_any_url_of_the_host_with_any_buffers(
     assert Handler.hosts[-1] == server
     copied = shown["copied_bytes"]["ledma"]
     assert copied == 0 if bswp else 0 < copied < len(CONTENT) / 8  # frames from the guest bounce
+
+
+@pytest.mark.parametrize("size", ["1", "300k"])
+def test_onto_a_disk_made_for_the_occasion(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = demo_json(capsys, "--disk", "--size", size)
+    octets = 1 if size == "1" else 300 << 10
+    disk = shown["disk"]
+    assert list(disk) == [
+        *("ok", "bytes_read", "bytes_written", "sha256_host", "sha256_guest", "copied_bytes"),
+        "layout",
+    ]
+    assert (shown["ok"], disk["ok"]) == (True, True)
+    assert disk["sha256_host"] == disk["sha256_guest"] == shown["sha256_host"]
+    assert disk["bytes_read"] == disk["bytes_written"] == -(-octets // 512) * 512
+    assert disk["copied_bytes"] == {"esp": 0, "disk": 0}
+
+
+def test_the_layout_of_a_disk_s_transfer(capsys: pytest.CaptureFixture[str]) -> None:
+    layout = demo_json(capsys, "--disk", "--size", "300k")["disk"]["layout"]
+    assert list(layout) == list(DISK_STAGES)
+    assert {sum(length for _, _, length in segments) for segments in layout.values()} == {32768}
+    assert layout["scsi"] == [["data", 0, 32768]]
+    assert layout["esp"] == [["data", 0, 32768]]
+    ((_, dvma, _),) = layout["espdma"]
+    assert dvma >> 24 == 0xFC
+    assert [length for _, _, length in layout["memory"]] == [4096] * 8, "scattered"
+
+
+def test_without_a_disk_there_is_no_word_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "disk" not in demo_json(capsys, "--size", "1")
+
+
+def test_onto_an_image(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"\xee" * (1 << 18))
+    assert main(["demo", "--url", f"http://{server}/", "--disk", str(image)]) == 0
+    blocks = -(-len(CONTENT) // 512) * 512
+    assert image.read_bytes()[:blocks] == CONTENT + bytes(blocks - len(CONTENT))
+    assert image.read_bytes()[blocks:] == b"\xee" * ((1 << 18) - blocks)
+    shown = capsys.readouterr().out
+    assert "scsi: target 0 is SLIRP   IMAGE DISK" in shown
+    for stage in (*STAGES, *DISK_STAGES):
+        assert f"\n{stage:9}" in shown
+    assert f"\ndisk     {blocks:,} bytes written, {blocks:,} read back\n" in shown
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert f"SHA-256  equal: image {digest}\n                guest {digest}\n" in shown
+    assert "copied   esp 0, disk 0 bytes between image and memory\n" in shown
+
+
+def test_an_image_that_is_not_there_is_made(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "new.img"
+    assert demo_json(capsys, "--url", f"http://{server}/", "--disk", str(image))["disk"]["ok"]
+    assert image.read_bytes()[: len(CONTENT)] == CONTENT
+
+
+def test_an_image_that_is_too_small(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "small.img"
+    image.write_bytes(bytes(1 << 16))
+    assert main(["demo", "--json", "--url", f"http://{server}/", "--disk", str(image)]) == 1
+    shown = capsys.readouterr()
+    assert "the image is too small for the file; give --disk a larger one" in shown.err
+    assert json.loads(shown.out)["disk"]["ok"] is False
+
+
+def test_an_image_that_cannot_be_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--size", "1", "--disk", str(tmp_path / "no" / "where")]) == 1
+    assert "give it a file to write to" in capsys.readouterr().err
+
+
+def test_a_capture_of_both_chains_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "both.pcapng"
+    shown = demo_json(capsys, "--disk", "--size", "100k", "--capture", str(path))
+    (capture,) = shown["captures"]
+    assert set(capture["packets"]) == {*STAGES, *DISK_STAGES}
+    with path.open("rb") as file:
+        found = list(frames(read_packets(file)))
+    assert [check(frame) for frame in found] == [None] * len(found)
+    ways = {frame.seen[0].vector.command[:1] for frame in found}
+    assert ways >= {b"", b"\x12", b"\x28", b"\x2a"}
 
 
 def test_a_bounce_copies_the_payload_once(server: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nic.lance import COUNTERS
-from slirp.cli.demo_report import EACH_STAGE, Outcome, as_json, show, why
+from slirp.cli.demo_report import EACH_STAGE, DiskOutcome, Outcome, as_json, show, why
 from slirp.cli.origin import Origin
 from slirp.guest import prom
 from slirp.guest.prom import Result
@@ -85,6 +85,23 @@ def test_where_captures_are_and_how_to_open_them(capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert "capture  a-lance.pcapng (lance 7)\n" in shown
     assert "\n  slirp layout a-ip.pcapng a-lance.pcapng\n" in shown
+
+
+DISK = DiskOutcome("aa", "aa", 1024, 2048, {"esp": 0, "disk": 0}, None)
+
+
+def test_with_a_disk_its_digest_counts_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(disk=DISK).ok
+    wrong = outcome(disk=DISK._replace(sha256_guest="bb"))
+    assert not wrong.ok
+    assert why(wrong) == "what the guest read back from its disk is not what it wrote"
+    show(wrong)
+    shown = capsys.readouterr().out
+    assert "disk     2,048 bytes written, 1,024 read back\n" in shown
+    assert "SHA-256  NOT EQUAL: image aa\n" in shown
+    other = outcome(disk=DISK._replace(sha256_guest="bb", sha256_host="bb"))
+    assert not other.ok, "equal, but not what was fetched"
+    assert as_json(other)["disk"]["ok"] is False
 
 
 def test_json_of_a_run_that_failed_before_it_began() -> None:

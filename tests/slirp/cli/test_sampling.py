@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from slirp.cli import sampling
-from slirp.cli.sampling import FrameSample, Tee
-from slirp.sight.layout import STAGES, Vector, check, parts_of, place
+from slirp.cli.sampling import DiskSample, FrameSample, Tee
+from slirp.sight import scsi
+from slirp.sight.layout import DISK_STAGES, STAGES, Vector, check, parts_of, place
 from slirp.sight.pcapng import INBOUND, LINKTYPE_ETHERNET, OUTBOUND, Interface
 from tests.slirp.cli.sample import FRAME, IPV4, TCP
 
@@ -87,6 +88,65 @@ def test_frames_that_never_end_are_let_go() -> None:
     assert sample.frame is None
     show(sample, 200, 1460, CUT, stages=STAGES[1:])
     assert sample.frame is not None
+
+
+def show_disk(
+    sample: DiskSample | FrameSample,
+    packet_id: int,
+    octets: int = 8192,
+    ranges: tuple[tuple[int, int], ...] = ((0x3000, 8192),),
+    stages: tuple[str, ...] = DISK_STAGES,
+) -> None:
+    """One transfer at each stage, as the taps would."""
+    for stage in stages:
+        where = ranges if stage == "memory" else ((0, 65536),)
+        segments = place((("data", octets),), where)
+        sample.write(
+            scsi.INTERFACES[stage],
+            [memoryview(scsi.envelope(b"\x28")), memoryview(bytes(octets))],
+            comment=Vector(stage, False, segments, b"\x28").emit(),
+            direction=INBOUND,
+            packet_id=packet_id,
+        )
+
+
+def test_a_transfer_over_scattered_pages_is_enough() -> None:
+    ended: list[bool] = []
+    sample = DiskSample(lambda: ended.append(True))
+    show_disk(sample, 1, 36)
+    show_disk(sample, 2)
+    assert ended == []
+    show_disk(sample, 3, 8192, ((0x1000, 4096), (0x4000, 4096)))
+    show_disk(sample, 4)
+    assert ended == [True]
+    assert sample.frame is not None
+    assert (sample.frame.packet_id, sample.frame.octets) == (3, 8192)
+    assert [one.vector.stage for one in sample.frame.seen] == list(DISK_STAGES)
+
+
+def test_the_largest_transfer_is_kept_where_none_is_scattered() -> None:
+    sample = DiskSample()
+    for number, octets in enumerate((36, 8192, 512)):
+        show_disk(sample, number, octets)
+    assert sample.frame is not None
+    assert sample.frame.octets == 8192
+
+
+def test_frames_are_no_transfers_and_transfers_no_frames() -> None:
+    disk, frame = DiskSample(), FrameSample()
+    show(Tee(disk, frame), 1, 100)
+    show_disk(frame, 2)
+    assert disk.frame is None
+    assert frame.frame is not None
+    assert frame.frame.packet_id == 1
+
+
+def test_transfers_that_never_end_are_let_go() -> None:
+    sample = DiskSample()
+    for number in range(sampling.MAX_WAITING + 10):
+        show_disk(sample, number, stages=("scsi",))
+    show_disk(sample, 5, stages=DISK_STAGES[1:])
+    assert sample.frame is None
 
 
 def test_tee_gives_everyone_everything() -> None:

@@ -18,7 +18,7 @@ from tests.kit.scsi import MemoryImage
 from tests.slirp.guest.bench import NAMES, URL, need_unicorn
 
 BODY = random.Random(2).randbytes(200_001)
-BUFFER = 32768  # octets, in firmware/disk.c
+BUFFER = 32768  # bytes, in firmware/disk.c
 
 
 class Machine:

@@ -168,6 +168,7 @@ vectors = st.builds(
         min_size=1,
         max_size=6,
     ).map(tuple),
+    st.binary(max_size=16),
 )
 
 
