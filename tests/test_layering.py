@@ -47,17 +47,6 @@ FLOORS: Final = (
 )
 
 
-# What carries a guest's packets, and what of it is IPv4 only. The rest asks the family's object.
-STACK: Final = (
-    "slirp.flow", "slirp.guard", "slirp.switch", "slirp.tcp", "slirp.ip",
-    "slirp.stack", "slirp.host", "slirp.network", "slirp.machines",
-)  # fmt: skip
-IPV4_ONLY: Final = frozenset({"slirp.wire.ipv4", "slirp.wire.icmp", "slirp.wire.arp"}) | {
-    *("slirp.ip.ipv4", "slirp.ip.ipv4_input", "slirp.ip.ipv4_nat", "slirp.ip.arp"),
-    *("slirp.ip.icmp", "slirp.ip.fragments", "slirp.ip.reassembly", "slirp.host.ipv4"),
-}
-
-
 class Room(NamedTuple):
     """What a place may know beside its own floor and those below."""
 
@@ -208,13 +197,6 @@ def test_no_circle_of_files() -> None:
         if module != "slirp"  # hands out names of others when asked, and imports none itself
     }
     assert circle(arrows) == []
-
-
-@pytest.mark.parametrize("module", [name for name in FILES if within(name, STACK)])
-def test_what_is_ipv4_only_is_known_to_few(module: str) -> None:
-    """Another family adds files beside these, and a line to the two that put a network together."""
-    known = {name for name, _, _ in imports_of(FILES[module]) if name in IPV4_ONLY}
-    assert not known or module in IPV4_ONLY or module in ("slirp.stack", "slirp.host.dispatch")
 
 
 def test_no_circle_in_the_firmware() -> None:
