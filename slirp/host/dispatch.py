@@ -95,7 +95,8 @@ class Dispatcher:
         """One batch of frames from this port."""
         flows, routes, outgoing = self.tcp.flows, self.udp.routes, self.udp.outgoing
         look = attachment.look or self._look
-        unpack, mask, mark, kinds, base, least = look.first
+        # At once: an attribute of a tuple is dear, where it is asked for with each frame.
+        unpack, mask, mark, kinds, base, least, data_at, hops_at, flags_at, *_ = look
         several = len(self._plains) > 1
         count = 0
         try:
@@ -118,16 +119,16 @@ class Dispatcher:
                             if route.mapping.guest.attachment is attachment and is_plain_datagram(
                                 look, frame, head, end, seq
                             ):
-                                hops = head[look.hops_at] - 1
+                                hops = head[hops_at] - 1
                                 if end <= LINK_END:
-                                    hops |= (head[look.flags_at] & 0x40) << 2  # DONT_FRAGMENT
-                                outgoing.add(route, head[look.data_at : end], hops, frame, now)
+                                    hops |= (head[flags_at] & 0x40) << 2  # DONT_FRAGMENT
+                                outgoing.add(route, head[data_at:end], hops, frame, now)
                                 if not attachment.keeps_frames:
                                     outgoing.flush(now)
                                 continue
                 if several:  # what follows is likely to be of this one's family
                     look = attachment.look = self._look_of(segments, look)
-                    unpack, mask, mark, kinds, base, least = look.first
+                    unpack, mask, mark, kinds, base, least, data_at, hops_at, flags_at, *_ = look
                 outgoing.flush(now)  # what follows may be of the same flow
                 self.perform_all(self.stack.handle_frame(frame, attachment, now))
                 frame.release()

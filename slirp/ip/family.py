@@ -48,18 +48,13 @@ class Plain(NamedTuple):
     kinds: int
     base: int
     least: int  # bytes of the headers, TCP having no options: what such a frame has at least
-    transport_at: int
     data_at: int  # what a datagram carries
-    summed_to: int  # end of a header that begins at 14 and has a checksum; 14: it has none
-    addrs_at: int
     hops_at: int
     flags_at: int  # a byte whose bit 0x40 says that the packet is not to be fragmented
+    transport_at: int
+    summed_to: int  # end of a header that begins at 14 and has a checksum; 14: it has none
+    addrs_at: int
     sum_optional: bool  # may a datagram have no checksum?
-
-    @property
-    def first(self) -> tuple[Callable[[memoryview], tuple[Any, ...]], int, int, int, int, int]:
-        """What the first look takes."""
-        return self.unpack, self.mask, self.mark, self.kinds, self.base, self.least
 
 
 class Family(ABC):
