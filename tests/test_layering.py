@@ -25,7 +25,7 @@ WORLD: Final = frozenset(
     | {"subprocess", "signal", "logging", "concurrent"}
 )
 # Costly to import or optional: never at the top of a module, save where a rule says so.
-LAZY: Final = frozenset({"numpy", "rich", "unicorn", "scapy", "seccomp", "pyseccomp"})
+LAZY: Final = frozenset({"numpy", "rich", "unicorn", "scapy", "seccomp", "pyseccomp", "liburing"})
 
 # From the ground up. A name is a module, or a package with all that is in it.
 FLOORS: Final = (

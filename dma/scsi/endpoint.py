@@ -1,15 +1,17 @@
 """What a disk keeps its bytes in: an endpoint on the host, and the simplest one, an image file.
 
 An endpoint reads and writes host views, which are the guest's own pages, and says by `done(bytes,
-error)` how many octets really came or went and what the host's `errno` was (0: none). It calls
-`done` once, inside the call or later from the loop's thread: the disk cannot tell which, since it
-does nothing in `done` but note the result for its completion queue (dma/transfer.py), and the loop
-runs that. `withdraw` ends whatever is under way: when it returns, no view is touched any more and
-no `done` is called. The device calls it when it is reset.
+error)` how many really came or went and what the host's `errno` was (0: none). It calls `done`
+once, inside the call or later inside `poll`, which the loop calls when `fileno` is readable: the
+disk cannot tell which, since it does nothing in `done` but note the result for its completion queue
+(dma/transfer.py), and the loop runs that. `withdraw` ends whatever is under way: when it returns,
+no view is touched any more and no `done` is called. The device calls it when it is reset.
 
 `ImageFile` does everything at once, with preadv, pwritev and fsync. These take at most IOV_MAX
 views per call and may stop short, so they are called until all is done, nothing comes (the file
 ends) or the host says why not.
+
+slirp/host has endpoints that complete later: by threads, and by io_uring.
 
 Does not do: caching, locking, formats (an image is raw: byte n of the file is byte n of the
 disk), waiting. No error is an exception, except those of opening the file.
@@ -51,6 +53,12 @@ class Endpoint(Protocol):
     def withdraw(self) -> None:
         """Let go of every view; no `done` of what is under way will be called."""
 
+    def fileno(self) -> int | None:
+        """Readable when `poll` has something to say; None: everything is done at once."""
+
+    def poll(self) -> None:
+        """Call the `done` of what is over."""
+
     def close(self) -> None: ...
 
 
@@ -78,6 +86,12 @@ class ImageFile:
 
     def withdraw(self) -> None:
         """Nothing is ever under way."""
+
+    def fileno(self) -> int | None:
+        return None
+
+    def poll(self) -> None:
+        """Nothing is ever over that was not at once."""
 
     def close(self) -> None:
         if self.fd >= 0:

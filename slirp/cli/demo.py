@@ -25,8 +25,8 @@ from slirp.cli import capture_file, disk_image, origin
 from slirp.cli.failure import Failure
 
 if TYPE_CHECKING:
-    from dma.scsi.endpoint import ImageFile
     from slirp.cli.demo_report import Outcome
+    from slirp.cli.disk_image import Image
     from slirp.cli.origin import Origin
     from slirp.cli.sampling import DiskSample, FrameSample
     from slirp.guest.prom import Parameters
@@ -44,6 +44,7 @@ examples:
   slirp demo
   slirp demo --url http://127.0.0.1:8000/file.iso --capture demo.pcapng
   slirp demo --disk --size 20M --json | jq .disk
+  slirp demo --disk disk.img --endpoint uring
   slirp demo --size 20M --bswp 0 --rx-buffer 64 --json
 """
 SIZE: Final = "4M"
@@ -63,6 +64,12 @@ def configure(parser: ArgumentParser) -> None:
         metavar="IMAGE",
         help="write the file to this raw image, from its first block on, and read it back; "
         "without IMAGE to one made for the occasion",
+    )
+    parser.add_argument(
+        "--endpoint",
+        choices=disk_image.ENDPOINTS,
+        default=disk_image.ENDPOINTS[0],
+        help="with --disk: who moves its blocks: the loop itself, threads, or io_uring (epoll)",
     )
     capture_file.add_options(parser)
     parser.add_argument(
@@ -103,7 +110,7 @@ def run(args: Namespace) -> int:
         source = held.enter_context(_source(args))
         image = None
         if args.disk is not None:
-            image = held.enter_context(disk_image.opened(args.disk, source.octets))
+            image = held.enter_context(disk_image.opened(args.disk, source.octets, args.endpoint))
         outcome = _fetch(args, parameters, source, writer, image)
     if args.json:
         sys.stdout.write(json.dumps(demo_report.as_json(outcome)) + "\n")
@@ -138,7 +145,7 @@ def _fetch(
     parameters: Parameters,
     source: Origin,
     writer: PcapngWriter | SplitWriter | None,
-    image: ImageFile | None,
+    image: Image | None,
 ) -> Outcome:
     """Boot the guest on a network of its own and let it fetch."""
     from dma.scsi.disk import Disk
@@ -167,6 +174,9 @@ def _fetch(
             targets={} if disk is None else {0: Target(disk)},
         ) as board,
     ):
+        bell = None if image is None else image.fileno()
+        if image is not None and bell is not None:
+            network.watch(bell, image.poll)
         result = run_on(
             network,
             board,

@@ -4,6 +4,8 @@ An image that is given is written from its first block on; nothing of it is kept
 not there yet is made as large as the file needs. One for the occasion is a temporary file that the
 file system forgets with the last descriptor, however the program ends.
 
+`--endpoint` says who moves its blocks: the loop at once, a pool of threads, or io_uring.
+
 Does not do: formats, partitions, growing an image that is there.
 """
 
@@ -12,43 +14,65 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from slirp.cli.failure import Failure
 
 if TYPE_CHECKING:
     from dma.scsi.endpoint import ImageFile
+    from slirp.host.image_threads import ThreadedImage
+    from slirp.host.image_uring import UringImage
 
+    Image: TypeAlias = ImageFile | ThreadedImage | UringImage
+
+ENDPOINTS: Final = ("epoll", "threads", "uring")
 FOR_THE_OCCASION: Final = ""  # what --disk means without IMAGE
 BLOCK_LEN: Final = 512
 PIECE_LEN: Final = 1 << 20  # bytes handled at once
 
 
 @contextmanager
-def opened(path: str, octets: int) -> Iterator[ImageFile]:
+def opened(path: str, octets: int, endpoint: str = ENDPOINTS[0]) -> Iterator[Image]:
     """An image with room for `octets`, if it is a new one. Raises Failure."""
-    from dma.scsi.endpoint import ImageFile
-
+    make = _endpoint(endpoint)
     size = max(-(-octets // BLOCK_LEN), 1) * BLOCK_LEN
     try:
         if path == FOR_THE_OCCASION:
             with tempfile.NamedTemporaryFile(prefix="slirp-disk-") as file:
                 os.truncate(file.fileno(), size)
-                image = ImageFile(file.name)
+                image = make(file.name)
         else:
             if not os.path.exists(path):
                 with open(path, "xb") as file:
                     file.truncate(size)
-            image = ImageFile(path)
+            image = make(path)
     except OSError as error:
         raise Failure(f"--disk {path}: {error.strerror}; give it a file to write to") from None
     with image:
         yield image
 
 
-def sha256_of(image: ImageFile, octets: int) -> str:
+def _endpoint(name: str) -> Callable[[str], Image]:
+    """What opens an image; each is imported when it is asked for. Raises Failure."""
+    if name == "uring":
+        from slirp.host import image_uring
+
+        reason = image_uring.why_not()
+        if reason is not None:
+            raise Failure(f"--endpoint uring: {reason}")
+        return image_uring.UringImage
+    if name == "threads":
+        from slirp.host.image_threads import ThreadedImage
+
+        return ThreadedImage
+    from dma.scsi.endpoint import ImageFile
+
+    return ImageFile
+
+
+def sha256_of(image: Image, octets: int) -> str:
     """Of the image's first bytes, as the host reads them."""
     digest = hashlib.sha256()
     for start in range(0, octets, PIECE_LEN):

@@ -8,7 +8,8 @@ the driver's own.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+import select
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +22,7 @@ from dma.scsi import esp as chip
 from dma.scsi import registers as reg
 from dma.scsi.bus import ScsiBus
 from dma.scsi.disk import Disk
-from dma.scsi.endpoint import Done
+from dma.scsi.endpoint import Done, Endpoint
 from dma.scsi.esp import Esp
 from dma.scsi.registers import DMA
 from dma.scsi.target import Target
@@ -69,6 +70,12 @@ class MemoryImage:
     def withdraw(self) -> None:
         self.withdrawn += 1
 
+    def fileno(self) -> int | None:
+        return None
+
+    def poll(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -90,7 +97,13 @@ def _as_it_is(_stage: str, path: DmaPath) -> DmaPath:
 class ScsiMachine:
     """ESP, ESPDMA, IOMMU, memory and targets; `wrap` may put something around each stage."""
 
-    def __init__(self, targets: Mapping[int, Target] | None = None, wrap: Wrap = _as_it_is) -> None:
+    def __init__(
+        self,
+        targets: Mapping[int, Target] | None = None,
+        wrap: Wrap = _as_it_is,
+        endpoints: Sequence[Endpoint] = (),
+    ) -> None:
+        self.endpoints = endpoints  # those that complete later
         self.image = MemoryImage(bytes(64 * BLOCK_LEN))
         self.disk = Disk(self.image)
         self.memory = GuestMemory([(0, 0x14000), (TABLE, 0x1000)])
@@ -138,10 +151,20 @@ class ScsiMachine:
     # The driver
 
     def poll(self) -> None:
+        """Until nothing is under way that ends by itself."""
         for _ in range(1000):
-            if self.esp.poll(0.0) is None:
+            if self.esp.poll(0.0) is None and not (self.esp.queue.pending and self.wait()):
                 return
         raise AssertionError("the chip does not come to rest")
+
+    def wait(self) -> bool:
+        """Wait until an endpoint has something to say, and hear it. False: there is none."""
+        bells = [bell for bell in (e.fileno() for e in self.endpoints) if bell is not None]
+        if bells and not select.select(bells, [], [], 10.0)[0]:
+            raise AssertionError("no endpoint completes")
+        for endpoint in self.endpoints:
+            endpoint.poll()
+        return bool(bells)
 
     def interrupt(self) -> tuple[int, int, int]:
         """What the handler reads, in its order: INTERRUPT, step, phase."""

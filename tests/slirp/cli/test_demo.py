@@ -20,8 +20,10 @@ import pytest
 
 from slirp.cli.demo_report import EACH_STAGE
 from slirp.cli.main import main
+from slirp.host import image_uring
 from slirp.sight.layout import DISK_STAGES, STAGES, check, frames
 from slirp.sight.pcapng import read_packets
+from tests.kit.need import missing
 from tests.kit.tshark import both, tshark
 from tests.slirp.guest.bench import need_unicorn
 
@@ -133,6 +135,28 @@ def test_onto_a_disk_made_for_the_occasion(size: str, capsys: pytest.CaptureFixt
     assert disk["sha256_host"] == disk["sha256_guest"] == shown["sha256_host"]
     assert disk["bytes_read"] == disk["bytes_written"] == -(-octets // 512) * 512
     assert disk["copied_bytes"] == {"esp": 0, "disk": 0}
+
+
+@pytest.mark.parametrize("endpoint", ["epoll", "threads", "uring"])
+def test_each_endpoint_ends_with_equal_digests(
+    endpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if endpoint == "uring" and (reason := image_uring.why_not()):
+        missing(reason)
+    shown = demo_json(capsys, "--disk", "--endpoint", endpoint, "--size", "1M")
+    assert shown["disk"]["ok"]
+    assert shown["disk"]["sha256_guest"] == shown["sha256_host"]
+    assert shown["disk"]["copied_bytes"] == {"esp": 0, "disk": 0}
+
+
+def test_an_endpoint_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "liburing", None)
+    assert main(["demo", "--disk", "--endpoint", "uring", "--size", "1"]) == 1
+    assert "slirp: --endpoint uring: the package liburing is not installed" in (
+        capsys.readouterr().err
+    )
 
 
 def test_the_layout_of_a_disk_s_transfer(capsys: pytest.CaptureFixture[str]) -> None:
