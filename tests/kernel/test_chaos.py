@@ -97,7 +97,7 @@ def test_nothing_is_left(tso: bool, weather: Forecast) -> None:
         wait_for_the_end(guest)
         assert guest.stats()["tcp"]["opened"] >= CONNECTIONS
         assert not guest.stats()["malformed"]
-        assert descriptors() == before
+        assert descriptors() <= before  # fewer where a thread of an earlier test ended meanwhile
         assert guest.call(lambda network: network._loop.deadline()) is None
 
 
