@@ -31,6 +31,7 @@ from slirp.guest.machine import Board, sun4m_board
 from slirp.linux import netns
 from tests.kit.namespace import Holder, holder
 from tests.kit.need import need_tool, need_tun
+from tests.kit.ports import free_port
 from tests.kit.web import WebServer
 
 MAC: Final = "08:00:20:01:02:03"
@@ -209,12 +210,6 @@ def test_iperf3_both_ways(bswp: int, reverse: list[str]) -> None:
                 assert not any(link.lost().values()), link.lost()
         finally:
             serving.kill()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def wait_for(port: int) -> None:

@@ -14,7 +14,6 @@ import json
 import os
 import random
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ import pytest
 
 from slirp.sight.pcapng import read_packets
 from tests.kit.need import need_tool
+from tests.kit.ports import free_port
 from tests.kit.qemu import Machine, command_line, need_kernel
 from tests.kit.web import WebServer
 
@@ -85,13 +85,6 @@ def listening(*arguments: str) -> Iterator[Listening]:
             server.process.kill()
             rest = server.process.communicate()[1].decode()
             sys.stderr.write(server.said + rest)  # shown where the test has failed
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def fetch(port: int) -> bytes:

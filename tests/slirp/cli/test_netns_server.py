@@ -31,6 +31,7 @@ from tests.kit.namespace import (
     run,
 )
 from tests.kit.need import need_root, need_tool
+from tests.kit.ports import free_port
 from tests.kit.web import WebServer
 
 CONTENT = bytes(range(256)) * 4000
@@ -61,12 +62,6 @@ def fetched(held: Holder, web: WebServer) -> str:
 def status_of(process: subprocess.Popen[str]) -> dict[str, str]:
     text = Path(f"/proc/{process.pid}/status").read_text()
     return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 # --- rights ---------------------------------------------------------------------------------------
@@ -106,6 +101,7 @@ def test_sandbox_of_an_ordinary_user() -> None:
     inside = """
 import os
 from tests.kit.namespace import SLIRP4NETNS, attached, holder
+from tests.kit.ports import free_port
 with holder() as held, attached(*SLIRP4NETNS, "-c", "--enable-sandbox", str(held.pid), "tap0") as p:
     print(held.run_in("ping", "-c1", "-W5", "10.0.2.2").stdout)
     print(open(f"/proc/{p.pid}/status").read())

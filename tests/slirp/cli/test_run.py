@@ -22,6 +22,7 @@ from slirp.config import Config
 from slirp.sight.pcapng import read_packets
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP, as_user, run
 from tests.kit.need import missing, need_root, need_tool, need_tun
+from tests.kit.ports import free_port
 from tests.kit.web import WebServer
 
 CONTENT = random.Random(7).randbytes(3_000_000)
@@ -151,12 +152,6 @@ def test_hosts_search_list_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 # --- forwards -------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Running:

@@ -39,6 +39,7 @@ from tests.kit.namespace import (
     run,
 )
 from tests.kit.need import need_tool
+from tests.kit.ports import free_port
 from tests.kit.testing_root import newer
 from tests.kit.web import WebServer
 
@@ -454,12 +455,6 @@ def test_device_that_goes_away_is_a_plain_message(held: Holder) -> None:
 
 
 # --- the control socket ---------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def conversation(port: int) -> list[bytes]:
