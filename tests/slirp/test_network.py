@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import json
 import select
@@ -42,6 +41,7 @@ from tests.kit.guest import (
 )
 from tests.kit.need import need_ipv6
 from tests.kit.port import MemoryPort
+from tests.kit.ports import free_ports
 from tests.slirp.host.conftest import open_fds
 
 OTHER = "10.0.2.16"
@@ -159,16 +159,6 @@ def test_a_forward_has_both_ends_or_is_a_text() -> None:
             forward("tcp", host=("127.0.0.1", 0))
         with pytest.raises(ConfigError, match="forward tcp: write "):
             forward("tcp")
-
-
-def free_ports(count: int) -> tuple[int, int]:
-    """The first and the last of so many ports in a row that nobody has."""
-    for first in range(21000, 30000, count):
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            for port in range(first, first + count):
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first, first + count - 1
-    raise AssertionError("no ports in a row are free")
 
 
 def test_closing_twice_and_leaving_nothing() -> None:
