@@ -40,8 +40,7 @@ IPV4_FILES: Final = {
     "slirp/ip/ipv4_input.py": "its way in, with ARP and DHCP",
     "slirp/ip/ipv4_nat.py": "its addresses",
     "slirp/ip/arp.py": "how its neighbours are found",
-    "slirp/ip/fragments.py": "its fragments; IPv6 has a header for them",
-    "slirp/ip/reassembly.py": "the same, on the way in",
+    "slirp/ip/ipv4_fragments.py": "its fragments; IPv6 has a header for them",
     "slirp/ip/icmp.py": "its ICMP",
     "slirp/host/ipv4.py": "its sockets",
 }

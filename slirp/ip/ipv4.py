@@ -2,7 +2,8 @@
 
 `IPV4` is the one object of it (slirp.ip.family says what a family is). Packets to the guest that
 need no fragments carry DF and identification 0: they are atomic datagrams (RFC 6864 §4.1), whose
-identification has no meaning. Longer payloads are cut (slirp.ip.fragments) and get a random one.
+identification has no meaning. Longer payloads are cut (slirp.ip.ipv4_fragments) and get a random
+one.
 
 Does not do: options, in what we send; anything that depends on a network's addresses
 (slirp.ip.ipv4_nat), or on what came before (slirp.ip.ipv4_input).
@@ -18,7 +19,7 @@ from typing import Final
 
 from dma.iovec import IoVec
 from slirp.flow import Cause
-from slirp.ip import fragments, icmp
+from slirp.ip import icmp, ipv4_fragments
 from slirp.ip.family import Family, Plain
 from slirp.ip.template import TTL, Template, sum_words
 from slirp.wire import icmp as wire_icmp
@@ -82,7 +83,7 @@ class Ipv4(Family):
     ethertype = ETHERTYPE_IPV4
     addr_len = 4
     header_len = HEADER_LEN
-    min_mtu = fragments.MIN_MTU
+    min_mtu = ipv4_fragments.MIN_MTU
     udp_max = 65507  # RFC 768: 65,535 bytes with both headers
     mss_default = 536  # RFC 9293 §3.7.1
     quote_max = icmp.QUOTE_MAX
@@ -121,7 +122,7 @@ class Ipv4(Family):
         # RFC 6864 §4: only fragments need an identification
         ident = 0 if whole else int.from_bytes(os.urandom(2), "big")
         header = Ipv4Header(HEADER_LEN, 0, 0, ident, whole, False, 0, TTL, protocol, 0, src, dst)
-        return fragments.fragment(header, payload, mtu)
+        return ipv4_fragments.fragment(header, payload, mtu)
 
     def message(
         self, src: bytes, dst: bytes, kind: int, code: int, rest: int, payload: IoVec

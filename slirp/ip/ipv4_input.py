@@ -23,11 +23,11 @@ from slirp.errors import MalformedPacket
 from slirp.flow import Cause
 from slirp.ip import arp
 from slirp.ip.ipv4 import IPV4
+from slirp.ip.ipv4_fragments import Ipv4Reassembler
 from slirp.ip.ipv4_nat import Nat4
 from slirp.ip.layer import Claim, Handler, Layer, udp_datagram
 from slirp.ip.link import Link
 from slirp.ip.packet import Action, Context, Packet, Send
-from slirp.ip.reassembly import Reassembler
 from slirp.wire import checksum, ethernet
 from slirp.wire import icmp as wire_icmp
 from slirp.wire.arp import ArpPacket
@@ -84,7 +84,7 @@ class Ipv4Input:
             ETHERTYPE_ARP: self._arp_claims,
         }
         self._own_macs = dict.fromkeys(self.layer.own, link.mac)
-        self.reassemblers: dict[Any, Reassembler] = {}  # by attachment
+        self.reassemblers: dict[Any, Ipv4Reassembler] = {}  # by attachment
 
     # Who is where
 
@@ -182,7 +182,7 @@ class Ipv4Input:
     ) -> tuple[Ipv4Header, IoVec] | None:
         reassembler = self.reassemblers.get(context.attachment)
         if reassembler is None:
-            reassembler = self.reassemblers[context.attachment] = Reassembler()
+            reassembler = self.reassemblers[context.attachment] = Ipv4Reassembler()
             self._link.has_fragments = True
         return reassembler.handle_fragment(header, payload, context.now)
 

@@ -15,11 +15,11 @@ from nic.port import VNET_NONE, Frame, PortDefaults
 from slirp.config import Config
 from slirp.errors import MalformedPacket
 from slirp.flow import Cause
+from slirp.ip.ipv4_fragments import Ipv4Reassembler
 from slirp.ip.ipv4_input import Ipv4Input
 from slirp.ip.limit import ERRORS_AT_ONCE, ERRORS_PER_SECOND
 from slirp.ip.neighbours import PORT_MAX, Guest
 from slirp.ip.packet import DnsArrived, EchoArrived, Send, TcpArrived, UdpArrived, Unresolved
-from slirp.ip.reassembly import Reassembler
 from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.stack import Action, Stack, Switch
 from tests.kit import guest as kit
@@ -84,7 +84,7 @@ def only(actions: Sequence[Action], kind: type) -> Any:
     return actions[0]
 
 
-def reassemblers(stack: Stack) -> dict[Any, Reassembler]:
+def reassemblers(stack: Stack) -> dict[Any, Ipv4Reassembler]:
     (found,) = stack.inputs
     assert isinstance(found, Ipv4Input)
     return found.reassemblers

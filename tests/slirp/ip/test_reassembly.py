@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from dma.iovec import IoVec
 from slirp.errors import MalformedPacket
-from slirp.ip.fragments import fragment
+from slirp.ip.ipv4_fragments import Ipv4Reassembler, fragment
 from slirp.ip.reassembly import (
     DATAGRAMS_MAX,
     FRAGMENT_COST,
     FRAGMENTS_MAX,
     MEMORY_MAX,
     TIMEOUT,
-    Reassembler,
 )
 from slirp.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_UDP, Ipv4Header
 from tests.kit.cuts import cuts
@@ -52,7 +51,7 @@ class Sender:
     """Hands fragments to a reassembler; payload that tells where it belongs."""
 
     def __init__(self) -> None:
-        self.reassembler = Reassembler()
+        self.reassembler = Ipv4Reassembler()
         self.now = 0.0
 
     def send(
@@ -102,7 +101,7 @@ def test_what_was_fragmented_comes_together(
     flat, payload = data
     packets = fragment(piece(0, 0, more=False, protocol=PROTOCOL_UDP), payload, mtu)
     shuffler.shuffle(packets)
-    reassembler = Reassembler()
+    reassembler = Ipv4Reassembler()
     results = [
         reassembler.handle_fragment(Ipv4Header.parse(head, 20 + len(body)), body, 0.0)
         for head, body in packets
@@ -376,7 +375,7 @@ def test_any_fragments_in_any_order(
     fragments: list[tuple[int, int, bool, int, int, float]],
 ) -> None:
     """Only whole datagrams come out, with the bytes that were sent at those offsets."""
-    reassembler = Reassembler()
+    reassembler = Ipv4Reassembler()
     now = 0.0
     for start, size, more, ident, ihl, later in fragments:
         now += later

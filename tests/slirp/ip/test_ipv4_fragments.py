@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dma.iovec import IoVec
-from slirp.ip.fragments import MIN_MTU, fragment
+from slirp.ip.ipv4_fragments import MIN_MTU, fragment
 from slirp.wire.ipv4 import MAX_PACKET, PROTOCOL_UDP, Ipv4Header
 from tests.kit.cuts import cuts
 
