@@ -28,6 +28,7 @@ from slirp.address import (
     Prefix,
     addr_from_text,
     addr_to_text,
+    is_link_local,
     is_multicast,
     is_reserved,
     mac_from_text,
@@ -36,13 +37,18 @@ from slirp.errors import ConfigError, shown
 from slirp.forward import ForwardSpec, parse_forward
 
 NETWORK: Final = "10.0.2.0/24"
+NETWORK6: Final = "fd00::/64"
+ROUTER6: Final = "fe80::2"  # the gateway's link-local address, as guests know their router by
 MTU: Final = 1500  # bytes of an IP packet
 MTU_MIN: Final = 68  # bytes, RFC 791 §3.2
+MTU_MIN6: Final = 1280  # bytes, RFC 8200 §5: on a smaller one Linux has no IPv6 either
 MTU_MAX: Final = 65521  # bytes: 65,535 with the Ethernet header
 LENGTH_MAX: Final = 30  # bits of the prefix: the gateway and one guest
+LENGTH6_MAX: Final = 112  # bits of the IPv6 prefix
 GATEWAY_HOST: Final = 2  # offsets from the network's address, as users of slirp know them
 DNS_HOST: Final = 3
 FIRST_LEASE: Final = 15
+FIRST_GUEST6: Final = 0x100
 DNS_PORT: Final = 53
 LABEL_MAX: Final = 63  # bytes, RFC 1035 §2.3.4
 NAME_MAX: Final = 253  # bytes of a name in text
@@ -54,6 +60,10 @@ _UNUSABLE: Final = (  # networks that no host's kernel routes to
     (Prefix(bytes((127, 0, 0, 0)), 8), "is every host's own loopback"),
     (Prefix(bytes((224, 0, 0, 0)), 4), "is multicast"),
     (Prefix(bytes((240, 0, 0, 0)), 4), "is reserved"),
+    (Prefix(bytes(16), 8), "is no network (RFC 4291 §2.4)"),
+    (Prefix.from_text("64:ff9b::/96"), "stands for IPv4 addresses (RFC 6052 §2.1)"),
+    (Prefix.from_text("fe80::/10"), "is every link's own"),
+    (Prefix.from_text("ff00::/8"), "is multicast"),
 )
 
 
@@ -106,15 +116,22 @@ class Fields(TypedDict, total=False):
     """The fields of a Config as keywords."""
 
     network: str
+    network6: str
+    ipv4_only: bool
+    ipv6_only: bool
     gateway: str | None
+    gateway6: str | None
     dns: str | None
+    dns6: str | None
     first_lease: str | None
     mtu: int
     mac: str | None
     host_loopback: bool
     restrict: bool
     isolate: bool
+    either_loopback: bool
     outbound_addr: str | None
+    outbound_addr6: str | None
     dns_enabled: bool
     dhcp_enabled: bool
     resolv_conf: str | os.PathLike[str]
@@ -130,15 +147,22 @@ class Fields(TypedDict, total=False):
 
 class _Values(NamedTuple):
     network: str = NETWORK  # IPv4 prefix
+    network6: str = NETWORK6  # IPv6 prefix
+    ipv4_only: bool = False
+    ipv6_only: bool = False
     gateway: str | None = None  # .2 of it
+    gateway6: str | None = None  # ::2 of it, and fe80::2
     dns: str | None = None  # .3 of it; the gateway's in a /30, which has no more addresses
+    dns6: str | None = None  # ::3 of it
     first_lease: str | None = None  # .15, or the first behind the two in a network without it
     mtu: int = MTU  # bytes of an IP packet; told to guests
     mac: str | None = None  # the gateway's; 52:55 and its address
     host_loopback: bool = True  # the gateway's address leads to the host's 127.0.0.1
     restrict: bool = False  # guests reach the network's own services and each other only
     isolate: bool = False  # guests do not reach each other
-    outbound_addr: str | None = None  # the host's address that connections come from
+    either_loopback: bool = True  # what listens on one of 127.0.0.1 and ::1 is found by both
+    outbound_addr: str | None = None  # the host's IPv4 address that connections come from
+    outbound_addr6: str | None = None  # the same of IPv6
     dns_enabled: bool = True
     dhcp_enabled: bool = True
     resolv_conf: str = RESOLV_CONF  # where the host's resolvers are named
@@ -227,6 +251,46 @@ class Config(_Values):
         return self._own("dns", DNS_HOST)
 
     @property
+    def has_ipv4(self) -> bool:
+        """Do guests speak IPv4?"""
+        return not self.ipv6_only
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Do guests speak IPv6? Not over a link that is too narrow for it."""
+        return not self.ipv4_only and self.mtu >= MTU_MIN6
+
+    @property
+    def prefix6(self) -> Prefix:
+        """The network's IPv6 prefix."""
+        return Prefix.from_text(self.network6)
+
+    @property
+    def gateway6_addr(self) -> bytes:
+        return self._own("gateway6", GATEWAY_HOST)
+
+    @property
+    def router6_addr(self) -> bytes:
+        """The gateway's link-local address."""
+        return addr_from_text(ROUTER6)
+
+    @property
+    def dns6_addr(self) -> bytes:
+        return self._own("dns6", DNS_HOST)
+
+    @property
+    def first_guest6_addr(self) -> bytes:
+        """The IPv6 address of the first guest, and of forwards to it."""
+        return self.prefix6.host(FIRST_GUEST6)
+
+    @property
+    def own_addrs(self) -> tuple[bytes, ...]:
+        """The network's own addresses, of both families."""
+        four = (self.gateway_addr, self.dns_addr) if self.has_ipv4 else ()
+        six = (self.gateway6_addr, self.router6_addr, self.dns6_addr) if self.has_ipv6 else ()
+        return four + six
+
+    @property
     def first_lease_addr(self) -> bytes:
         """Where the DHCP pool begins: the address of the first machine, and of forwards to it."""
         if self.first_lease is not None:
@@ -248,22 +312,32 @@ class Config(_Values):
 
     @property
     def outbound(self) -> bytes | None:
-        """The host's address that connections come from."""
+        """The host's IPv4 address that connections come from."""
         return None if self.outbound_addr is None else addr_from_text(self.outbound_addr)
 
     @property
+    def outbound6(self) -> bytes | None:
+        """The same of IPv6."""
+        return None if self.outbound_addr6 is None else addr_from_text(self.outbound_addr6)
+
+    @property
     def leases(self) -> dict[bytes, bytes]:
-        """Static leases: MAC → address."""
-        return {
+        """Static leases of IPv4: MAC → address."""
+        found = {
             mac_from_text(mac): addr_from_text(addr) for mac, addr in self.static_leases.items()
         }
+        return {mac: addr for mac, addr in found.items() if len(addr) == 4}
 
     def guest_addr(self, text: str, field: str = "guest") -> bytes:
         """The address of a guest; a ConfigError about `field` where no guest can have it."""
         addr = _literal(field, text)
-        if not self.prefix.has_host(addr):
-            _refuse(field, text, f"must be a host address in {self.prefix}")
-        if addr in (self.gateway_addr, self.dns_addr):
+        spoken = self.has_ipv4 if len(addr) == 4 else self.has_ipv6
+        if not spoken:
+            _refuse(field, text, f"the network has no IPv{4 if len(addr) == 4 else 6}")
+        prefix = self.prefix if len(addr) == 4 else self.prefix6
+        if not prefix.has_host(addr) and not (len(addr) == 16 and is_link_local(addr)):
+            _refuse(field, text, f"must be a host address in {prefix}")
+        if addr in self.own_addrs:
             _refuse(field, text, "is the network's own address, not a guest's")
         return addr
 
@@ -272,25 +346,29 @@ class Config(_Values):
     def _own(self, field: str, offset: int) -> bytes:
         """The address that the field names, or else the one at this offset."""
         text: str | None = getattr(self, field)
+        prefix = self.prefix6 if field.endswith("6") else self.prefix
         if text is None:
-            return self.prefix.host(offset)
+            return prefix.host(offset)
         addr = addr_from_text(text)
-        if not self.prefix.has_host(addr):
-            _refuse(field, text, f"must be a host address in {self.prefix}")
+        if not prefix.has_host(addr):
+            _refuse(field, text, f"must be a host address in {prefix}")
         return addr
 
     def _check(self) -> None:
-        _check_network(self.network)
+        _check_network("network", self.network, 4, LENGTH_MAX, NETWORK)
+        _check_network("network6", self.network6, 16, LENGTH6_MAX, NETWORK6)
         if not MTU_MIN <= self.mtu <= MTU_MAX:
             _refuse("mtu", self.mtu, f"must be {MTU_MIN} to {MTU_MAX}")
+        if self.ipv6_only and self.ipv4_only:
+            _refuse("ipv6_only", True, "ipv4_only is given as well")
+        if self.ipv6_only and not self.has_ipv6:
+            _refuse("mtu", self.mtu, f"must be {MTU_MIN6} at least for IPv6")
+        if self.gateway6_addr == self.dns6_addr:
+            _refuse("dns6", self.dns6, "is the gateway's address")
         if self.first_lease_addr in (self.gateway_addr, self.dns_addr):
             _refuse("first_lease", self.first_lease, "is the network's own address, not a guest's")
-        outbound = self.outbound
-        if outbound is not None:
-            if len(outbound) != 4:
-                _refuse("outbound_addr", self.outbound_addr, "must be IPv4")
-            if is_multicast(outbound) or is_reserved(outbound):
-                _refuse("outbound_addr", self.outbound_addr, "is no host's address")
+        _check_outbound("outbound_addr", self.outbound, 4)
+        _check_outbound("outbound_addr6", self.outbound6, 16)
         for spec in self.forwards:
             if spec.guest_addr is not None:
                 self.guest_addr(spec.guest_addr, "forwards")
@@ -318,18 +396,28 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _check_network(text: str) -> None:
+def _check_network(field: str, text: str, size: int, longest: int, usual: str) -> None:
     try:
         prefix = Prefix.from_text(text)
     except ValueError as error:
-        raise ConfigError(f"network: {error}", "network") from None
-    if len(prefix.addr) != 4:
-        _refuse("network", text, "must be IPv4")
-    if prefix.length > LENGTH_MAX:
-        _refuse("network", text, f"must leave room for hosts, /{LENGTH_MAX} at the longest")
+        raise ConfigError(f"{field}: {error}", field) from None
+    if len(prefix.addr) != size:
+        _refuse(field, text, f"must be IPv{4 if size == 4 else 6}")
+    if prefix.length > longest:
+        _refuse(field, text, f"must leave room for hosts, /{longest} at the longest")
     for block, why in _UNUSABLE:
         if prefix.overlaps(block):
-            _refuse("network", text, f"{block} {why}; take a private one, as {NETWORK}")
+            _refuse(field, text, f"{block} {why}; take a private one, as {usual}")
+
+
+def _check_outbound(field: str, addr: bytes | None, size: int) -> None:
+    if addr is None:
+        return
+    text = addr_to_text(addr)
+    if len(addr) != size:
+        _refuse(field, text, f"must be IPv{4 if size == 4 else 6}")
+    if is_multicast(addr) or is_reserved(addr):
+        _refuse(field, text, "is no host's address")
 
 
 def _refuse(field: str, value: Any, why: str) -> NoReturn:
@@ -477,15 +565,22 @@ def _name(field: str, value: Any) -> str:
 
 _CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "network": _prefix,
+    "network6": _prefix,
+    "ipv4_only": _flag,
+    "ipv6_only": _flag,
     "gateway": _address,
+    "gateway6": _address,
     "dns": _address,
+    "dns6": _address,
     "first_lease": _address,
     "mtu": _integer,
     "mac": _station,
     "host_loopback": _flag,
     "restrict": _flag,
     "isolate": _flag,
+    "either_loopback": _flag,
     "outbound_addr": _address,
+    "outbound_addr6": _address,
     "dns_enabled": _flag,
     "dhcp_enabled": _flag,
     "resolv_conf": _path,

@@ -61,6 +61,10 @@ class Nat(Protocol):
     gateway: bytes
     dns: bytes
 
+    @property
+    def own(self) -> tuple[bytes, ...]:
+        """The network's own addresses, these among them."""
+
     def is_local(self, addr: bytes) -> bool:
         """Inside the virtual network's prefix?"""
 

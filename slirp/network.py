@@ -318,7 +318,7 @@ class Network:
         ]
         out += [
             {"proto": "udp", "guest": str(Endpoint(addr, port))}
-            for addr, port in relays.udp.mappings
+            for addr, port, _ in relays.udp.mappings
         ]
         return out
 

@@ -25,6 +25,7 @@ from slirp.config import Config
 from slirp.errors import MalformedPacket
 from slirp.guard import is_forged
 from slirp.ip.ipv4_input import Ipv4Input
+from slirp.ip.ipv6_input import Ipv6Input
 from slirp.ip.layer import Claim, Handler, Input, Layer
 from slirp.ip.link import Link
 from slirp.ip.packet import Action as IpAction
@@ -63,7 +64,7 @@ class Stack:
         self.switch = LearningSwitch(config.mac_addr)
         self.isolated = config.isolate  # guests do not reach each other
         self.ports = 0  # attachments on this network
-        self.inputs: tuple[Input, ...] = (Ipv4Input(self.link, config, dhcp),)
+        self.inputs = _inputs(self.link, config, dhcp)
         self._by_length = {found.layer.family.addr_len: found for found in self.inputs}
         self._handlers: dict[int, Handler] = {}  # by ethertype
         self._claims: dict[int, Claim] = {}
@@ -119,7 +120,7 @@ class Stack:
         if self.isolated:
             self.refused["isolated"] += not ethernet.is_group(header.dst)
             return []
-        if is_forged(header, head, self.link.mac, self._claims):
+        if is_forged(header, head, attachment, self.link.mac, self._claims):
             self.refused["forged"] += 1
             return []
         target = self.switch.lookup(header.dst)  # None for a group: no source is one
@@ -141,3 +142,13 @@ class Stack:
     def handle_timeout(self, now: float) -> list[Action]:
         """Give it up."""
         return [action for found in self.inputs for action in found.handle_timeout(now)]
+
+
+def _inputs(link: Link, config: Config, dhcp: DhcpServer | None) -> tuple[Input, ...]:
+    """The families that guests have."""
+    found: list[Input] = []
+    if config.has_ipv4:
+        found.append(Ipv4Input(link, config, dhcp))
+    if config.has_ipv6:
+        found.append(Ipv6Input(link, config))
+    return tuple(found)

@@ -26,7 +26,9 @@ from slirp.host.descriptors import Descriptors
 from slirp.host.dns import DnsRelay
 from slirp.host.holding import Holding
 from slirp.host.ipv4 import Ipv4Sockets
+from slirp.host.ipv6 import Ipv6Sockets
 from slirp.host.loop import RETRY_AFTER, Loop
+from slirp.host.loopback import Loopbacks
 from slirp.host.ping import PingRelay
 from slirp.host.sockets import LOCAL_CAUSES, Sockets
 from slirp.host.tcp import TcpRelay
@@ -34,6 +36,7 @@ from slirp.host.tcp_flow import TcpFlow
 from slirp.host.udp import UdpRelay
 from slirp.ip.family import Plain
 from slirp.ip.ipv4 import IPV4
+from slirp.ip.ipv6 import IPV6
 from slirp.ip.layer import Layer
 from slirp.ip.neighbours import Guest
 from slirp.ip.offload import finish
@@ -75,12 +78,23 @@ class Dispatcher:
             found.layer.family.ethertype: found.layer.family.plain for found in stack.inputs
         }
         self._look = next(iter(self._plains.values()))  # at a port's first frame
-        sockets = Sockets({IPV4.addr_len: Ipv4Sockets(config.outbound)})
+        sockets = Sockets(
+            {
+                IPV4.addr_len: Ipv4Sockets(config.outbound),
+                IPV6.addr_len: Ipv6Sockets(config.outbound6),
+            }
+        )
+        loopbacks = Loopbacks(config.either_loopback)
         self.descriptors = descriptors = Descriptors(self.attachments, config.port_share)
         self.tcp = TcpRelay(
-            loop, descriptors, sockets, mtu=config.mtu, on_unreachable=self._tcp_unreachable
+            loop,
+            descriptors,
+            sockets,
+            loopbacks,
+            mtu=config.mtu,
+            on_unreachable=self._tcp_unreachable,
         )
-        self.udp = UdpRelay(loop, stack, descriptors, sockets)
+        self.udp = UdpRelay(loop, stack, descriptors, sockets, loopbacks)
         self.ping = PingRelay(loop, stack, descriptors, sockets)
         self.holding = Holding(loop, stack, self.attachments)
         self.dns = DnsRelay(loop, stack, dns, self.holding, descriptors, sockets)
@@ -311,16 +325,16 @@ class Dispatcher:
         template = guest.family.answering(arrived.key, PROTOCOL_TCP)
         guest.attachment.send((guest.ethernet, *template.tcp(emission, 0, 0)))
 
-    def _tcp_unreachable(self, flow: TcpFlow, failure: int) -> None:
+    def _tcp_unreachable(self, key: bytes, guest: Guest, seq: int, failure: int) -> None:
         """The host could not reach the destination: what a router would say about the SYN."""
         cause = LOCAL_CAUSES.get(failure)
         if cause is None:
             return
-        dst, _ = ends_of(flow.key)[1]
-        quoted = flow.key[-4:] + (flow.conn.receive.nxt - 1 & 0xFFFFFFFF).to_bytes(4, "big")
+        dst, _ = ends_of(key)[1]
+        quoted = key[-4:] + seq.to_bytes(4, "big")
         send_all(
             self.stack.layer(dst).unreachable_by_host(
-                flow.guest, cause, 0, PROTOCOL_TCP, dst, quoted, self.loop.now
+                guest, cause, 0, PROTOCOL_TCP, dst, quoted, self.loop.now
             )
         )
 

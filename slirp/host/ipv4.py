@@ -18,6 +18,7 @@ from dma.iovec import IoVec
 from slirp.address import SockAddr, addr_to_text
 from slirp.host.sockets import ERRORS_PER_EVENT, MSG_ERRQUEUE, SocketError
 from slirp.ip import icmp
+from slirp.ip.icmp import QUOTE_MAX
 from slirp.ip.packet import DONT_FRAGMENT
 from slirp.shortage import is_shortage, persist
 from slirp.wire.icmp import (
@@ -26,8 +27,11 @@ from slirp.wire.icmp import (
     ECHO_REQUEST,
     FRAGMENTATION_NEEDED,
     HEADER_LEN,
+    PORT_UNREACHABLE,
     IcmpHeader,
 )
+from slirp.wire.ipv4 import HEADER_LEN as IP_LEN
+from slirp.wire.udp import HEADER_LEN as UDP_LEN
 
 IP_MTU_DISCOVER: Final = 10  # linux/in.h
 IP_PMTUDISC_DONT: Final = 0
@@ -49,6 +53,8 @@ class Ipv4Sockets:
 
     family = socket.AF_INET
     icmp = socket.IPPROTO_ICMP
+    addr_len = 4
+    quoted_max = QUOTE_MAX - IP_LEN - UDP_LEN
 
     def __init__(self, outbound: bytes | None = None) -> None:
         self.outbound = outbound
@@ -92,6 +98,10 @@ class Ipv4Sockets:
             for level, kind, error in ancillary:
                 if level == socket.IPPROTO_IP and kind == IP_RECVERR:
                     yield parse_error(peer, quoted, error)
+
+    def is_closed_port(self, error: SocketError) -> bool:
+        """Does it say that nobody listens?"""
+        return (error.kind, error.code) == (DEST_UNREACHABLE, PORT_UNREACHABLE)
 
     def filter_echoes(self, sock: socket.socket) -> None:
         """Have a raw socket report echo replies only."""

@@ -8,10 +8,11 @@ Does not do: what the host refuses by itself (LOCAL_CAUSES, `Layer.unreachable_b
 
 from __future__ import annotations
 
-from slirp.host.sockets import SocketError
+from slirp.host.sockets import SocketError, addr_of
 from slirp.ip.layer import Layer
 from slirp.ip.neighbours import Guest
 from slirp.ip.packet import Send
+from slirp.ip.translation import FAMILIES, translated
 
 
 def icmp_from_error(
@@ -23,7 +24,9 @@ def icmp_from_error(
     """
     if error.kind < 0:
         return []
+    theirs = FAMILIES[len(addr_of(error.peer))]
+    said = translated(error.kind, error.code, error.rest, theirs, guest.family)
+    if said is None:
+        return []
     offender = layer.nat.gateway if error.offender is None else layer.nat.inward(error.offender)
-    return layer.pass_on_error(
-        guest, offender, error.kind, error.code, error.rest, protocol, dst, quoted
-    )
+    return layer.pass_on_error(guest, offender, *said, protocol, dst, quoted)

@@ -27,6 +27,7 @@ LOCAL_CAUSES: Final[dict[int, Cause | None]] = {
     errno.EMSGSIZE: Cause.TOO_LONG,
     errno.ENETUNREACH: Cause.NO_ROUTE,
     errno.ENETDOWN: Cause.NO_ROUTE,
+    errno.EAFNOSUPPORT: Cause.NO_ROUTE,  # the host's kernel has no such family
     errno.EADDRNOTAVAIL: Cause.NO_ROUTE,  # the outbound address is not the host's (any more)
     errno.EHOSTUNREACH: Cause.NO_HOST,  # a route of type "unreachable"; no answer to ARP
     errno.EHOSTDOWN: Cause.NO_HOST,
@@ -53,8 +54,10 @@ class SocketFamily(Protocol):
     """The sockets of one family, on one network."""
 
     family: socket.AddressFamily
+    addr_len: int  # bytes
     icmp: int  # protocol number of ping sockets
     outbound: bytes | None  # the host's address that connections come from
+    quoted_max: int  # bytes of a datagram that an error from the host itself has at most
 
     def sockaddr(self, addr: bytes, port: int) -> SockAddr:
         """As `socket` methods take it."""
@@ -73,6 +76,9 @@ class SocketFamily(Protocol):
 
         A shortage that this meets is raised; what has not been taken stays in the queue.
         """
+
+    def is_closed_port(self, error: SocketError) -> bool:
+        """Does it say that nobody listens?"""
 
     def filter_echoes(self, sock: socket.socket) -> None:
         """Have a raw socket report echo replies only."""

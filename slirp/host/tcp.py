@@ -39,6 +39,7 @@ from slirp.host.descriptors import (
     Idle,
 )
 from slirp.host.loop import HANGUP, RDHUP, READABLE, RETRY_AFTER, URGENT, WRITABLE, Loop
+from slirp.host.loopback import Loopbacks
 from slirp.host.sockets import LOCAL_CAUSES, Sockets
 from slirp.host.tcp_deliver import Deliverer
 from slirp.host.tcp_farewell import Farewells
@@ -73,13 +74,15 @@ class TcpRelay:
         loop: Loop,
         descriptors: Descriptors,
         sockets: Sockets,
+        loopbacks: Loopbacks,
         *,
         mtu: int,
-        on_unreachable: Callable[[TcpFlow, int], None],
+        on_unreachable: Callable[[bytes, Guest, int, int], None],
     ) -> None:
         self._loop = loop
         self._descriptors = descriptors
         self._sockets = sockets
+        self._loopbacks = loopbacks
         self._mtu = mtu
         self._touched: list[TcpFlow] = []
         self._initial = InitialNumbers(os.urandom(SECRET_LEN))
@@ -104,9 +107,12 @@ class TcpRelay:
         """
         if not self._has_place(guest):
             return False
-        sock, failure = self._dial(guest.attachment, target, port, now)
+        sock, failure = self._dial_either(guest.attachment, target, port, now)
         if sock is None:
-            return True  # the SYN comes again, and then there may be what it needs
+            if failure:
+                self.refused += 1
+                self._on_unreachable(key, guest, syn.seq, failure)
+            return True  # if not told, the SYN comes again, and then there may be what it needs
         flow = TcpFlow(self, key, self._passive(key, syn, guest, now), sock, guest)
         if not self._add(flow):
             return True
@@ -124,10 +130,31 @@ class TcpRelay:
         attachment: Attachment = guest.attachment
         return attachment.flows < self._descriptors.share_of(FLOWS_MAX)
 
+    def _dial_either(
+        self, attachment: Attachment, target: bytes, port: int, now: float
+    ) -> tuple[socket.socket | None, int]:
+        """As `_dial`; where one of the host's loopback addresses refuses, by way of the other."""
+        sock, failure = self._dial(attachment, target, port, now)
+        if sock is None or failure != errno.ECONNREFUSED:
+            return sock, failure
+        other = self._loopbacks.other(target)
+        if other is None:
+            return sock, failure
+        found, answer = self._dial(attachment, other, port, now)
+        if answer not in (0, errno.EINPROGRESS, *CAME_AND_WENT):
+            found, sock, answer = sock, found, failure  # the first refusal stands
+        if sock is not None:
+            sock.close()
+            self._descriptors.release(attachment)
+        return found, answer
+
     def _dial(
         self, attachment: Attachment, target: bytes, port: int, now: float
     ) -> tuple[socket.socket | None, int]:
-        """A socket that connects, and how far it is by its error number; None: a shortage."""
+        """A socket that connects, and how far it is by its error number.
+
+        Without a socket: the error number says why there can be none, 0 that there is a shortage.
+        """
         family = self._sockets.of(target)
         address = family.sockaddr(target, port)
         for _ in range(TRIES):
@@ -143,7 +170,7 @@ class TcpRelay:
                     failure = connect_answer(sock)
             except OSError as error:
                 failure = error.errno or errno.EINVAL
-            if sock is not None and failure not in SHORTAGES:
+            if failure not in SHORTAGES:
                 return sock, failure
             self.shortages += 1
             if sock is not None:
@@ -233,7 +260,8 @@ class TcpRelay:
     def _failed(self, flow: TcpFlow, failure: int, now: float) -> None:
         self.refused += 1
         if failure in LOCAL_CAUSES:
-            self._on_unreachable(flow, failure)
+            seq = flow.conn.receive.nxt - 1 & 0xFFFFFFFF  # the SYN's
+            self._on_unreachable(flow.key, flow.guest, seq, failure)
             self.forget(flow)
             self.farewells.release(flow)
         else:

@@ -1,11 +1,11 @@
 """UDP between guests and the host's sockets.
 
-Each guest endpoint that sends has one host socket, whoever it talks to: an endpoint-independent
-mapping (RFC 4787 REQ-1), and a peer that knows the socket's address may answer or write first.
-A datagram to the guest goes from the socket straight into a claim of the guest's MTU: payload
-first, headers when its length and sender are known. One that is longer than the MTU ends in an
-overflow area behind the claim's views and goes on as fragments. When the guest has no room, the
-datagrams stay in the socket.
+Each guest endpoint that sends has one host socket, whoever it talks to (one in each family, where
+it talks to both): an endpoint-independent mapping (RFC 4787 REQ-1), and a peer that knows the
+socket's address may answer or write first. A datagram to the guest goes from the socket straight
+into a claim of the guest's MTU: payload first, headers when its length and sender are known. One
+that is longer than the MTU ends in an overflow area behind the claim's views and goes on as
+fragments. When the guest has no room, the datagrams stay in the socket.
 
 ICMP errors come back from the socket's error queue (IP_RECVERR) and go to the guest from the
 address that reported them, around the datagram that caused them. The guest's TTL goes out with
@@ -34,16 +34,18 @@ import socket
 import struct
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE
-from slirp.address import SockAddr
+from slirp.address import SockAddr, is_loopback
+from slirp.flow import Refusal
 from slirp.host.attachment import payload_views, send_all, write_headers
 from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.loop import HANGUP, READABLE, Loop
+from slirp.host.loopback import Loopbacks
 from slirp.host.socket_errors import icmp_from_error
-from slirp.host.sockets import LOCAL_CAUSES, Sockets, addr_of
+from slirp.host.sockets import LOCAL_CAUSES, SocketError, Sockets, addr_of
 from slirp.host.udp_mapping import MAPPING_FOR, Mapping, Replier
 from slirp.host.udp_runs import Outgoing, Route, receive_runs
 from slirp.host.udp_send import dropped_by_kernel, send_datagrams, widen_queue
@@ -65,6 +67,9 @@ ROUTES_MAX: Final = 8192  # beyond it all are forgotten, and found anew
 DATAGRAMS_PER_TURN: Final = 64  # of one mapping; then the others have their turn
 OVERFLOW_LEN: Final = 65536  # bytes: whatever a datagram can have
 
+# A guest's address and port, and the length of the addresses that the host's socket sends to
+Key: TypeAlias = tuple[bytes, int, int]
+
 
 class UdpRelay:
     """All UDP mappings of one network."""
@@ -75,14 +80,16 @@ class UdpRelay:
         stack: Stack,
         descriptors: Descriptors,
         sockets: Sockets,
+        loopbacks: Loopbacks,
     ) -> None:
         self._descriptors = descriptors
         self._sockets = sockets
+        self._loopbacks = loopbacks
         self._loop = loop
         self._stack = stack
         self._mtu = stack.link.mtu
         self.overflow = memoryview(bytearray(OVERFLOW_LEN))
-        self.mappings: dict[tuple[bytes, int], Mapping] = {}
+        self.mappings: dict[Key, Mapping] = {}
         self.repliers: dict[tuple[bytes, int], list[Replier]] = {}  # by guest endpoint
         self.routes: dict[bytes, Route] = {}  # by addresses and ports, as on the wire
         self.outgoing = Outgoing(self)
@@ -117,24 +124,32 @@ class UdpRelay:
 
     def send(self, datagram: UdpArrived, host_addr: bytes, now: float) -> None:
         """A guest's datagram, to this host address."""
-        key = (datagram.guest.addr, datagram.src_port)
+        host_addr = self._loopbacks.best(host_addr, datagram.dst_port)
         payload = datagram.payload.segments
-        mapping = self.mappings.get(key)
-        if mapping is None:
-            opened = self._open(key, datagram.guest, host_addr, now)
-            if not isinstance(opened, Mapping):
-                self._failed(datagram, opened)
-                return
-            mapping = opened
-        mapping.used_at = now
+        mapping = self._mapping(datagram.guest, datagram.src_port, host_addr, now)
+        if not isinstance(mapping, Mapping):
+            self._failed(datagram, mapping)
+            return
         self.set_hops(mapping, datagram.hops)
         target = (host_addr, datagram.dst_port)
         if target != mapping.to_key:
             mapping.to_key = target
             mapping.to_addr = mapping.family.sockaddr(host_addr, datagram.dst_port)
-        if not self.repliers.get(key):
+        if not self.repliers.get((datagram.guest.addr, datagram.src_port)):
             self._add_route(datagram, mapping)
         self.send_to(mapping, payload, datagram.gso_size, mapping.to_addr)
+
+    def _mapping(self, guest: Guest, port: int, host_addr: bytes, now: float) -> Mapping | int:
+        """The guest endpoint's, towards the family of this address; else why there is none."""
+        key = (guest.addr, port, len(host_addr))
+        mapping = self.mappings.get(key)
+        if mapping is None:
+            opened = self._open(key, guest, host_addr, now)
+            if not isinstance(opened, Mapping):
+                return opened
+            mapping = opened
+        mapping.used_at = now
+        return mapping
 
     def _add_route(self, datagram: UdpArrived, mapping: Mapping) -> None:
         if len(self.routes) >= ROUTES_MAX:
@@ -199,9 +214,7 @@ class UdpRelay:
                 )
             )
 
-    def _open(
-        self, key: tuple[bytes, int], guest: Guest, host_addr: bytes, now: float
-    ) -> Mapping | int:
+    def _open(self, key: Key, guest: Guest, host_addr: bytes, now: float) -> Mapping | int:
         """A mapping, or the errno of what stood in the way."""
         attachment: Attachment = guest.attachment
         if attachment.mappings >= self._descriptors.share_of(MAPPINGS_MAX):
@@ -213,7 +226,8 @@ class UdpRelay:
             sock = self._descriptors.take(attachment, family.family, socket.SOCK_DGRAM, 0, now)
         except OSError as error:
             return error.errno or 0
-        mapping = Mapping(self, self._stack.layer(guest.addr), guest, key[1], family, sock)
+        layer = self._stack.layer(guest.addr)
+        mapping = Mapping(self, layer, guest, key[1], family, sock)
         try:
             family.leave(sock)
             family.prepare(sock)
@@ -259,7 +273,7 @@ class UdpRelay:
 
     def remove(self, mapping: Mapping) -> None:
         """End a mapping."""
-        self.mappings.pop((mapping.guest.addr, mapping.port), None)
+        self.mappings.pop((mapping.guest.addr, mapping.port, mapping.family.addr_len), None)
         mapping.attachment.mappings -= 1
         self.routes.clear()
         mapping.guest.attachment.forget(mapping)
@@ -368,6 +382,8 @@ class UdpRelay:
         try:
             for error in mapping.family.errors(mapping.sock):
                 mtu = error.mtu or mtu
+                if self._is_elsewhere(mapping, error):
+                    continue
                 dst = layer.nat.inward(addr_of(error.peer))
                 quoted = udp_bytes(mapping.port, error.peer[1], error.quoted)
                 send_all(icmp_from_error(layer, guest, error, PROTOCOL_UDP, dst, quoted))
@@ -375,6 +391,27 @@ class UdpRelay:
             self.bear(failure)
             raise
         return mtu
+
+    def _is_elsewhere(self, mapping: Mapping, error: SocketError) -> bool:
+        """Nobody listens at one of the host's loopback addresses: does anybody at the other?
+
+        The datagram goes there, where the error has all of it; else the guest is told that it is
+        lost, and the next one goes there.
+        """
+        at, port, nat = addr_of(error.peer), error.peer[1], mapping.layer.nat
+        if not is_loopback(at) or not mapping.family.is_closed_port(error):
+            return False
+        primary = nat.outward(nat.gateway)
+        other = None if isinstance(primary, Refusal) else self._loopbacks.refused(primary, at, port)
+        self.routes.clear()  # the next datagram finds its way anew
+        if other is None or len(error.quoted) >= mapping.family.quoted_max:
+            return False
+        found = self._mapping(mapping.guest, mapping.port, other, self._loop.now)
+        if isinstance(found, Mapping):
+            self.set_hops(found, mapping.hops)
+            views = (memoryview(error.quoted),)
+            self.send_to(found, views, 0, found.family.sockaddr(other, port))
+        return True
 
     def close(self) -> None:
         """End every mapping."""

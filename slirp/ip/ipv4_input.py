@@ -105,10 +105,10 @@ class Ipv4Input:
 
     # What one guest may not say to another
 
-    def _arp_claims(self, head: memoryview) -> bool:
+    def _arp_claims(self, head: memoryview, attachment: Any) -> bool:
         return bytes(head[ARP_SENDER : ARP_SENDER + 4]) in self.layer.own
 
-    def _packet_claims(self, head: memoryview) -> bool:
+    def _packet_claims(self, head: memoryview, attachment: Any) -> bool:
         if bytes(head[SRC : SRC + 4]) in self.layer.own:
             return True
         if self._dhcp is None or bytes(head[PROTOCOL : PROTOCOL + 1]) != bytes((PROTOCOL_UDP,)):

@@ -25,6 +25,7 @@ class Nat4:
         self._net = int.from_bytes(config.prefix.addr)
         self.gateway = config.gateway_addr
         self.dns = config.dns_addr
+        self.own = (self.gateway, self.dns)
         self.broadcasts = (LIMITED_BROADCAST, config.prefix.last)
         self._host_loopback = config.host_loopback
         self._restrict = config.restrict

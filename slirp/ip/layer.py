@@ -57,7 +57,7 @@ class Layer:
         self.link = link
         self.family = family
         self.nat = nat
-        self.own = frozenset((nat.gateway, nat.dns))
+        self.own = frozenset(nat.own)
         self.services: dict[int, Service] = {}  # by UDP port
         self._broadcasts = broadcasts
         link.reserve((*self.own, *broadcasts))
@@ -101,6 +101,10 @@ class Layer:
 
     def tell(self, packet: Packet, cause: Cause) -> list[Send]:
         """The ICMP error that says why, where one may be sent."""
+        return self.say(packet, *self.family.causes[cause])
+
+    def say(self, packet: Packet, kind: int, code: int, rest: int = 0) -> list[Send]:
+        """An ICMP error about this packet, where one may be sent; `rest` is its second word."""
         guest = self.link.guests.get(packet.src)
         context = packet.context
         if guest is None or not self.family.may_send_error(
@@ -110,8 +114,8 @@ class Layer:
             return []
         if not self.link.may_tell(context.attachment, context.now):
             return []
-        src, (kind, code) = self.nat.gateway, self.family.causes[cause]
-        message = self.family.error(src, guest.addr, kind, code, 0, packet.whole)
+        src = self.nat.gateway
+        message = self.family.error(src, guest.addr, kind, code, rest, packet.whole)
         return self.packets(guest, src, self.family.icmp, message)
 
     def pass_on_error(
@@ -244,7 +248,7 @@ class Layer:
 
 
 Handler: TypeAlias = Callable[[Context, IoVec, memoryview], Sequence[Action]]
-Claim: TypeAlias = Callable[[memoryview], bool]
+Claim: TypeAlias = Callable[[memoryview, Any], bool]
 
 
 class Input(Protocol):
@@ -252,7 +256,8 @@ class Input(Protocol):
 
     layer: Layer
     handlers: Mapping[int, Handler]  # by ethertype: the frame, and its start in one piece
-    claims: Mapping[int, Claim]  # by ethertype: does the frame speak in the network's name?
+    # By ethertype: does a frame of this port's speak in the network's name?
+    claims: Mapping[int, Claim]
 
     def solicit(self, addr: bytes) -> tuple[bytes, ...]:
         """The headers of a frame that asks who has `addr`."""

@@ -49,6 +49,7 @@ OPTIONS_MAX: Final = 64  # options in one header, pads included
 ERRONEOUS_FIELD: Final = 0
 UNKNOWN_NEXT_HEADER: Final = 1
 UNKNOWN_OPTION: Final = 2
+INCOMPLETE_CHAIN: Final = 3  # of a first fragment, RFC 7112 §5
 
 PAD1: Final = 0
 JUMBO: Final = 0xC2
@@ -121,8 +122,8 @@ class Problem(NamedTuple):
 class Chain(NamedTuple):
     """What the extension headers lead to."""
 
-    protocol: int
-    start: int  # bytes from the start of the IPv6 header to the transport's, or the fragment's
+    protocol: int  # FRAGMENT where the chain ends in one
+    start: int  # bytes from the start of the IPv6 header to that one's
     named_at: int  # where the byte stands that names `protocol`: what a Problem points at
     fragment: FragmentHeader | None
 
@@ -135,13 +136,11 @@ def walk(header: Ipv6Header, view: memoryview | bytes) -> Chain | Problem:
     for number in range(EXTENSIONS_MAX + 1):
         if protocol == FRAGMENT:
             fragment = FragmentHeader.parse(view[start:end])
-            return Chain(fragment.next_header, start + FRAGMENT_LEN, start, fragment)
+            return Chain(protocol, start, named_at, fragment)
         if protocol not in (HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS):
             return Chain(protocol, start, named_at, None)
         if protocol == HOP_BY_HOP and number:
-            return Problem(
-                UNKNOWN_NEXT_HEADER, named_at, False
-            )  # RFC 8200 §4.1: first or not at all
+            return Problem(UNKNOWN_NEXT_HEADER, named_at, False)  # RFC 8200 §4.1: only first
         size = _extension_len(view, start, end)
         if protocol == ROUTING:
             if view[start + 3]:  # segments left, and no type of routing that we know

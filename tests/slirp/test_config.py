@@ -96,8 +96,9 @@ def test_a_value_that_cannot_be_changed() -> None:
     for way_around in (config._replace, config.replace):
         with pytest.raises(ConfigError, match="mtu 5: must be"):
             way_around(mtu=5)
+    values = config._asdict() | {"mtu": 5}
     with pytest.raises(ConfigError, match="mtu 5: must be"):
-        Config._make([*config[:4], 5, *config[5:]])
+        Config._make(values.values())
 
 
 def test_equal_is_what_says_the_same() -> None:
@@ -302,7 +303,8 @@ MAC = "02:00:00:00:00:01"
                 {MAC: "10.0.2.2"}, {MAC: "10.0.2.3"}, {MAC: "10.0.2.255"}, {MAC: "ten"},
                 {"02:00": "10.0.2.20"}, {MAC: "10.0.2.20", "02:00:00:00:00:02": "10.0.2.20"}, 5,
                 {MAC: "10.0.3.20"}, {5: "10.0.2.20"}, {MAC: 5}, {None: "10.0.2.20"},
-                {MAC: None}, {"01:00:00:00:00:01": "10.0.2.20"}, {MAC: "fd00::20"},
+                {MAC: None}, {"01:00:00:00:00:01": "10.0.2.20"}, {MAC: "fd00::2"},
+                {MAC: "2001:db8::20"},
                 {MAC: "10.0.2.20", MAC.replace(":", "-"): "10.0.2.21"}, [(MAC, "10.0.2.20")],
             ],
         ),
@@ -316,6 +318,18 @@ MAC = "02:00:00:00:00:01"
                 [ForwardSpec("udp", ("127.0.0.1", 80), "10.0.3.9", 80)],
             ],
         ),
+        (
+            "network6",
+            [
+                "10.0.2.0/24", "fd00::", "fd00::1/64", "fd00::/113", "fe80::/64", "ff00::/64",
+                "::/64", "64:ff9b::/96", "::/0", 6, None,
+            ],
+        ),
+        ("gateway6", ["10.0.2.2", "fd01::2", "fe80::2", 2]),
+        ("dns6", ["fd00::2", "fd00::1:0:0:0:0:0", "10.0.2.3"]),
+        ("outbound_addr6", ["127.0.0.1", "ff02::1", "eth0"]),
+        ("ipv4_only", [1, None]),
+        ("either_loopback", ["yes"]),
         ("port_share", [0, -0.5, 1.5, "half", True, None]),
         ("nonsense", [1]),
     ],

@@ -317,6 +317,8 @@ OPTIONS: Final[dict[str, tuple[Any, dict[str, str]]]] = {
 ELSEWHERE_TESTED: Final = {
     "first_lease", "hostname", "domain", "search", "static_leases", "port_share",
     "forwards",
+    # tests/slirp/test_ipv6_options.py
+    "network6", "ipv4_only", "ipv6_only", "gateway6", "dns6", "outbound_addr6", "either_loopback",
 }  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def only(actions: Sequence[Action], kind: type) -> Any:
 
 
 def reassemblers(stack: Stack) -> dict[Any, Ipv4Reassembler]:
-    (found,) = stack.inputs
+    found = stack.inputs[0]
     assert isinstance(found, Ipv4Input)
     return found.reassemblers
 

@@ -103,7 +103,7 @@ def test_past_options_and_a_used_up_route() -> None:
 def test_a_fragment_ends_the_walk() -> None:
     octets = packet(IPv6ExtHdrHopByHop(), IPv6ExtHdrFragment(offset=185, m=1, id=0xDEADBEEF))
     fragment = FragmentHeader(17, 1480, True, 0xDEADBEEF)
-    assert walked(octets) == Chain(17, 56, 48, fragment)
+    assert walked(octets) == Chain(44, 48, 40, fragment)
     assert fragment.emit() == octets[48:56]
 
 
