@@ -48,6 +48,20 @@ LABEL_MAX: Final = 63  # bytes, RFC 1035 §2.3.4
 NAME_MAX: Final = 253  # bytes of a name in text
 PORT_SHARE: Final = 0.5
 RESOLV_CONF: Final = "/etc/resolv.conf"
+BOOTFILE_MAX: Final = 255  # bytes of a bootfile's name or URL: one DHCP option
+# Who may be given a bootfile of its own, by architectures as option 93 has them (RFC 4578 §2.1 and
+# IANA's registry): firmware that boots by TFTP, and then by HTTP. iPXE is known otherwise.
+BOOT_KINDS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
+    {
+        "ipxe": (),
+        "bios": (0, 20),
+        "efi-ia32": (6, 15),
+        "efi-x64": (7, 9, 16, 17),
+        "efi-arm": (10, 18),
+        "efi-arm64": (11, 19),
+        "efi-riscv64": (27, 28),
+    }
+)
 
 _UNUSABLE: Final = (  # networks that no host's kernel routes to
     (Prefix(bytes(4), 8), "is “this network” (RFC 1122 §3.2.1.3)"),
@@ -126,6 +140,11 @@ class Fields(TypedDict, total=False):
     static_leases: Mapping[str, str]
     port_share: float
     forwards: Iterable[str | ForwardSpec]
+    tftp: str | os.PathLike[str] | None
+    http: str | os.PathLike[str] | None
+    bootfiles: str | Mapping[str, str]
+    next_server: str | None
+    ntp: bool
 
 
 class _Values(NamedTuple):
@@ -150,6 +169,11 @@ class _Values(NamedTuple):
     static_leases: Mapping[str, str] = MappingProxyType({})  # MAC → address
     port_share: float = PORT_SHARE  # of descriptors, flows and memory, for one port among others
     forwards: tuple[ForwardSpec, ...] = ()  # opened with the network
+    tftp: str | None = None  # folder that the gateway serves by TFTP
+    http: str | None = None  # folder that the gateway serves by HTTP, at port 80
+    bootfiles: Mapping[str, str] = MappingProxyType({})  # kind (BOOT_KINDS; "": any) → name or URL
+    next_server: str | None = None  # who serves bootfiles by TFTP; the gateway, where it does
+    ntp: bool = False  # the gateway tells the host's time
 
 
 class Config(_Values):
@@ -258,6 +282,13 @@ class Config(_Values):
             mac_from_text(mac): addr_from_text(addr) for mac, addr in self.static_leases.items()
         }
 
+    @property
+    def boot_server(self) -> bytes:
+        """Where bootfiles are had by TFTP; 0.0.0.0: nowhere."""
+        if self.next_server is not None:
+            return addr_from_text(self.next_server)
+        return self.gateway_addr if self.tftp is not None else bytes(4)
+
     def guest_addr(self, text: str, field: str = "guest") -> bytes:
         """The address of a guest; a ConfigError about `field` where no guest can have it."""
         addr = _literal(field, text)
@@ -294,6 +325,8 @@ class Config(_Values):
         for spec in self.forwards:
             if spec.guest_addr is not None:
                 self.guest_addr(spec.guest_addr, "forwards")
+        if len(self.boot_server) != 4:
+            _refuse("next_server", self.next_server, "must be IPv4")
         self._check_leases()
 
     def _check_leases(self) -> None:
@@ -438,6 +471,22 @@ def _forwards(field: str, value: Any) -> tuple[ForwardSpec, ...]:
     return tuple(found)
 
 
+def _optional_path(field: str, value: Any) -> str | None:
+    return None if value is None else _path(field, value)
+
+
+def _bootfiles(field: str, value: Any) -> Mapping[str, str]:
+    found = {}
+    for kind, item in [("", value)] if isinstance(value, str) else _pairs(field, value):
+        if kind and kind not in BOOT_KINDS:
+            _refuse(field, kind, f"there are {', '.join(BOOT_KINDS)}")
+        name = _text(field, item)
+        if not 0 < len(name) <= BOOTFILE_MAX or not all("!" <= letter <= "~" for letter in name):
+            _refuse(field, item, f"has 1 to {BOOTFILE_MAX} visible ASCII letters")
+        found[kind] = name
+    return MappingProxyType(found)
+
+
 def _names(field: str, value: Any) -> Mapping[str, tuple[str, ...]]:
     found = {}
     for name, addrs in _pairs(field, value):
@@ -497,4 +546,9 @@ _CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "static_leases": _leases,
     "port_share": _share,
     "forwards": _forwards,
+    "tftp": _optional_path,
+    "http": _optional_path,
+    "bootfiles": _bootfiles,
+    "next_server": _address,
+    "ntp": _flag,
 }

@@ -28,6 +28,7 @@ from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
 from slirp.host.forward import Forward, Forwards
 from slirp.host.loop import READABLE, WRITABLE, Loop, Timed
+from slirp.host.own import OwnServices
 from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.services.dns import DnsService
 from slirp.services.resolv import ResolvConf
@@ -80,7 +81,9 @@ class Network:
         self._attached = 0
         self._stopping = False
         self._closed = False
+        self._own = OwnServices(self._loop, self._stack, relays)
         try:
+            self._own.open(config)
             self._open(config.forwards)
         except (ConfigError, OSError):
             self.close()
@@ -147,6 +150,7 @@ class Network:
             self._loop.unregister(attachment.port.fileno())
             self._stack.forget_port(attachment)
             self._dispatcher.drop_port(attachment)
+            self._own.drop_port(attachment)
 
     @overload
     def forward(self, spec: str, /) -> list[Forward]: ...
@@ -297,6 +301,7 @@ class Network:
             "resolution": relays.holding.stats(),
             "dns": {**self._dns.stats, "shortages": relays.dns.shortages},
             "dhcp": dict(self._dhcp.stats) if self._dhcp else {},
+            **self._own.stats(),
             **{name: dict(counters) for name, counters in self._counters.items()},
         }
 
@@ -342,6 +347,7 @@ class Network:
         if not self._closed:
             self._closed = True
             self._forwards.close()
+            self._own.close()
             self._dispatcher.close()
             self._loop.close()
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from slirp.address import addr_from_text
 from slirp.cli import capture_file
 from slirp.cli.failure import USAGE, Failure
-from slirp.config import MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
+from slirp.config import BOOT_KINDS, MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
 from slirp.errors import ConfigError
 from slirp.linux import syscalls
 
@@ -42,6 +42,11 @@ OPTIONS: Final = {
     "static_leases": "--lease",
     "isolate": "--isolate",
     "port_share": "--port-share",
+    "tftp": "--tftp",
+    "http": "--http",
+    "bootfiles": "--bootfile",
+    "next_server": "--next-server",
+    "ntp": "--ntp",
 }
 DESCRIPTORS_WANTED: Final = 10_240  # 10,000 connections, and some for the rest
 SIOCGIFADDR: Final = 0x8915  # linux/sockios.h
@@ -69,6 +74,26 @@ def add_network_options(parser: ArgumentParser) -> None:
         "--forward", action="append", default=[], metavar="SPEC",
         help="lead a host port inside: 8080:80, 127.0.0.1:53:53/udp, /run/web.sock:80",
     )  # fmt: skip
+    add_service_options(parser)
+
+
+def add_service_options(parser: ArgumentParser) -> None:
+    """What the network serves at its gateway."""
+    add = parser.add_argument
+    add("--tftp", metavar="DIR", help="serve this folder's files by TFTP, for reading")
+    add("--http", metavar="DIR", help="serve this folder's files by HTTP, at port 80")
+    add("--ntp", action="store_true", help="tell the host's time by NTP")
+
+
+def add_boot_options(parser: ArgumentParser) -> None:
+    """What machines that boot from the network are told."""
+    add = parser.add_argument
+    add(
+        "--bootfile", action="append", default=[], metavar="[KIND=]NAME|URL",
+        help="what to boot: a file of --tftp or --http, or a URL; "
+        f"KIND is {', '.join(BOOT_KINDS)}; may be repeated",
+    )  # fmt: skip
+    add("--next-server", metavar="ADDR", help="TFTP server to boot from instead of the gateway")
 
 
 def add_output_options(parser: ArgumentParser) -> None:
@@ -89,6 +114,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--port-share", type=float, default=PORT_SHARE, metavar="PART",
         help="of descriptors, flows and memory, for one machine among others (%(default)s)",
     )  # fmt: skip
+    add_boot_options(parser)
     add_output_options(parser)
 
 
@@ -97,7 +123,11 @@ def open_network(args: Namespace, stack: ExitStack) -> Network:
     leases = dict(map(_lease, args.lease))
     with named(OPTIONS):
         config = make_config(args).replace(
-            static_leases=leases, isolate=args.isolate, port_share=args.port_share
+            static_leases=leases,
+            isolate=args.isolate,
+            port_share=args.port_share,
+            bootfiles=dict(map(_bootfile, args.bootfile)),
+            next_server=args.next_server,
         )
     return stack.enter_context(make_network(config))
 
@@ -114,6 +144,9 @@ def make_config(args: Namespace) -> Config:
             resolvers=None if args.dns == NO_DNS else args.dns,
             outbound_addr=outbound(args.outbound_addr),
             forwards=args.forward,
+            tftp=args.tftp,
+            http=args.http,
+            ntp=args.ntp,
         )
 
 
@@ -145,9 +178,14 @@ def make_network(config: Config) -> Network:
     try:
         return Network(config)
     except OSError as error:
-        if error.filename is None or not config.forwards:
+        if error.filename is None:
             raise
         why = error.strerror or str(error)
+        for option, folder in (("--tftp", config.tftp), ("--http", config.http)):
+            if error.filename == folder:
+                raise Failure(f"{option} {folder}: {why}") from None
+        if not config.forwards:
+            raise
         if error.errno == errno.EACCES and not error.filename.startswith("/"):
             why += "; ports below 1024 are mostly root's, choose a higher one"
         raise Failure(f"--forward {error.filename}: {why}") from None
@@ -195,6 +233,12 @@ def _lease(text: str) -> tuple[str, str]:
     if not equals:
         raise Failure(f"--lease {text}: write MAC=ADDR, as 52:54:00:12:34:56=10.0.2.20", USAGE)
     return mac, addr
+
+
+def _bootfile(text: str) -> tuple[str, str]:
+    """Kind and name; a name with an equals sign in it is one, as of a URL."""
+    kind, equals, name = text.partition("=")
+    return (kind, name) if equals and kind in BOOT_KINDS else ("", text)
 
 
 def stats_printer(args: Namespace | capture_file.Output, network: Network) -> Callable[[], None]:

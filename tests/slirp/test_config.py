@@ -120,6 +120,8 @@ FULL = Config(
     static_leases={"02:00:00:00:00:01": "10.0.5.20"},
     resolvers=["127.0.0.1:5353", "::1"],
     forwards=["8080-8081:80", "/run/x.sock:22"],
+    tftp="/srv/tftp",
+    bootfiles={"": "pxelinux.0", "ipxe": "http://10.0.5.2/boot.ipxe"},
 )
 
 
@@ -317,6 +319,11 @@ MAC = "02:00:00:00:00:01"
             ],
         ),
         ("port_share", [0, -0.5, 1.5, "half", True, None]),
+        ("tftp", [5, "a\0b"]),
+        ("http", [5, "a\0b"]),
+        ("bootfiles", ["", "a b", "x" * 256, 5, {"palm": "x"}, {"bios": 5}, {5: "x"}, ["x"]]),
+        ("next_server", ["ten", 5, "fd00::1"]),
+        ("ntp", [1, "yes"]),
         ("nonsense", [1]),
     ],
 )  # fmt: skip

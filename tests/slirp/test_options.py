@@ -310,13 +310,16 @@ OPTIONS: Final[dict[str, tuple[Any, dict[str, str]]]] = {
         },
     ),
     "isolate": (True, {"another guest": "silence"}),
+    "tftp": ("/", {}),
+    "http": ("/", {}),
+    "ntp": (True, {}),
 }
 
 # What is no matter of traffic: what a lease says (tests/slirp/services/test_dhcp.py), and what is
 # opened at once (tests/slirp/test_network.py).
 ELSEWHERE_TESTED: Final = {
     "first_lease", "hostname", "domain", "search", "static_leases", "port_share",
-    "forwards",
+    "forwards", "bootfiles", "next_server",
 }  # fmt: skip
 
 
