@@ -46,6 +46,8 @@ FIRST_LEASE: Final = 15
 DNS_PORT: Final = 53
 LABEL_MAX: Final = 63  # bytes, RFC 1035 §2.3.4
 NAME_MAX: Final = 253  # bytes of a name in text
+DNS_CACHE: Final = 1024  # answers
+DNS_CACHE_MAX: Final = 65536  # answers, of 4 KiB at the most
 PORT_SHARE: Final = 0.5
 RESOLV_CONF: Final = "/etc/resolv.conf"
 BOOTFILE_MAX: Final = 255  # bytes of a bootfile's name or URL: one DHCP option
@@ -145,6 +147,9 @@ class Fields(TypedDict, total=False):
     bootfiles: str | Mapping[str, str]
     next_server: str | None
     ntp: bool
+    hosts: Iterable[str | os.PathLike[str]]
+    domain_resolvers: Mapping[str, Sequence[str | Resolver]]
+    dns_cache: int
 
 
 class _Values(NamedTuple):
@@ -174,6 +179,9 @@ class _Values(NamedTuple):
     bootfiles: Mapping[str, str] = MappingProxyType({})  # kind (BOOT_KINDS; "": any) → name or URL
     next_server: str | None = None  # who serves bootfiles by TFTP; the gateway, where it does
     ntp: bool = False  # the gateway tells the host's time
+    hosts: tuple[str, ...] = ()  # further DNS names, from files in the form of hosts(5)
+    domain_resolvers: Mapping[str, tuple[Resolver, ...]] = MappingProxyType({})  # by domain
+    dns_cache: int = DNS_CACHE  # answers that are kept; 0: none
 
 
 class Config(_Values):
@@ -325,6 +333,8 @@ class Config(_Values):
         for spec in self.forwards:
             if spec.guest_addr is not None:
                 self.guest_addr(spec.guest_addr, "forwards")
+        if not 0 <= self.dns_cache <= DNS_CACHE_MAX:
+            _refuse("dns_cache", self.dns_cache, f"must be 0 to {DNS_CACHE_MAX}")
         if len(self.boot_server) != 4:
             _refuse("next_server", self.next_server, "must be IPv4")
         self._check_leases()
@@ -475,6 +485,17 @@ def _optional_path(field: str, value: Any) -> str | None:
     return None if value is None else _path(field, value)
 
 
+def _paths(field: str, value: Any) -> tuple[str, ...]:
+    return tuple(_path(field, item) for item in _items(field, value))
+
+
+def _domain_resolvers(field: str, value: Any) -> Mapping[str, tuple[Resolver, ...]]:
+    found = {}
+    for domain, items in _pairs(field, value):
+        found[_name(field, domain)] = tuple(_resolver(field, item) for item in _items(field, items))
+    return MappingProxyType(found)
+
+
 def _bootfiles(field: str, value: Any) -> Mapping[str, str]:
     found = {}
     for kind, item in [("", value)] if isinstance(value, str) else _pairs(field, value):
@@ -551,4 +572,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "bootfiles": _bootfiles,
     "next_server": _address,
     "ntp": _flag,
+    "hosts": _paths,
+    "domain_resolvers": _domain_resolvers,
+    "dns_cache": _integer,
 }

@@ -11,14 +11,14 @@ import fcntl
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from slirp.address import addr_from_text
 from slirp.cli import capture_file
 from slirp.cli.failure import USAGE, Failure
-from slirp.config import BOOT_KINDS, MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
+from slirp.config import BOOT_KINDS, DNS_CACHE, MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
 from slirp.errors import ConfigError
 from slirp.linux import syscalls
 
@@ -35,6 +35,12 @@ OPTIONS: Final = {
     "mtu": "--mtu",
     "resolvers": "--dns",
     "dns_enabled": "--dns",
+    "domain_resolvers": "--dns",
+    "names": "--dns-record",
+    "hosts": "--dns-hosts",
+    "dns_cache": "--dns-cache",
+    "search": "--search",
+    "domain": "--domain",
     "host_loopback": "--no-host-loopback",
     "restrict": "--restrict",
     "outbound_addr": "--outbound-addr",
@@ -64,9 +70,26 @@ def add_network_options(parser: ArgumentParser) -> None:
         "--dns",
         action="append",
         metavar="ADDR[:PORT]",
-        help="resolver to ask instead of the host's, ADDR#PORT as well; may be repeated; "
-        "none: no DNS at all",
+        help="resolver to ask instead of the host's, ADDR#PORT as well, or for one domain "
+        "DOMAIN=ADDR (DOMAIN=none: nobody); may be repeated; none: no DNS at all",
     )
+    add(
+        "--dns-record", action="append", default=[], metavar="NAME=ADDR",
+        help="a further DNS name; may be repeated, with several addresses for one name",
+    )  # fmt: skip
+    add(
+        "--dns-hosts", action="append", default=[], metavar="FILE",
+        help="further DNS names from a hosts file, such as /etc/hosts; may be repeated",
+    )  # fmt: skip
+    add(
+        "--dns-cache", type=int, default=DNS_CACHE, metavar="N",
+        help="answers to keep for as long as their records say, 0: none (%(default)s)",
+    )  # fmt: skip
+    add(
+        "--search", action="append", metavar="DOMAIN",
+        help="domain to look names up in; may be repeated",
+    )  # fmt: skip
+    add("--domain", default="", metavar="DOMAIN", help="the guests' domain")
     add("--no-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
     add("--restrict", action="store_true", help="nothing but the network's own services")
     add("--outbound-addr", metavar="ADDR", help="the host's address that connections come from")
@@ -141,13 +164,46 @@ def make_config(args: Namespace) -> Config:
             host_loopback=not args.no_host_loopback,
             restrict=args.restrict,
             dns_enabled=args.dns != NO_DNS,
-            resolvers=None if args.dns == NO_DNS else args.dns,
+            resolvers=resolvers_of(args.dns),
+            domain_resolvers=domain_resolvers_of(args.dns),
+            names=records_of(args.dns_record),
+            hosts=args.dns_hosts,
+            dns_cache=args.dns_cache,
+            search=args.search or (),
+            domain=args.domain,
             outbound_addr=outbound(args.outbound_addr),
             forwards=args.forward,
             tftp=args.tftp,
             http=args.http,
             ntp=args.ntp,
         )
+
+
+def resolvers_of(words: Sequence[str] | None) -> list[str] | None:
+    """The resolvers for everything that --dns names; None: the host's."""
+    found = [word for word in words or () if "=" not in word]
+    return found if found and found != NO_DNS else None
+
+
+def domain_resolvers_of(words: Sequence[str] | None) -> dict[str, list[str]]:
+    """Those for one domain."""
+    found: dict[str, list[str]] = {}
+    for word in words or ():
+        domain, equals, resolver = word.partition("=")
+        if equals:
+            found.setdefault(domain, []).extend([] if resolver == "none" else [resolver])
+    return found
+
+
+def records_of(words: Sequence[str]) -> dict[str, list[str]]:
+    """What --dns-record says. Raises Failure."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, addr = word.partition("=")
+        if not equals:
+            raise Failure(f"--dns-record {word}: write NAME=ADDR, as web.test=10.0.2.15", USAGE)
+        found.setdefault(name, []).append(addr)
+    return found
 
 
 @contextlib.contextmanager

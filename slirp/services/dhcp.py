@@ -187,6 +187,7 @@ class DhcpServer:
     ) -> None:
         self.config = config
         self.stats: Counter[str] = Counter()
+        self.changes = 0  # messages that may have changed a lease
         self._holder = holder
         self._hosts = _Addresses(config.network)
         self._pool = dict.fromkeys(config.pool())
@@ -204,6 +205,7 @@ class DhcpServer:
         `port` is where the guest is on the network, to share the pool fairly.
         """
         self._port = port
+        self.changes += 1
         request = DhcpMessage.parse(payload)
         if request.op != wire.BOOTREQUEST:
             raise MalformedPacket(LAYER, "op")

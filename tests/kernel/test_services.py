@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.nameserver import Nameserver
 from tests.kit.need import need_tool
 from tests.kit.served import DEVICE, DNS, GATEWAY, Served, served
 
@@ -197,3 +198,38 @@ def test_sntp(server: Served) -> None:
     offset = re.search(r"([-+]\d+\.\d+) \+/- ", said)
     assert offset is not None, said
     assert abs(float(offset[1])) < 5.0
+
+
+def test_dig_finds_what_the_network_knows(tmp_path: Path) -> None:
+    need_tool("dig")
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.0.2.8 filed.test\n127.0.1.1 myself.test\n")
+    with (
+        Nameserver("127.0.0.19", "192.0.2.77"),
+        Nameserver("127.0.0.20", "192.0.2.78"),
+        served(
+            configured=False, names={"both.test": ["192.0.2.7", "2001:db8::7"]}, hosts=[str(hosts)],
+            resolvers=["127.0.0.19"], domain_resolvers={"corp.test": ["127.0.0.20"]},
+        ) as guest,
+    ):  # fmt: skip
+        guest.run("ip", "addr", "add", "10.0.2.15/24", "dev", DEVICE)
+        guest.run(
+            "udhcpc", "-i", DEVICE, "-n", "-q", "-f", "-s", "/bin/true", "-x", "hostname:Web-1"
+        )
+
+        def ask(*words: str) -> list[str]:
+            return guest.run("dig", f"@{DNS}", "+short", "+tries=1", *words).stdout.split()
+
+        assert ask("both.test") == ["192.0.2.7"]
+        assert ask("both.test", "AAAA") == ["2001:db8::7"]
+        assert ask("-x", "2001:db8::7") == ["both.test."]
+        assert ask("filed.test") == ["192.0.2.8"]
+        assert ask("host.internal") == ask("gateway.internal") == ask("myself.test") == [GATEWAY]
+        assert ask("web-1.internal") == ask("WEB-1") == ["10.0.2.15"]
+        assert ask("-x", "10.0.2.15") == ["web-1.internal."]
+        assert ask("outside.test") == ["192.0.2.77"]
+        assert ask("x.corp.test") == ["192.0.2.78"]
+        before = guest.stats()["dns"]["relayed"]
+        assert ask("x.corp.test") == ["192.0.2.78"]  # a second at the most, by the record's TTL
+        counted = guest.stats()["dns"]
+        assert counted.get("cached", 0) + counted["relayed"] == before + 1

@@ -310,6 +310,15 @@ OPTIONS: Final[dict[str, tuple[Any, dict[str, str]]]] = {
         },
     ),
     "isolate": (True, {"another guest": "silence"}),
+    "hosts": (
+        [Path("192.0.2.9 name.test\n")],
+        {"DNS over UDP": "the network's own", "DNS over TCP": "the network's own"},
+    ),
+    "domain_resolvers": (
+        {"test": (SECOND,), "other": (ELSEWHERE,)},
+        {"DNS over UDP": f"{SECOND} from {SECOND}", "DNS over TCP": f"{SECOND} from {SECOND}"},
+    ),
+    "dns_cache": (1024, {"DNS over TCP": "the network's own"}),  # asked before, over UDP
     "tftp": ("/", {}),
     "http": ("/", {}),
     "ntp": (True, {}),
@@ -345,17 +354,23 @@ def test_an_option_holds_for_all_traffic(option: str | None, tmp_path: Path) -> 
     value, changes = OPTIONS[option] if option else (None, {})
     options: dict[str, Any] = {}
     if isinstance(value, Path):
-        file = tmp_path / "file"
-        file.write_text(str(value))
-        options["resolvers"], value = None, str(file)
+        options["resolvers"], value = None, file_of(value, tmp_path)
+    if isinstance(value, list):
+        value = [file_of(text, tmp_path) for text in value]
     if option:
         options[option] = value
     check(options, changes)
 
 
+def file_of(text: Path, folder: Path) -> str:
+    file = folder / "file"
+    file.write_text(str(text))
+    return str(file)
+
+
 def check(changed: dict[str, Any], changes: dict[str, str]) -> None:
     ruler = Ruler()
-    options = {"port": ruler, "resolvers": (ELSEWHERE,), "mac": MAC} | changed
+    options = {"port": ruler, "resolvers": (ELSEWHERE,), "mac": MAC, "dns_cache": 0} | changed
 
     def body() -> None:
         with scene(options) as found:
