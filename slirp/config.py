@@ -52,8 +52,24 @@ FIRST_GUEST6: Final = 0x100
 DNS_PORT: Final = 53
 LABEL_MAX: Final = 63  # bytes, RFC 1035 §2.3.4
 NAME_MAX: Final = 253  # bytes of a name in text
+DNS_CACHE: Final = 1024  # answers
+DNS_CACHE_MAX: Final = 65536  # answers, of 4 KiB at the most
 PORT_SHARE: Final = 0.5
 RESOLV_CONF: Final = "/etc/resolv.conf"
+BOOTFILE_MAX: Final = 255  # bytes of a bootfile's name or URL: one DHCP option
+# Who may be given a bootfile of its own, by architectures as option 93 has them (RFC 4578 §2.1 and
+# IANA's registry): firmware that boots by TFTP, and then by HTTP. iPXE is known otherwise.
+BOOT_KINDS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
+    {
+        "ipxe": (),
+        "bios": (0, 20),
+        "efi-ia32": (6, 15),
+        "efi-x64": (7, 9, 16, 17),
+        "efi-arm": (10, 18),
+        "efi-arm64": (11, 19),
+        "efi-riscv64": (27, 28),
+    }
+)
 
 _UNUSABLE: Final = (  # networks that no host's kernel routes to
     (Prefix(bytes(4), 8), "is “this network” (RFC 1122 §3.2.1.3)"),
@@ -143,6 +159,14 @@ class Fields(TypedDict, total=False):
     static_leases: Mapping[str, str]
     port_share: float
     forwards: Iterable[str | ForwardSpec]
+    tftp: str | os.PathLike[str] | None
+    http: str | os.PathLike[str] | None
+    bootfiles: str | Mapping[str, str]
+    next_server: str | None
+    ntp: bool
+    hosts: Iterable[str | os.PathLike[str]]
+    domain_resolvers: Mapping[str, Sequence[str | Resolver]]
+    dns_cache: int
 
 
 class _Values(NamedTuple):
@@ -174,6 +198,14 @@ class _Values(NamedTuple):
     static_leases: Mapping[str, str] = MappingProxyType({})  # MAC → address
     port_share: float = PORT_SHARE  # of descriptors, flows and memory, for one port among others
     forwards: tuple[ForwardSpec, ...] = ()  # opened with the network
+    tftp: str | None = None  # folder that the gateway serves by TFTP
+    http: str | None = None  # folder that the gateway serves by HTTP, at port 80
+    bootfiles: Mapping[str, str] = MappingProxyType({})  # kind (BOOT_KINDS; "": any) → name or URL
+    next_server: str | None = None  # who serves bootfiles by TFTP; the gateway, where it does
+    ntp: bool = False  # the gateway tells the host's time
+    hosts: tuple[str, ...] = ()  # further DNS names, from files in the form of hosts(5)
+    domain_resolvers: Mapping[str, tuple[Resolver, ...]] = MappingProxyType({})  # by domain
+    dns_cache: int = DNS_CACHE  # answers that are kept; 0: none
 
 
 class Config(_Values):
@@ -328,6 +360,13 @@ class Config(_Values):
         }
         return {mac: addr for mac, addr in found.items() if len(addr) == 4}
 
+    @property
+    def boot_server(self) -> bytes:
+        """Where bootfiles are had by TFTP; 0.0.0.0: nowhere."""
+        if self.next_server is not None:
+            return addr_from_text(self.next_server)
+        return self.gateway_addr if self.tftp is not None else bytes(4)
+
     def guest_addr(self, text: str, field: str = "guest") -> bytes:
         """The address of a guest; a ConfigError about `field` where no guest can have it."""
         addr = _literal(field, text)
@@ -372,6 +411,10 @@ class Config(_Values):
         for spec in self.forwards:
             if spec.guest_addr is not None:
                 self.guest_addr(spec.guest_addr, "forwards")
+        if not 0 <= self.dns_cache <= DNS_CACHE_MAX:
+            _refuse("dns_cache", self.dns_cache, f"must be 0 to {DNS_CACHE_MAX}")
+        if len(self.boot_server) != 4:
+            _refuse("next_server", self.next_server, "must be IPv4")
         self._check_leases()
 
     def _check_leases(self) -> None:
@@ -526,6 +569,33 @@ def _forwards(field: str, value: Any) -> tuple[ForwardSpec, ...]:
     return tuple(found)
 
 
+def _optional_path(field: str, value: Any) -> str | None:
+    return None if value is None else _path(field, value)
+
+
+def _paths(field: str, value: Any) -> tuple[str, ...]:
+    return tuple(_path(field, item) for item in _items(field, value))
+
+
+def _domain_resolvers(field: str, value: Any) -> Mapping[str, tuple[Resolver, ...]]:
+    found = {}
+    for domain, items in _pairs(field, value):
+        found[_name(field, domain)] = tuple(_resolver(field, item) for item in _items(field, items))
+    return MappingProxyType(found)
+
+
+def _bootfiles(field: str, value: Any) -> Mapping[str, str]:
+    found = {}
+    for kind, item in [("", value)] if isinstance(value, str) else _pairs(field, value):
+        if kind and kind not in BOOT_KINDS:
+            _refuse(field, kind, f"there are {', '.join(BOOT_KINDS)}")
+        name = _text(field, item)
+        if not 0 < len(name) <= BOOTFILE_MAX or not all("!" <= letter <= "~" for letter in name):
+            _refuse(field, item, f"has 1 to {BOOTFILE_MAX} visible ASCII letters")
+        found[kind] = name
+    return MappingProxyType(found)
+
+
 def _names(field: str, value: Any) -> Mapping[str, tuple[str, ...]]:
     found = {}
     for name, addrs in _pairs(field, value):
@@ -592,4 +662,12 @@ _CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "static_leases": _leases,
     "port_share": _share,
     "forwards": _forwards,
+    "tftp": _optional_path,
+    "http": _optional_path,
+    "bootfiles": _bootfiles,
+    "next_server": _address,
+    "ntp": _flag,
+    "hosts": _paths,
+    "domain_resolvers": _domain_resolvers,
+    "dns_cache": _integer,
 }

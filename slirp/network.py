@@ -28,16 +28,22 @@ from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
 from slirp.host.forward import Forward, Forwards
 from slirp.host.loop import READABLE, WRITABLE, Loop, Timed
+from slirp.host.own import OwnServices
 from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.services.dns import DnsService
+from slirp.services.dns_cache import DnsCache
 from slirp.services.resolv import ResolvConf
+from slirp.services.zones import Zones
 from slirp.stack import Stack
 
 if TYPE_CHECKING:
     from nic.port import DeviceGone, Port
 
 HOLDER_FOR: Final = 60.0  # seconds that an address counts as used after its guest was seen
-HOST_NAMES: Final = ("gateway.slirp.internal", "host.slirp.internal", "_gateway")
+HOST_NAMES: Final = (
+    "gateway.slirp.internal", "host.slirp.internal", "_gateway",
+    "gateway.internal", "host.internal",
+)  # fmt: skip
 DNS_NAMES: Final = ("dns.slirp.internal",)
 
 
@@ -66,7 +72,11 @@ class Network:
         )
         self._resolv = ResolvConf(config.resolv_conf)
         self._resolvers = config.resolvers
-        self._dns = DnsService(_names(config), self._servers)
+        self._dns = DnsService(
+            self._zones(config), self._servers,
+            domains=config.domain_resolvers,
+            cache=DnsCache(config.dns_cache) if config.dns_cache else None,
+        )  # fmt: skip
         self._stack = Stack(config, self._dhcp)
         self._loop = Loop(clock)
         relays = self._dispatcher = Dispatcher(self._loop, self._stack, self._dns, config)
@@ -80,7 +90,9 @@ class Network:
         self._attached = 0
         self._stopping = False
         self._closed = False
+        self._own = OwnServices(self._loop, self._stack, relays)
         try:
+            self._own.open(config)
             self._open(config.forwards)
         except (ConfigError, OSError):
             self.close()
@@ -147,6 +159,7 @@ class Network:
             self._loop.unregister(attachment.port.fileno())
             self._stack.forget_port(attachment)
             self._dispatcher.drop_port(attachment)
+            self._own.drop_port(attachment)
 
     @overload
     def forward(self, spec: str, /) -> list[Forward]: ...
@@ -297,6 +310,7 @@ class Network:
             "resolution": relays.holding.stats(),
             "dns": {**self._dns.stats, "shortages": relays.dns.shortages},
             "dhcp": dict(self._dhcp.stats) if self._dhcp else {},
+            **self._own.stats(),
             **{name: dict(counters) for name, counters in self._counters.items()},
         }
 
@@ -342,6 +356,7 @@ class Network:
         if not self._closed:
             self._closed = True
             self._forwards.close()
+            self._own.close()
             self._dispatcher.close()
             self._loop.close()
 
@@ -355,6 +370,17 @@ class Network:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _zones(self, config: Config) -> Zones:
+        """What the network knows by name."""
+        here = config.gateway_addr if config.host_loopback else None
+        return Zones(
+            _names(config),
+            hosts=config.hosts,
+            here=lambda addr: here if len(addr) == 4 else None,
+            leases=[self._dhcp] if self._dhcp is not None else [],
+            domain=config.domain,
+        )
 
     def _servers(self, now: float) -> Sequence[Resolver]:
         if self._resolvers is not None:

@@ -11,14 +11,14 @@ import fcntl
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from slirp.address import addr_from_text
 from slirp.cli import capture_file
 from slirp.cli.failure import USAGE, Failure
-from slirp.config import MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
+from slirp.config import BOOT_KINDS, DNS_CACHE, MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
 from slirp.errors import ConfigError
 from slirp.linux import syscalls
 
@@ -35,6 +35,12 @@ OPTIONS: Final = {
     "mtu": "--mtu",
     "resolvers": "--dns",
     "dns_enabled": "--dns",
+    "domain_resolvers": "--dns",
+    "names": "--dns-record",
+    "hosts": "--dns-hosts",
+    "dns_cache": "--dns-cache",
+    "search": "--search",
+    "domain": "--domain",
     "host_loopback": "--no-host-loopback",
     "restrict": "--restrict",
     "outbound_addr": "--outbound-addr",
@@ -42,6 +48,11 @@ OPTIONS: Final = {
     "static_leases": "--lease",
     "isolate": "--isolate",
     "port_share": "--port-share",
+    "tftp": "--tftp",
+    "http": "--http",
+    "bootfiles": "--bootfile",
+    "next_server": "--next-server",
+    "ntp": "--ntp",
 }
 DESCRIPTORS_WANTED: Final = 10_240  # 10,000 connections, and some for the rest
 SIOCGIFADDR: Final = 0x8915  # linux/sockios.h
@@ -59,9 +70,26 @@ def add_network_options(parser: ArgumentParser) -> None:
         "--dns",
         action="append",
         metavar="ADDR[:PORT]",
-        help="resolver to ask instead of the host's, ADDR#PORT as well; may be repeated; "
-        "none: no DNS at all",
+        help="resolver to ask instead of the host's, ADDR#PORT as well, or for one domain "
+        "DOMAIN=ADDR (DOMAIN=none: nobody); may be repeated; none: no DNS at all",
     )
+    add(
+        "--dns-record", action="append", default=[], metavar="NAME=ADDR",
+        help="a further DNS name; may be repeated, with several addresses for one name",
+    )  # fmt: skip
+    add(
+        "--dns-hosts", action="append", default=[], metavar="FILE",
+        help="further DNS names from a hosts file, such as /etc/hosts; may be repeated",
+    )  # fmt: skip
+    add(
+        "--dns-cache", type=int, default=DNS_CACHE, metavar="N",
+        help="answers to keep for as long as their records say, 0: none (%(default)s)",
+    )  # fmt: skip
+    add(
+        "--search", action="append", metavar="DOMAIN",
+        help="domain to look names up in; may be repeated",
+    )  # fmt: skip
+    add("--domain", default="", metavar="DOMAIN", help="the guests' domain")
     add("--no-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
     add("--restrict", action="store_true", help="nothing but the network's own services")
     add("--outbound-addr", metavar="ADDR", help="the host's address that connections come from")
@@ -69,6 +97,26 @@ def add_network_options(parser: ArgumentParser) -> None:
         "--forward", action="append", default=[], metavar="SPEC",
         help="lead a host port inside: 8080:80, 127.0.0.1:53:53/udp, /run/web.sock:80",
     )  # fmt: skip
+    add_service_options(parser)
+
+
+def add_service_options(parser: ArgumentParser) -> None:
+    """What the network serves at its gateway."""
+    add = parser.add_argument
+    add("--tftp", metavar="DIR", help="serve this folder's files by TFTP, for reading")
+    add("--http", metavar="DIR", help="serve this folder's files by HTTP, at port 80")
+    add("--ntp", action="store_true", help="tell the host's time by NTP")
+
+
+def add_boot_options(parser: ArgumentParser) -> None:
+    """What machines that boot from the network are told."""
+    add = parser.add_argument
+    add(
+        "--bootfile", action="append", default=[], metavar="[KIND=]NAME|URL",
+        help="what to boot: a file of --tftp or --http, or a URL; "
+        f"KIND is {', '.join(BOOT_KINDS)}; may be repeated",
+    )  # fmt: skip
+    add("--next-server", metavar="ADDR", help="TFTP server to boot from instead of the gateway")
 
 
 def add_output_options(parser: ArgumentParser) -> None:
@@ -89,6 +137,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--port-share", type=float, default=PORT_SHARE, metavar="PART",
         help="of descriptors, flows and memory, for one machine among others (%(default)s)",
     )  # fmt: skip
+    add_boot_options(parser)
     add_output_options(parser)
 
 
@@ -97,7 +146,11 @@ def open_network(args: Namespace, stack: ExitStack) -> Network:
     leases = dict(map(_lease, args.lease))
     with named(OPTIONS):
         config = make_config(args).replace(
-            static_leases=leases, isolate=args.isolate, port_share=args.port_share
+            static_leases=leases,
+            isolate=args.isolate,
+            port_share=args.port_share,
+            bootfiles=dict(map(_bootfile, args.bootfile)),
+            next_server=args.next_server,
         )
     return stack.enter_context(make_network(config))
 
@@ -111,10 +164,46 @@ def make_config(args: Namespace) -> Config:
             host_loopback=not args.no_host_loopback,
             restrict=args.restrict,
             dns_enabled=args.dns != NO_DNS,
-            resolvers=None if args.dns == NO_DNS else args.dns,
+            resolvers=resolvers_of(args.dns),
+            domain_resolvers=domain_resolvers_of(args.dns),
+            names=records_of(args.dns_record),
+            hosts=args.dns_hosts,
+            dns_cache=args.dns_cache,
+            search=args.search or (),
+            domain=args.domain,
             outbound_addr=outbound(args.outbound_addr),
             forwards=args.forward,
+            tftp=args.tftp,
+            http=args.http,
+            ntp=args.ntp,
         )
+
+
+def resolvers_of(words: Sequence[str] | None) -> list[str] | None:
+    """The resolvers for everything that --dns names; None: the host's."""
+    found = [word for word in words or () if "=" not in word]
+    return found if found and found != NO_DNS else None
+
+
+def domain_resolvers_of(words: Sequence[str] | None) -> dict[str, list[str]]:
+    """Those for one domain."""
+    found: dict[str, list[str]] = {}
+    for word in words or ():
+        domain, equals, resolver = word.partition("=")
+        if equals:
+            found.setdefault(domain, []).extend([] if resolver == "none" else [resolver])
+    return found
+
+
+def records_of(words: Sequence[str]) -> dict[str, list[str]]:
+    """What --dns-record says. Raises Failure."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, addr = word.partition("=")
+        if not equals:
+            raise Failure(f"--dns-record {word}: write NAME=ADDR, as web.test=10.0.2.15", USAGE)
+        found.setdefault(name, []).append(addr)
+    return found
 
 
 @contextlib.contextmanager
@@ -145,9 +234,14 @@ def make_network(config: Config) -> Network:
     try:
         return Network(config)
     except OSError as error:
-        if error.filename is None or not config.forwards:
+        if error.filename is None:
             raise
         why = error.strerror or str(error)
+        for option, folder in (("--tftp", config.tftp), ("--http", config.http)):
+            if error.filename == folder:
+                raise Failure(f"{option} {folder}: {why}") from None
+        if not config.forwards:
+            raise
         if error.errno == errno.EACCES and not error.filename.startswith("/"):
             why += "; ports below 1024 are mostly root's, choose a higher one"
         raise Failure(f"--forward {error.filename}: {why}") from None
@@ -195,6 +289,12 @@ def _lease(text: str) -> tuple[str, str]:
     if not equals:
         raise Failure(f"--lease {text}: write MAC=ADDR, as 52:54:00:12:34:56=10.0.2.20", USAGE)
     return mac, addr
+
+
+def _bootfile(text: str) -> tuple[str, str]:
+    """Kind and name; a name with an equals sign in it is one, as of a URL."""
+    kind, equals, name = text.partition("=")
+    return (kind, name) if equals and kind in BOOT_KINDS else ("", text)
 
 
 def stats_printer(args: Namespace | capture_file.Output, network: Network) -> Callable[[], None]:

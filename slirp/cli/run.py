@@ -21,6 +21,7 @@ import signal
 import sys
 import time
 from argparse import REMAINDER, ArgumentParser, Namespace
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -86,7 +87,7 @@ def run(args: Namespace) -> int:
             command = Command(
                 argv,
                 lambda: tap.make_tap(interface),
-                files=lambda: files_for(where, dns=args.dns != options.NO_DNS),
+                files=lambda: files_for(where, dns=config.dns_enabled, search=args.search),
                 map_root=args.map_root,
                 before_exec=signals.restore_mask,
             )
@@ -103,14 +104,17 @@ def run(args: Namespace) -> int:
         return status
 
 
-def files_for(where: tap.Addresses, dns: bool) -> dict[str, str]:
+def files_for(
+    where: tap.Addresses, dns: bool, search: Sequence[str] | None = None
+) -> dict[str, str]:
     """The command's own /etc/resolv.conf and /etc/hosts."""
     from slirp.services.resolv import read_file
 
-    kept = []
+    kept = [f"search {' '.join(search)}\n"] if search else []
+    words = [["options"]] if search else [["search"], ["domain"], ["options"]]
     try:
         for line in read_file(RESOLV_CONF).decode("utf-8", "replace").splitlines():
-            if line.split()[:1] in (["search"], ["domain"], ["options"]):
+            if line.split()[:1] in words:
                 kept.append(line + "\n")
     except OSError:  # the host has none: nothing to keep
         pass

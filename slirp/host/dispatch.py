@@ -25,6 +25,7 @@ from slirp.host.attachment import Attachment, send_all
 from slirp.host.descriptors import Descriptors
 from slirp.host.dns import DnsRelay
 from slirp.host.holding import Holding
+from slirp.host.inside import Service
 from slirp.host.ipv4 import Ipv4Sockets
 from slirp.host.ipv6 import Ipv6Sockets
 from slirp.host.loop import RETRY_AFTER, Loop
@@ -73,6 +74,8 @@ class Dispatcher:
         self.stack = stack
         self.attachments: list[Attachment] = []
         self.visit: float | None = None
+        # TCP that this process serves itself, by the guest's destination
+        self.services: dict[tuple[bytes, int], Service] = {}
         self.on_gone: Callable[[Attachment, DeviceGone], None] = _raise
         self._plains = {
             found.layer.family.ethertype: found.layer.family.plain for found in stack.inputs
@@ -304,6 +307,9 @@ class Dispatcher:
                 self.dns.drop(client)
                 return False
             return True
+        service = self.services.get((dst, port))
+        if service is not None:
+            return service(arrived.key, syn, arrived.guest, now)
         target = layer.outward(dst)
         if isinstance(target, Refusal):
             return self._tcp_refused(layer, arrived, target)

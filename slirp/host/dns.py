@@ -23,6 +23,7 @@ from slirp.errors import MalformedPacket
 from slirp.host.attachment import Attachment, send_all
 from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.holding import Holding
+from slirp.host.inside import open_pair
 from slirp.host.loop import HANGUP, READABLE, RETRY_AFTER, WRITABLE, Loop
 from slirp.host.sockets import Sockets
 from slirp.host.tcp_flow import TcpFlow
@@ -39,7 +40,6 @@ CLIENTS_MAX: Final = 256  # guests' TCP connections; at the bound the idlest giv
 CLIENT_FOR: Final = 30.0  # seconds without a query on a TCP connection (RFC 7766 §6.2.3)
 UNSENT_MAX: Final = 256 << 10  # bytes of answers that a client does not take; then it is closed
 READ_LEN: Final = 65536
-PAIR: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 
 class Attempt:
@@ -264,20 +264,10 @@ class DnsRelay:
         """A guest connects: our side and its flow's, or None where there is no room."""
         if not self._has_place(attachment, now):
             return None
-        try:
-            end, flows = socket.socketpair(type=PAIR)
-        except OSError as error:
-            is_full = error.errno in (errno.EMFILE, errno.ENFILE)
-            if is_full and not self._descriptors.make_room(now):
-                return None
-            try:
-                end, flows = socket.socketpair(type=PAIR)
-            except OSError:
-                return None
-        ours = self._descriptors.admit(attachment, end, now)
-        if ours is None:
-            flows.close()
+        pair = open_pair(self._descriptors, attachment, now)
+        if pair is None:
             return None
+        ours, flows = pair
         self._accepted += 1
         client = Client(self, self._accepted, attachment, ours, now)
         self._clients[client.number] = client

@@ -23,7 +23,9 @@ This server is the only one on its wire, so it never has to be silent for the sa
 client without a binding that asks for an address that is free gets it (the guest outlived us), for
 one that is not gets NAK at once (RFC 2131 §4.3.2 would have silence, to spare other servers).
 
-Does not do: boot files, DNS updates (81), leasequery (RFC 4388), FORCERENEW, authentication, other
+What a client that boots is told is slirp.services.boot's to say.
+
+Does not do: DNS updates (81), leasequery (RFC 4388), FORCERENEW, authentication, other
 subnets behind a relay; it does not probe an address before it offers it, but asks `holder`, who may
 have seen it in use.
 """
@@ -36,9 +38,10 @@ from math import inf
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from slirp.address import Prefix
+from slirp.address import Prefix, addr_to_text
 from slirp.config import Config
 from slirp.errors import MalformedPacket
+from slirp.services.boot import Boot, BootConfig
 from slirp.wire import dhcp as wire
 from slirp.wire.dhcp import LAYER, NO_ADDR, DhcpMessage
 from slirp.wire.dns import emit_names, labels_of
@@ -56,6 +59,7 @@ UDP_IP_LEN: Final = 28  # bytes in front of the message, which option 57 counts 
 MESSAGE_SIZE_MIN: Final = 576  # bytes that every client takes, RFC 2131 §2
 BOOTP_VENDOR_LEN: Final = 64  # bytes, RFC 951
 
+NO_BOOT: Final = Boot()
 BROADCAST_ADDR: Final = b"\xff\xff\xff\xff"
 BROADCAST_MAC: Final = b"\xff\xff\xff\xff\xff\xff"
 
@@ -86,6 +90,8 @@ class DhcpConfig(NamedTuple):
     reserved: tuple[bytes, ...] = ()  # further addresses of the network's own
     omit_router: bool = False  # a restricted network: options 3, 6 and default routes are not told
     rapid_commit: bool = True
+    ntp: tuple[bytes, ...] = ()
+    boot: BootConfig = BootConfig()
 
     @classmethod
     def of(cls, config: Config) -> DhcpConfig:
@@ -103,6 +109,12 @@ class DhcpConfig(NamedTuple):
             static_leases=config.leases,
             omit_router=config.restrict,
             reserved=(dns,),
+            ntp=(config.gateway_addr,) if config.ntp else (),
+            boot=BootConfig(
+                config.boot_server,
+                f"http://{addr_to_text(config.gateway_addr)}/" if config.http is not None else "",
+                config.bootfiles,
+            ),
         )
 
     def own_addrs(self) -> frozenset[bytes]:
@@ -175,6 +187,7 @@ class DhcpServer:
     ) -> None:
         self.config = config
         self.stats: Counter[str] = Counter()
+        self.changes = 0  # messages that may have changed a lease
         self._holder = holder
         self._hosts = _Addresses(config.network)
         self._pool = dict.fromkeys(config.pool())
@@ -192,6 +205,7 @@ class DhcpServer:
         `port` is where the guest is on the network, to share the pool fairly.
         """
         self._port = port
+        self.changes += 1
         request = DhcpMessage.parse(payload)
         if request.op != wire.BOOTREQUEST:
             raise MalformedPacket(LAYER, "op")
@@ -303,8 +317,10 @@ class DhcpServer:
         codes = (wire.SUBNET_MASK, wire.ROUTER, wire.DNS_SERVER, wire.HOST_NAME, wire.DOMAIN_NAME)
         room = BOOTP_VENDOR_LEN - len(wire.MAGIC_COOKIE) - 1  # END
         options = _fit(((c, self._told[c]) for c in codes if c in self._told), room)
-        message = _answer(request, addr, options)._replace(siaddr=self.config.gateway)
-        return self._deliver(request, message, addr)
+        boot = self.config.boot.answer(request)
+        if boot.siaddr == NO_ADDR:
+            boot = boot._replace(siaddr=self.config.gateway)
+        return self._deliver(request, _answer(request, addr, options, boot), addr)
 
     def _acknowledge(self, request: DhcpMessage, addr: bytes, now: float) -> DhcpReply:
         self.stats["ack"] += 1
@@ -335,24 +351,27 @@ class DhcpServer:
             head |= self._lease_options(request)
         if kind == wire.ACK and request.octet(wire.MESSAGE_TYPE) == wire.DISCOVER:
             head[wire.RAPID_COMMIT] = b""
+        boot = self.config.boot.answer(request)
+        head |= boot.always
         tail = _echoed(request)
         limit = max(request.short(wire.MAX_MESSAGE_SIZE) or 0, MESSAGE_SIZE_MIN)
         limit = min(limit, max(self.config.mtu or 1500, MESSAGE_SIZE_MIN)) - UDP_IP_LEN
         used = (
             wire.FIXED_LEN + len(wire.MAGIC_COOKIE) + len(wire.emit_options((head | tail).items()))
         )
-        options = head | _fit(self._wanted(request), limit - used) | tail
+        options = head | _fit(self._wanted(request, boot), limit - used) | tail
         if kind == wire.OFFER:
             self.stats["offer"] += 1
         lease = addr if kind == wire.ACK and addr != NO_ADDR else None
-        return self._deliver(request, _answer(request, addr, options), lease)
+        return self._deliver(request, _answer(request, addr, options, boot), lease)
 
-    def _wanted(self, request: DhcpMessage) -> Iterator[tuple[int, bytes]]:
+    def _wanted(self, request: DhcpMessage, boot: Boot) -> Iterator[tuple[int, bytes]]:
         """What to tell this client, most important first: the mask (RFC 2132 §3.3: before the
         router), then what it listed in its own order, or everything where it listed nothing."""
         listed = request.options.get(wire.PARAMETER_LIST)
-        codes = dict.fromkeys((wire.SUBNET_MASK, *(self._told if listed is None else listed)))
-        return ((code, self._told[code]) for code in codes if code in self._told)
+        told = {**self._told, **boot.told} if boot.told else self._told
+        codes = dict.fromkeys((wire.SUBNET_MASK, *(told if listed is None else listed)))
+        return ((code, told[code]) for code in codes if code in told and code not in boot.always)
 
     def _lease_time(self, request: DhcpMessage) -> int:
         """Seconds: what the client asks for, within what the configuration gives."""
@@ -506,7 +525,9 @@ def _client_id(request: DhcpMessage) -> bytes:
     return value
 
 
-def _answer(request: DhcpMessage, addr: bytes, options: dict[int, bytes]) -> DhcpMessage:
+def _answer(
+    request: DhcpMessage, addr: bytes, options: dict[int, bytes], boot: Boot = NO_BOOT
+) -> DhcpMessage:
     """RFC 2131 table 3: xid, flags, giaddr and chaddr are the request's."""
     return DhcpMessage(
         op=wire.BOOTREPLY,
@@ -518,11 +539,11 @@ def _answer(request: DhcpMessage, addr: bytes, options: dict[int, bytes]) -> Dhc
         flags=request.flags & wire.FLAG_BROADCAST,
         ciaddr=request.ciaddr,
         yiaddr=addr,
-        siaddr=NO_ADDR,
+        siaddr=boot.siaddr,
         giaddr=request.giaddr,
         chaddr=request.chaddr,
-        sname=b"",
-        file=b"",
+        sname=boot.sname,
+        file=boot.file,
         options=options,
     )
 
@@ -561,6 +582,8 @@ def _configured_options(config: DhcpConfig) -> Iterator[tuple[int, bytes]]:
     if config.mtu:
         yield wire.INTERFACE_MTU, config.mtu.to_bytes(2)
     yield wire.BROADCAST_ADDRESS, config.network.last
+    if config.ntp:
+        yield wire.NTP_SERVER, b"".join(config.ntp)
     if config.search:
         yield wire.DOMAIN_SEARCH, emit_names(map(labels_of, config.search))
 

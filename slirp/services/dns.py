@@ -18,14 +18,19 @@ all have failed, the guest gets what the last of them said, or SERVFAIL: never N
 be a claim about the name. A query from UDP is asked over UDP (a truncated answer makes the guest
 come back over TCP); one from TCP over TCP, and last over UDP, for resolvers that have no TCP.
 
-Names of the network's own are answered here with AA set and a small TTL; a type that they do not
-have is "no data", not "no name" (RFC 2308 §2.2). They hide names of the same spelling outside.
+Names of the network's own (slirp.services.zones) are answered here with AA set and a small TTL; a
+type that they do not have is "no data", not "no name" (RFC 2308 §2.2). They hide names of the same
+spelling outside. What a resolver said is kept (slirp.services.dns_cache) until its time is over or
+the resolvers become others.
+
+A domain may have resolvers of its own: then they alone are asked for the names in it, and the
+longest domain that fits counts. Where there are none, nobody is asked.
 
 A guest that repeats its query while it is pending starts nothing new. Pending queries are bounded;
 beyond the bound the answer is SERVFAIL.
 
-Does not do: caching, DNSSEC validation, DNS over TLS (853), names below the network's own, zone
-transfers (AXFR gets REFUSED: its answer is a stream of messages, not one).
+Does not do: DNSSEC validation, DNS over TLS (853), names below the network's own, zone transfers
+(AXFR gets REFUSED: its answer is a stream of messages, not one).
 """
 
 from __future__ import annotations
@@ -34,12 +39,15 @@ import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from math import inf
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 from slirp.config import Resolver
 from slirp.errors import MalformedPacket
+from slirp.services.dns_cache import DnsCache, passes_by
+from slirp.services.zones import Zones
 from slirp.wire import dns as wire
-from slirp.wire.dns import DnsHeader, DnsQuery, Edns, Labels, Record, emit_name, labels_of
+from slirp.wire.dns import DnsHeader, DnsQuery, Edns, Labels, Record, labels_of
 
 PENDING_MAX: Final = 256  # queries; beyond them one is answered SERVFAIL, of whoever has most
 SENDS_MAX: Final = 3  # datagrams per query, over all resolvers
@@ -50,7 +58,6 @@ QUERY_FOR: Final = (
 )
 SUSPECT_FOR: Final = 30.0  # seconds that a resolver which failed is asked after the others
 SUSPECTS_MAX: Final = 16  # resolvers remembered as such; beyond them all are forgotten
-LOCAL_TTL: Final = 30  # seconds
 LOCAL_UDP_SIZE: Final = 1232  # bytes, what our own EDNS answers offer
 UDP_SIZE_MAX: Final = 0xFFFF - 28  # bytes that fit an IPv4 datagram, whatever EDNS says
 
@@ -124,18 +131,25 @@ class _Query:
 
 
 class DnsService:
-    """`names`: addresses (4 or 16 bytes) by name; `resolvers`: asked at each query, best first."""
+    """`zones`: what is known here, or addresses by name; `resolvers`: asked at each query, best
+    first; `domains`: those of some domains; `cache`: None for none."""
 
     def __init__(
         self,
-        names: Mapping[str, Sequence[bytes]],
+        zones: Zones | Mapping[str, Sequence[bytes]],
         resolvers: Callable[[float], Sequence[Resolver]] | Sequence[Resolver] = (),
         urandom: Callable[[int], bytes] = os.urandom,
+        *,
+        domains: Mapping[str, Sequence[Resolver]] = MappingProxyType({}),
+        cache: DnsCache | None = None,
     ) -> None:
         self.stats: Counter[str] = Counter()
         self._resolvers = resolvers if callable(resolvers) else lambda now: resolvers
         self._urandom = urandom
-        self._records = _local_records(names)
+        self._zones = zones if isinstance(zones, Zones) else Zones(zones)
+        self._domains = {labels_of(text.lower()): found for text, found in domains.items()}
+        self._cache = cache
+        self._asked: Sequence[Resolver] = ()  # the resolvers that what is kept came from
         self._queries: dict[Hashable, _Query] = {}
         self._held: Counter[Hashable] = Counter()  # queries by port
         self._attempts: dict[int, _Attempt] = {}
@@ -153,17 +167,21 @@ class DnsService:
         """
         parsed = DnsQuery.parse(payload)
         self.stats["queries"] += 1
-        local = self._answer_locally(parsed)
+        local = self._answer_locally(parsed, now)
         if local is not None:
             self.stats["local"] += 1
             return [Answer(client, _fit(local, parsed, over_tcp), over_tcp)]
         if parsed.question.qtype == wire.TYPE_AXFR:
             return [Answer(client, _compose(parsed, wire.REFUSED), over_tcp)]
+        kept = self._kept(parsed, now)
+        if kept is not None:
+            self.stats["cached"] += 1
+            return [Answer(client, _fit(kept, parsed, over_tcp), over_tcp)]
         query = _Query(parsed, bytes(payload), client, over_tcp, now, port)
         if query.key in self._queries:
             self.stats["repeated"] += 1
             return []
-        query.plan = self._plan(over_tcp, now)
+        query.plan = self._plan(parsed.question.name, over_tcp, now)
         if not query.plan:
             self.stats["no_resolver"] += 1
             return [Answer(client, _servfail(parsed), over_tcp)]
@@ -196,6 +214,8 @@ class DnsService:
             return self._fail(token, now)
         self._suspects.pop(resolver, None)
         self.stats["relayed"] += 1
+        if self._cache is not None and not passes_by(query.parsed):
+            self._cache.store(query.parsed, answer, now)
         return self._finish(query, answer)
 
     def handle_failure(self, token: int, now: float) -> list[Action]:
@@ -237,10 +257,28 @@ class DnsService:
     def pending(self) -> int:
         return len(self._queries)
 
-    def _plan(self, over_tcp: bool, now: float) -> list[tuple[Resolver, bool]]:
+    def _kept(self, parsed: DnsQuery, now: float) -> bytes | None:
+        """What a resolver said to the same question not long ago."""
+        if self._cache is None or passes_by(parsed):
+            return None
+        resolvers = tuple(self._resolvers(now))
+        if resolvers != self._asked:
+            self._asked = resolvers
+            self._cache.clear()
+        return self._cache.answer(parsed, now)
+
+    def _resolvers_of(self, name: Labels, now: float) -> Sequence[Resolver]:
+        for at in range(len(name) if self._domains else 0):
+            found = self._domains.get(name[at:])
+            if found is not None:
+                return found
+        return self._resolvers(now)
+
+    def _plan(self, name: Labels, over_tcp: bool, now: float) -> list[tuple[Resolver, bool]]:
         """Whom to ask, last entry first; resolvers that were silent lately come after others."""
         usable = sorted(
-            dict.fromkeys(self._resolvers(now)), key=lambda r: self._suspects.get(r, now) > now
+            dict.fromkeys(self._resolvers_of(name, now)),
+            key=lambda r: self._suspects.get(r, now) > now,
         )[:RESOLVERS_MAX]
         if over_tcp:
             return [(resolver, tcp) for tcp in (True, False) for resolver in usable][::-1]
@@ -307,40 +345,19 @@ class DnsService:
             self._suspects.clear()
         self._suspects[attempt.resolver] = now + SUSPECT_FOR
 
-    def _answer_locally(self, parsed: DnsQuery) -> bytes | None:
+    def _answer_locally(self, parsed: DnsQuery, now: float) -> bytes | None:
         """The answer where the name is one of ours, else None."""
         header, question, edns = parsed
-        records = self._records.get(question.name)
         in_class = question.qclass in (wire.CLASS_IN, wire.CLASS_ANY)
-        if records is None or not in_class or header.flags & wire.OPCODE_MASK:
+        if not in_class or header.flags & wire.OPCODE_MASK:
+            return None
+        records = self._zones.lookup(question.name, now)
+        if records is None:
             return None
         if edns is not None and edns.version != 0:
             return _compose(parsed, wire.BADVERS)
         answers = [r for r in records if question.qtype in (r.rtype, wire.TYPE_ANY)]
         return _compose(parsed, wire.NOERROR, wire.AA, answers)
-
-
-def _local_records(names: Mapping[str, Sequence[bytes]]) -> dict[Labels, tuple[Record, ...]]:
-    """A and AAAA of the names, and PTR of their addresses to the first name that has each."""
-    found: dict[Labels, list[Record]] = {}
-    for text, addrs in names.items():
-        name = labels_of(text.lower())
-        for addr in addrs:
-            rtype = wire.TYPE_A if len(addr) == 4 else wire.TYPE_AAAA
-            found.setdefault(name, []).append(_record(rtype, addr))
-            found.setdefault(_reverse_name(addr), [_record(wire.TYPE_PTR, emit_name(name))])
-    return {name: tuple(records) for name, records in found.items()}
-
-
-def _record(rtype: int, rdata: bytes) -> Record:
-    return Record(wire.QUESTION_NAME, rtype, wire.CLASS_IN, LOCAL_TTL, rdata)
-
-
-def _reverse_name(addr: bytes) -> Labels:
-    """RFC 1035 §3.5, RFC 3596 §2.5."""
-    if len(addr) == 4:
-        return (*(b"%d" % octet for octet in reversed(addr)), b"in-addr", b"arpa")
-    return (*(b"%c" % digit for digit in reversed(addr.hex().encode())), b"ip6", b"arpa")
 
 
 def _compose(parsed: DnsQuery, rcode: int, flags: int = 0, answers: Sequence[Record] = ()) -> bytes:

@@ -10,7 +10,7 @@ itself is asked (`LOCAL`), as resolv.conf(5) says that the library does.
 A resolver on the host's loopback (127.0.0.53, ::1) is as good as any: the host asks it, not the
 guest. Addresses stay text, with the scope that link-local ones need (`fe80::1%eth0`).
 
-Does not do: nsswitch, resolvers per interface or per domain.
+Does not do: nsswitch, resolvers per interface.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from slirp.address import addr_from_text
-from slirp.shortage import is_shortage
+from slirp.services import watched
+from slirp.services.watched import Watched
 
 NAMESERVERS_MAX: Final = 3  # MAXNS of resolv.conf(5)
 SEARCH_MAX: Final = 32  # domains
 FILE_MAX: Final = 65536  # bytes that are read of the file
 LOCAL: Final = ("127.0.0.1",)  # resolv.conf(5), nameserver: where none is named
-LOOK_EVERY: Final = 1.0  # seconds between looks at the file
+LOOK_EVERY: Final = watched.LOOK_EVERY
 
 
 class ResolvText(NamedTuple):
@@ -72,8 +73,7 @@ def resolvers(text: str) -> tuple[str, ...]:
 
 def read_file(path: str) -> bytes:
     """The file's bytes; also where it is a pipe that nobody writes to. Raises OSError."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        return file.read(FILE_MAX) or b""
+    return watched.read_file(path, FILE_MAX)
 
 
 class ResolvConf:
@@ -84,39 +84,18 @@ class ResolvConf:
         path: str = "/etc/resolv.conf",
         *,
         stat: Callable[[str], os.stat_result] = os.stat,
-        read: Callable[[str], bytes] = read_file,
+        read: Callable[[str], bytes] | None = None,
     ) -> None:
         self.path = path
-        self.changes = 0  # times that what the file says became different
-        self._stat = stat
-        self._read = read
-        self._look_at = float("-inf")
-        self._seen: tuple[int, ...] | None = None
-        self._text = NOTHING
+        self._file = Watched(path, parse_resolv_conf, size_max=FILE_MAX, stat=stat, read=read)
+
+    @property
+    def changes(self) -> int:
+        """Times that what the file says became different."""
+        return self._file.changes
 
     def servers(self, now: float) -> tuple[str, ...]:
-        return self._look(now).servers or LOCAL
+        return self._file.look(now).servers or LOCAL
 
     def search(self, now: float) -> tuple[str, ...]:
-        return self._look(now).search
-
-    def _look(self, now: float) -> ResolvText:
-        if now < self._look_at:
-            return self._text
-        self._look_at = now + LOOK_EVERY
-        try:
-            status = self._stat(self.path)
-            seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            if seen == self._seen:
-                return self._text
-            text = parse_resolv_conf(self._read(self.path)[:FILE_MAX].decode("utf-8", "replace"))
-        except OSError as error:
-            if is_shortage(error):  # it is there: what it said holds until it can be read again
-                self._look_at = now
-                return self._text
-            seen, text = None, NOTHING
-        self._seen = seen
-        if text != self._text:
-            self._text = text
-            self.changes += 1
-        return self._text
+        return self._file.look(now).search

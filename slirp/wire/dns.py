@@ -36,6 +36,7 @@ AA: Final = 0x0400
 TC: Final = 0x0200
 RD: Final = 0x0100
 RA: Final = 0x0080
+AD: Final = 0x0020
 CD: Final = 0x0010
 RCODE_MASK: Final = 0x000F
 
@@ -47,19 +48,26 @@ REFUSED: Final = 5
 BADVERS: Final = 16  # RFC 6891 §6.1.3: its upper bits travel in the OPT record
 
 TYPE_A: Final = 1
+TYPE_SOA: Final = 6
 TYPE_PTR: Final = 12
+TYPE_SIG: Final = 24  # RFC 2931
 TYPE_AAAA: Final = 28
 TYPE_OPT: Final = 41
+TYPE_TSIG: Final = 250  # RFC 8945
 TYPE_AXFR: Final = 252
 TYPE_ANY: Final = 255
 CLASS_IN: Final = 1
 CLASS_ANY: Final = 255
+SOA_MIN: Final = 22  # bytes of an SOA's data: two names, five numbers
+DNSSEC_OK: Final = 0x8000  # of EDNS's flags, RFC 3225
+CLIENT_SUBNET: Final = 8  # an EDNS option, RFC 7871
 
 Labels: TypeAlias = tuple[bytes, ...]
 
 _HEADER: Final = struct.Struct("!6H")
 _QUESTION_TAIL: Final = struct.Struct("!HH")
 _RECORD_TAIL: Final = struct.Struct("!HHIH")
+_OPTION_HEAD: Final = struct.Struct("!HH")
 _POINTER: Final = 0xC0
 _POINTER_MAX: Final = 0x3FFF  # the furthest offset that a compression pointer can name
 
@@ -111,6 +119,8 @@ class Edns(NamedTuple):
 
     udp_size: int  # bytes that its sender takes in one datagram
     version: int
+    flags: int = 0
+    options: tuple[int, ...] = ()  # their codes
 
 
 class DnsQuery(NamedTuple):
@@ -193,25 +203,56 @@ def _label_len(data: bytes, offset: int) -> int:
     return length
 
 
-def _find_opt(header: DnsHeader, data: bytes, offset: int) -> Edns | None:
-    """The OPT record among those that follow the question; each must end within the message.
+class Place(NamedTuple):
+    """A record within its message."""
+
+    rtype: int
+    rclass: int
+    ttl: int
+    start: int  # offsets
+    ttl_at: int
+    stop: int
+    length: int  # bytes of its data, which end at `stop`
+
+
+def places_of(header: DnsHeader, data: bytes, offset: int) -> list[Place]:
+    """Where the records are that follow the question; each must end within the message.
 
     The walk is bounded by the message: a record is at least 11 bytes, whatever the counts say.
     """
-    edns = None
+    found = []
     for _ in range(header.ancount + header.nscount + header.arcount):
-        start, offset = offset, skip_name(data, offset)
-        if offset + _RECORD_TAIL.size > len(data):
+        start, tail = offset, skip_name(data, offset)
+        if tail + _RECORD_TAIL.size > len(data):
             raise MalformedPacket(LAYER, "truncated record")
-        rtype, rclass, ttl, length = _RECORD_TAIL.unpack_from(data, offset)
-        offset += _RECORD_TAIL.size + length
+        rtype, rclass, ttl, length = _RECORD_TAIL.unpack_from(data, tail)
+        offset = tail + _RECORD_TAIL.size + length
         if offset > len(data):
             raise MalformedPacket(LAYER, "truncated record")
-        if rtype == TYPE_OPT:
-            if edns is not None or data[start]:
+        found.append(Place(rtype, rclass, ttl, start, tail + 4, offset, length))
+    return found
+
+
+def _find_opt(header: DnsHeader, data: bytes, offset: int) -> Edns | None:
+    """The OPT record among those that follow the question."""
+    edns = None
+    for place in places_of(header, data, offset):
+        if place.rtype == TYPE_OPT:
+            if edns is not None or data[place.start]:
                 raise MalformedPacket(LAYER, "OPT record")  # RFC 6891 §6.1.1
-            edns = Edns(rclass, ttl >> 16 & 0xFF)
+            options = _option_codes(data[place.stop - place.length : place.stop])
+            edns = Edns(place.rclass, place.ttl >> 16 & 0xFF, place.ttl & 0xFFFF, options)
     return edns
+
+
+def _option_codes(data: bytes) -> tuple[int, ...]:
+    """Which options an OPT record has; one that does not end within it is the last."""
+    codes = []
+    while len(data) >= _OPTION_HEAD.size:
+        code, length = _OPTION_HEAD.unpack_from(data)
+        codes.append(code)
+        data = data[_OPTION_HEAD.size + length :]
+    return tuple(codes)
 
 
 def labels_of(name: str) -> Labels:
@@ -250,7 +291,8 @@ def emit_names(names: Iterable[Labels]) -> bytes:
 
 def emit_opt(edns: Edns, rcode: int = NOERROR) -> bytes:
     """An OPT record without options; `rcode` gives the upper bits of an extended one."""
-    return Record(b"\0", TYPE_OPT, edns.udp_size, rcode >> 4 << 24 | edns.version << 16, b"").emit()
+    ttl = rcode >> 4 << 24 | edns.version << 16 | edns.flags
+    return Record(b"\0", TYPE_OPT, edns.udp_size, ttl, b"").emit()
 
 
 def emit_message(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.kit.nameserver import Nameserver
 from tests.kit.need import need_tool
 from tests.kit.served import DEVICE, DNS, GATEWAY, Served, served
 
@@ -109,3 +112,124 @@ def test_a_name_that_nobody_can_resolve(guest: Served) -> None:
 def test_what_is_going_on_is_json(guest: Served) -> None:
     state = guest.call(lambda n: json.dumps([n.stats(), n.flows(), n.leases()]))
     assert json.loads(state)
+
+
+CONTENT = random.Random(5).randbytes(300_001)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "sub").mkdir()
+    (folder / "sub/data").write_bytes(CONTENT)
+    (folder / "empty").touch()
+    (folder / "passwd").symlink_to("/etc/passwd")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(files: Path) -> Iterator[Served]:
+    with served(tftp=str(files), http=str(files), ntp=True, host_loopback=False) as running:
+        yield running
+
+
+def test_tftp(server: Served, tmp_path: Path) -> None:
+    need_tool("tftp")
+    for name, content in (("sub/data", CONTENT), ("empty", b"")):
+        local = tmp_path / "got"
+        server.run("tftp", "-m", "binary", GATEWAY, "-c", "get", name, str(local))
+        assert local.read_bytes() == content
+    said = server.run("tftp", "-m", "binary", GATEWAY, "-c", "get", "passwd", "/dev/null").stdout
+    assert "no such file" in said
+    refused = server.run(
+        "tftp", "-m", "binary", GATEWAY, "-c", "put", str(tmp_path / "got"), "new"
+    ).stdout
+    assert "read only" in refused
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("blksize 1468",), ("blksize 9000", "windowsize 16"), ("tsize 1", "timeout 3")]
+)
+def test_atftp(server: Served, tmp_path: Path, options: tuple[str, ...]) -> None:
+    need_tool("atftp")
+    local = tmp_path / "got"
+    words = [word for option in options for word in ("--option", option)]
+    server.run("atftp", *words, "-g", "-r", "sub/data", "-l", str(local), GATEWAY)
+    assert local.read_bytes() == CONTENT
+
+
+def test_curl_from_the_gateway(server: Served, tmp_path: Path) -> None:
+    need_tool("curl")
+    url, local = f"http://{GATEWAY}/sub/data", tmp_path / "got"
+    server.run("curl", "-sS", "--fail", "-o", str(local), url)
+    assert local.read_bytes() == CONTENT
+    server.run("curl", "-sS", "--fail", "-r", "1000-1999", "-o", str(local), url)
+    assert local.read_bytes() == CONTENT[1000:2000]
+    local.write_bytes(CONTENT[:100_000])
+    server.run("curl", "-sS", "--fail", "-C", "-", "-o", str(local), url)  # goes on where it was
+    assert local.read_bytes() == CONTENT
+    head = server.run("curl", "-sS", "-I", url).stdout
+    assert f"Content-Length: {len(CONTENT)}" in head
+    told = "%{http_code} %{num_connects}\n"
+    several = server.run("curl", "-sS", "-o", "/dev/null", "-w", told, url, "-o", "/dev/null", url)
+    assert several.stdout.split() == ["200", "1", "200", "0"]
+    for path in ("/", "/passwd", "/..%2f..%2fetc/passwd", "/../../etc/passwd", "/sub"):
+        status = ("-o", "/dev/null", "-w", "%{http_code}")
+        answer = server.run("curl", "-sS", "--path-as-is", *status, f"http://{GATEWAY}{path}")
+        assert answer.stdout == "404", path
+    assert server.run("curl", "-sS", "-d", "x", *status, url).stdout == "405"
+
+
+def test_a_client_that_never_reads_holds_nobody_up(server: Served) -> None:
+    need_tool("curl")
+    url = f"http://{GATEWAY}/sub/data"
+    slow = server.start("curl", "-sS", "--limit-rate", "1", "-o", "/dev/null", url)
+    try:
+        for _ in range(3):
+            server.run("curl", "-sS", "--fail", "-o", "/dev/null", url)
+    finally:
+        slow.kill()
+        slow.wait()
+
+
+def test_sntp(server: Served) -> None:
+    need_tool("ntpdate")
+    said = server.run("ntpdate", "-q", GATEWAY, env={**os.environ, "TZ": "UTC"}).stdout
+    offset = re.search(r"([-+]\d+\.\d+) \+/- ", said)
+    assert offset is not None, said
+    assert abs(float(offset[1])) < 5.0
+
+
+def test_dig_finds_what_the_network_knows(tmp_path: Path) -> None:
+    need_tool("dig")
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.0.2.8 filed.test\n127.0.1.1 myself.test\n")
+    with (
+        Nameserver("127.0.0.19", "192.0.2.77"),
+        Nameserver("127.0.0.20", "192.0.2.78"),
+        served(
+            configured=False, names={"both.test": ["192.0.2.7", "2001:db8::7"]}, hosts=[str(hosts)],
+            resolvers=["127.0.0.19"], domain_resolvers={"corp.test": ["127.0.0.20"]},
+        ) as guest,
+    ):  # fmt: skip
+        guest.run("ip", "addr", "add", "10.0.2.15/24", "dev", DEVICE)
+        guest.run(
+            "udhcpc", "-i", DEVICE, "-n", "-q", "-f", "-s", "/bin/true", "-x", "hostname:Web-1"
+        )
+
+        def ask(*words: str) -> list[str]:
+            return guest.run("dig", f"@{DNS}", "+short", "+tries=1", *words).stdout.split()
+
+        assert ask("both.test") == ["192.0.2.7"]
+        assert ask("both.test", "AAAA") == ["2001:db8::7"]
+        assert ask("-x", "2001:db8::7") == ["both.test."]
+        assert ask("filed.test") == ["192.0.2.8"]
+        assert ask("host.internal") == ask("gateway.internal") == ask("myself.test") == [GATEWAY]
+        assert ask("web-1.internal") == ask("WEB-1") == ["10.0.2.15"]
+        assert ask("-x", "10.0.2.15") == ["web-1.internal."]
+        assert ask("outside.test") == ["192.0.2.77"]
+        assert ask("x.corp.test") == ["192.0.2.78"]
+        before = guest.stats()["dns"]["relayed"]
+        assert ask("x.corp.test") == ["192.0.2.78"]  # a second at the most, by the record's TTL
+        counted = guest.stats()["dns"]
+        assert counted.get("cached", 0) + counted["relayed"] == before + 1

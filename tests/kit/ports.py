@@ -11,6 +11,7 @@ Does not do: keep what a process outside of the tests takes meanwhile.
 
 from __future__ import annotations
 
+import errno
 import functools
 import socket
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ STRETCH = 500
 
 
 def free_port() -> int:
-    """A port that nobody on 127.0.0.1 has, neither for TCP nor for UDP."""
+    """A port that nobody on the host's loopback has, neither for TCP nor for UDP."""
     return free_ports(1)[0]
 
 
@@ -65,9 +66,17 @@ def _own() -> Stretch:
 
 
 def _free(port: int, kind: int) -> bool:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+    return all(
+        _binds(family, kind, (loopback, port))
+        for family, loopback in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+    )
+
+
+def _binds(family: socket.AddressFamily, kind: int, address: tuple[str, int]) -> bool:
+    """Can it be bound? An address that the host does not have is nobody's."""
+    try:
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        return error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    return True

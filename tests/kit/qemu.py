@@ -180,25 +180,12 @@ def command_line(
     ]
 
 
-class Machine:
-    """A machine that runs. End it with `finish`, or use it in a `with` statement."""
+class Running:
+    """QEMU with this command line. End it with `finish`, or use it in a `with` statement."""
 
-    def __init__(
-        self,
-        folder: Path,
-        script: str,
-        netdev: str,
-        *,
-        mac: str = "52:54:00:12:34:56",
-        memory: int = MEMORY,
-        qemu: str = "installed",
-    ) -> None:
-        folder.mkdir(exist_ok=True)
-        network: list[str] = []
-        if netdev:
-            network = ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
+    def __init__(self, *command: str) -> None:
         self.process = subprocess.Popen(
-            [*command_line(folder, script, memory, qemu), *network],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -246,3 +233,23 @@ class Machine:
         with contextlib.suppress(OSError):
             assert self.process.stdout is not None
             self.process.stdout.close()
+
+
+class Machine(Running):
+    """A machine that boots `script`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        script: str,
+        netdev: str,
+        *,
+        mac: str = "52:54:00:12:34:56",
+        memory: int = MEMORY,
+        qemu: str = "installed",
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        network: list[str] = []
+        if netdev:
+            network = ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
+        super().__init__(*command_line(folder, script, memory, qemu), *network)

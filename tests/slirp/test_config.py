@@ -121,6 +121,10 @@ FULL = Config(
     static_leases={"02:00:00:00:00:01": "10.0.5.20"},
     resolvers=["127.0.0.1:5353", "::1"],
     forwards=["8080-8081:80", "/run/x.sock:22"],
+    tftp="/srv/tftp",
+    hosts=["/etc/hosts"],
+    domain_resolvers={"corp.test": ["10.0.5.53", "::1#54"], "test": []},
+    bootfiles={"": "pxelinux.0", "ipxe": "http://10.0.5.2/boot.ipxe"},
 )
 
 
@@ -331,6 +335,14 @@ MAC = "02:00:00:00:00:01"
         ("ipv4_only", [1, None]),
         ("either_loopback", ["yes"]),
         ("port_share", [0, -0.5, 1.5, "half", True, None]),
+        ("tftp", [5, "a\0b"]),
+        ("http", [5, "a\0b"]),
+        ("bootfiles", ["", "a b", "x" * 256, 5, {"palm": "x"}, {"bios": 5}, {5: "x"}, ["x"]]),
+        ("next_server", ["ten", 5, "fd00::1"]),
+        ("ntp", [1, "yes"]),
+        ("hosts", ["/etc/hosts", 5, [5], ["a\0b"]]),
+        ("domain_resolvers", ["x", {"a b": []}, {"a": "::1"}, {"a": ["ten"]}, {5: []}]),
+        ("dns_cache", [-1, 65537, True, "all"]),
         ("nonsense", [1]),
     ],
 )  # fmt: skip

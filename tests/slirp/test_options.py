@@ -310,13 +310,25 @@ OPTIONS: Final[dict[str, tuple[Any, dict[str, str]]]] = {
         },
     ),
     "isolate": (True, {"another guest": "silence"}),
+    "hosts": (
+        [Path("192.0.2.9 name.test\n")],
+        {"DNS over UDP": "the network's own", "DNS over TCP": "the network's own"},
+    ),
+    "domain_resolvers": (
+        {"test": (SECOND,), "other": (ELSEWHERE,)},
+        {"DNS over UDP": f"{SECOND} from {SECOND}", "DNS over TCP": f"{SECOND} from {SECOND}"},
+    ),
+    "dns_cache": (1024, {"DNS over TCP": "the network's own"}),  # asked before, over UDP
+    "tftp": ("/", {}),
+    "http": ("/", {}),
+    "ntp": (True, {}),
 }
 
 # What is no matter of traffic: what a lease says (tests/slirp/services/test_dhcp.py), and what is
 # opened at once (tests/slirp/test_network.py).
 ELSEWHERE_TESTED: Final = {
     "first_lease", "hostname", "domain", "search", "static_leases", "port_share",
-    "forwards",
+    "forwards", "bootfiles", "next_server",
     # tests/slirp/test_ipv6_options.py
     "network6", "ipv4_only", "ipv6_only", "gateway6", "dns6", "outbound_addr6", "either_loopback",
 }  # fmt: skip
@@ -344,17 +356,23 @@ def test_an_option_holds_for_all_traffic(option: str | None, tmp_path: Path) -> 
     value, changes = OPTIONS[option] if option else (None, {})
     options: dict[str, Any] = {}
     if isinstance(value, Path):
-        file = tmp_path / "file"
-        file.write_text(str(value))
-        options["resolvers"], value = None, str(file)
+        options["resolvers"], value = None, file_of(value, tmp_path)
+    if isinstance(value, list):
+        value = [file_of(text, tmp_path) for text in value]
     if option:
         options[option] = value
     check(options, changes)
 
 
+def file_of(text: Path, folder: Path) -> str:
+    file = folder / "file"
+    file.write_text(str(text))
+    return str(file)
+
+
 def check(changed: dict[str, Any], changes: dict[str, str]) -> None:
     ruler = Ruler()
-    options = {"port": ruler, "resolvers": (ELSEWHERE,), "mac": MAC} | changed
+    options = {"port": ruler, "resolvers": (ELSEWHERE,), "mac": MAC, "dns_cache": 0} | changed
 
     def body() -> None:
         with scene(options) as found:

@@ -13,6 +13,7 @@ from scapy.layers.dns import DNS, DNSQR, DNSRR, DNSRROPT
 from slirp.config import Resolver
 from slirp.errors import MalformedPacket
 from slirp.services import dns as service
+from slirp.services import zones
 from slirp.services.dns import Action, Answer, DnsService, Forget, SendToResolver
 from slirp.wire import dns as wire
 from slirp.wire.dns import DnsHeader
@@ -90,7 +91,7 @@ def test_the_gateways_name_has_an_address() -> None:
     assert (seen.id, seen.qr, seen.aa, seen.rd, seen.ra, seen.rcode) == (0xBEEF, 1, 1, 1, 1, 0)
     assert seen.qd[0].qname == b"gateway.slirp.internal."
     (record,) = seen.an
-    assert (record.rdata, record.ttl) == ("10.0.2.2", service.LOCAL_TTL)
+    assert (record.rdata, record.ttl) == ("10.0.2.2", zones.LOCAL_TTL)
     assert local("gateway.slirp.internal", "AAAA").an[0].rdata == "fec0::2"
 
 

@@ -180,7 +180,7 @@ def test_what_the_file_said_holds_while_it_cannot_be_opened(number: int) -> None
         raise OSError(number, os.strerror(number), path)
 
     host.text, host.mtime = b"nameserver 192.0.2.2\n", 1
-    conf._read = full
+    conf._file._read = full
     assert conf.servers(1.0) == ("192.0.2.1",)
-    conf._read = host.read
+    conf._file._read = host.read
     assert conf.servers(1.1) == ("192.0.2.2",)

@@ -40,7 +40,7 @@ def test_we_read_what_scapy_emits() -> None:
     assert (seen.header.ident, seen.header.flags) == (77, dns.RD)
     assert seen.question.key == (NAME, dns.TYPE_AAAA, dns.CLASS_IN)
     assert seen.question.octets == bytes(sent)[12 : 12 + len(QUESTION)]
-    assert seen.edns == Edns(4096, 0)
+    assert seen.edns == Edns(4096, 0, dns.DNSSEC_OK)  # as scapy has it by default
     assert DnsHeader.parse(bytes(DNS(qr=1, rcode=3))).rcode == dns.NXDOMAIN
 
 
