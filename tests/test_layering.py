@@ -25,13 +25,16 @@ WORLD: Final = frozenset(
     | {"subprocess", "signal", "logging", "concurrent"}
 )
 # Costly to import or optional: never at the top of a module, save where a rule says so.
-LAZY: Final = frozenset({"numpy", "rich", "unicorn", "scapy", "seccomp", "pyseccomp", "liburing"})
+LAZY: Final = frozenset(
+    {"numpy", "rich", "unicorn", "scapy", "seccomp", "pyseccomp", "liburing"}
+    | {"psutil", "textual"}
+)
 
 # From the ground up. A name is a module, or a package with all that is in it.
 FLOORS: Final = (
     ("slirp.errors", "slirp.address", "slirp.shortage", "slirp.config", "slirp.forward"),
     ("slirp.wire",),
-    ("slirp.flow", "slirp.guard", "slirp.switch"),
+    ("slirp.flow", "slirp.guard", "slirp.switch", "slirp.events"),
     ("slirp.tcp",),
     ("slirp.ip",),
     ("slirp.services",),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from slirp.cli import control
 from slirp.cli.capture_file import add_output_options
 from slirp.cli.early import NETNS_TYPES, TARGET_TYPES, Options, send_for_tap
 from slirp.cli.failure import USAGE, Failure
@@ -54,6 +55,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--target-type", choices=TARGET_TYPES, default="netns", help="bess: for User Mode Linux")
     add("--forward", action="append", default=[], metavar="SPEC", help="as for slirp run")
     add_output_options(parser)
+    control.add_option(parser)
 
 
 def run(args: Namespace) -> int:

@@ -57,6 +57,7 @@ class Options:
     capture: Path | None = None
     split: bool = False
     stats: bool = False
+    control: str | None = None
 
     def __init__(self, **values: Any) -> None:
         """By the names above; `target` is needed."""

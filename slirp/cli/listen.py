@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from slirp.cli import options
+from slirp.cli.control import open_control
 from slirp.cli.endpoint import Endpoint, open_endpoint
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def run(args: Namespace) -> int:
             endpoint = open_endpoint(text, allow_remote=args.allow_remote)
             stack.callback(endpoint.remove)
             serve(server, endpoint)
+        open_control(args.control, network, stack)
         report("listening on " + ", ".join(args.sockets))
 
         def end() -> None:

@@ -31,6 +31,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "attach": ("slirp.cli.attach", "give a network namespace that exists this network"),
     "listen": ("slirp.cli.listen", "be the network of QEMU machines that connect to a socket"),
     "qemu": ("slirp.cli.qemu", "start a QEMU machine with this network"),
+    "ps": ("slirp.cli.ps", "find the networks that run"),
+    "ctl": ("slirp.cli.ctl", "look at a running network, and steer it"),
     "layout": ("slirp.cli.layout", "show and check the header vectors of captured frames"),
 }
 

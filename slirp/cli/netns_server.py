@@ -25,6 +25,7 @@ from nic import tun
 from nic.port import DeviceGone
 from nic.tap import TapPort
 from slirp.cli import tap
+from slirp.cli.control import open_control
 from slirp.cli.early import Options
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.options import (
@@ -80,6 +81,14 @@ def serve(
             ending.on_exit_fd(options.exit_fd)
         if options.follow and options.target_type == "netns" and options.netns_type == "pid":
             ending.follow(int(options.target))
+        open_control(
+            options.control,
+            network,
+            stack,
+            on_stop=ending.stop,
+            default_guest=where.guest,
+            namespace_pid=lambda: namespace_pid(options),
+        )
         describe(options, where)
         tell_stats = stats_printer(options, network)
         restrict(options, network, stack, complain)
@@ -156,6 +165,13 @@ def open_api_socket(path: str, network: Network, guest: str, stack: ExitStack) -
         stack.callback(ApiSocket(path, network, guest).close)
     except OSError as error:
         raise Failure(f"--api-socket {path}: {error.strerror or error}") from None
+
+
+def namespace_pid(options: Options) -> int | None:
+    """A process in the namespace, by which its sockets' owners can be found."""
+    if options.target_type != "netns" or options.netns_type != "pid":
+        return None
+    return int(options.target)
 
 
 def restrict(options: Options, network: Network, stack: ExitStack, complain: Say) -> None:
@@ -265,6 +281,10 @@ class Ending:
                     if os.stat(f"/proc/{name}/ns/net").st_ino == self._inode:
                         return int(name)
         return None
+
+    def stop(self) -> None:
+        """Somebody asked for it: that is success."""
+        self._stop(0)
 
     def _stop(self, status: int) -> None:
         self._status = status

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from slirp.address import addr_from_text
-from slirp.cli import capture_file
+from slirp.cli import capture_file, control
 from slirp.cli.failure import USAGE, Failure
 from slirp.config import BOOT_KINDS, DNS_CACHE, MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
 from slirp.errors import ConfigError
@@ -120,8 +120,9 @@ def add_boot_options(parser: ArgumentParser) -> None:
 
 
 def add_output_options(parser: ArgumentParser) -> None:
-    """--capture and --stats."""
+    """--capture, --stats and --control."""
     capture_file.add_output_options(parser)
+    control.add_option(parser)
 
 
 def add_options(parser: ArgumentParser) -> None:

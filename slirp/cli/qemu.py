@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from slirp.cli import options
+from slirp.cli.control import open_control
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.listen import report
 from slirp.linux.signals import SI_KERNEL, SignalFd
@@ -91,6 +92,7 @@ def run(args: Namespace) -> int:
             process = _start(argv + arguments(argv, theirs.fileno(), args), theirs, signals)
         if isinstance(process, int):
             return process
+        open_control(args.control, network, stack, on_stop=process.terminate)
         tell_stats = options.stats_printer(args, network)
         status = _serve(network, process, signals)
         if machine.port.broken:

@@ -26,6 +26,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from slirp.cli import options, tap
+from slirp.cli.control import open_control
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.linux import netns
 from slirp.linux.command import Command
@@ -98,6 +99,14 @@ def run(args: Namespace) -> int:
         except netns.NamespaceError as error:
             raise Failure(str(error)) from None
         network.attach(options.capture_of(args, stack)(port), DEVICE)
+        open_control(
+            args.control,
+            network,
+            stack,
+            on_stop=lambda: command.signal(signal.SIGTERM),
+            default_guest=where.guest,
+            namespace_pid=lambda: command.pid,
+        )
         tell_stats = options.stats_printer(args, network)
         status = _serve(network, command, signals)
         tell_stats()

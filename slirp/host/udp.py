@@ -32,6 +32,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -93,6 +94,8 @@ class UdpRelay:
         self.repliers: dict[tuple[bytes, int], list[Replier]] = {}  # by guest endpoint
         self.routes: dict[bytes, Route] = {}  # by addresses and ports, as on the wire
         self.outgoing = Outgoing(self)
+        self.on_mapping: Callable[[str, Mapping], None] | None = None  # while somebody listens
+        self.opened = 0
         self.to_guest = 0
         self.to_host = 0
         self.failed = 0
@@ -241,6 +244,11 @@ class UdpRelay:
         mapping.used_at = mapping.queued_at = now
         self.mappings[key] = mapping
         attachment.mappings += 1
+        self.opened += 1
+        mapping.number = self.opened
+        mapping.opened_at = now
+        if self.on_mapping is not None:
+            self.on_mapping("flow-opened", mapping)
         self._loop.visit_at(mapping, now + MAPPING_FOR)
         return mapping
 
@@ -273,6 +281,8 @@ class UdpRelay:
 
     def remove(self, mapping: Mapping) -> None:
         """End a mapping."""
+        if self.on_mapping is not None:
+            self.on_mapping("flow-closed", mapping)
         self.mappings.pop((mapping.guest.addr, mapping.port, mapping.family.addr_len), None)
         mapping.attachment.mappings -= 1
         self.routes.clear()
