@@ -53,6 +53,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--disable-dns", action=flag, help="nothing answers at the DNS address")
     add("--macaddress", metavar="MAC", help="the device's; only with --configure")
     add("--target-type", choices=TARGET_TYPES, default="netns", help="bess: for User Mode Linux")
+    add("--config", metavar="FILE.toml", help="what the options say, and more")
     add("--forward", action="append", default=[], metavar="SPEC", help="as for slirp run")
     add_output_options(parser)
     control.add_option(parser)
@@ -71,6 +72,10 @@ def run(args: Namespace) -> int:
     if args.target_type == "bess":
         values["tap_name"] = args.target_type
     values["forwards"] = args.forward
+    if args.config is not None:
+        from slirp.cli.config_file import overlaid
+
+        values = overlaid(values, args.config_fields, args.config_given)
     options = Options(**values, follow=True)
     errand = send_for_tap(options)
     from slirp.cli.netns_server import serve  # now, while the device is being made

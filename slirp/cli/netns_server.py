@@ -155,6 +155,7 @@ def make_config(options: Options) -> Config:
             dns_enabled=not options.disable_dns,
             outbound_addr=outbound(options.outbound_addr),
             forwards=options.forwards,
+            **options.fields,
         )
 
 

@@ -79,6 +79,7 @@ def run(args: Namespace) -> int:
     with ExitStack() as stack:
         wrap = options.capture_of(args, stack)
         network = options.open_network(args, stack)
+        args.mtu = network.mtu  # which may be the file's
         from slirp.machines import Server  # after the options were found to be good
 
         server = Server(network, report=lambda line: None, wrap=wrap)

@@ -80,7 +80,7 @@ def run(args: Namespace) -> int:
         raise Failure("no command to run; try: slirp run -- curl https://example.org/", USAGE)
     config = options.make_config(args)
     where = tap.addresses(config)
-    interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, args.mtu)
+    interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, config.mtu)
     with ExitStack() as stack:
         signals = SignalFd(FORWARDED)
         stack.callback(signals.close)
@@ -88,14 +88,14 @@ def run(args: Namespace) -> int:
             command = Command(
                 argv,
                 lambda: tap.make_tap(interface),
-                files=lambda: files_for(where, dns=config.dns_enabled, search=args.search),
+                files=lambda: files_for(where, dns=config.dns_enabled, search=config.search),
                 map_root=args.map_root,
                 before_exec=signals.restore_mask,
             )
             stack.callback(command.close)
             config = options.leading_to(config, where.guest)
             network = stack.enter_context(options.make_network(config))
-            port = tap.tap_port(command.ready(), args.mtu, stack)
+            port = tap.tap_port(command.ready(), config.mtu, stack)
         except netns.NamespaceError as error:
             raise Failure(str(error)) from None
         network.attach(options.capture_of(args, stack)(port), DEVICE)
