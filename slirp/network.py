@@ -349,6 +349,10 @@ class Network:
         """Who was seen on the virtual wire: address, MAC, port, host name, seconds ago."""
         return self._observer.guests()
 
+    def is_own_socket(self, addr: str, port: int) -> bool:
+        """Does a guest's connection come from this address and port of the host's?"""
+        return self._observer.is_own_socket(addr, port)
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with each slirp.events.Event from now on; what is returned ends it.
 

@@ -5,9 +5,7 @@ Here are the options; what is done with them is slirp.cli.early's and then slirp
 
 from __future__ import annotations
 
-import sys
-
-from slirp.cli import control
+from slirp.cli import control, log
 from slirp.cli.capture_file import add_output_options
 from slirp.cli.early import NETNS_TYPES, TARGET_TYPES, Options, send_for_tap
 from slirp.cli.failure import USAGE, Failure
@@ -56,7 +54,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--config", metavar="FILE.toml", help="what the options say, and more")
     add("--forward", action="append", default=[], metavar="SPEC", help="as for slirp run")
     add_output_options(parser)
-    control.add_option(parser)
+    control.add_options(parser, ready_fd=False)
 
 
 def run(args: Namespace) -> int:
@@ -102,4 +100,4 @@ def describe(options: Options, where: tap.Addresses) -> None:
 
 
 def complain(text: str) -> None:
-    sys.stderr.write(f"slirp: {text}\n")
+    log.say(text)

@@ -24,6 +24,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "ps": ("slirp.cli.ps", "find the networks that run"),
     "ctl": ("slirp.cli.ctl", "look at a running network, and steer it"),
     "config": ("slirp.cli.config", "print the effective configuration"),
+    "completion": ("slirp.cli.completion", "print a completion script for bash, zsh or fish"),
+    "man": ("slirp.cli.man", "print or write man pages"),
     "layout": ("slirp.cli.layout", "show and check the header vectors of captured frames"),
 }
 

@@ -1,6 +1,11 @@
-"""`--control PATH`, for every command that runs a network.
+"""How a running network is looked at: `--control`, `--metrics`, `-v`, `--log-json`, `--ready-fd`.
 
-Does not do: what is said on the socket (slirp.control).
+    add_options(parser)
+    …
+    open_control(args, network, stack, on_stop=…)      the sockets, and lines on standard error
+    tell_ready(args.ready_fd)                          when everything is set up
+
+Does not do: what is said on the sockets (slirp.control).
 """
 
 from __future__ import annotations
@@ -8,28 +13,46 @@ from __future__ import annotations
 import os
 import sys
 
-from slirp.cli.failure import Failure
+from slirp.cli import log
+from slirp.cli.failure import USAGE, Failure
+from slirp.errors import ConfigError
 
 TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from argparse import ArgumentParser, Namespace
     from collections.abc import Callable
     from contextlib import ExitStack
-    from typing import Final
+    from typing import Final, Protocol
 
+    from slirp.control.verbs import Verbs
     from slirp.network import Network
 
+    class Wishes(Protocol):
+        """What the options come to, for those who have no parser's Namespace."""
+
+        @property
+        def control(self) -> str | None: ...
+        @property
+        def metrics(self) -> str | None: ...
+        @property
+        def verbose(self) -> int: ...
+
+
 COMMAND_MAX: Final = 200  # letters of a command line in listings
+READY: Final = b"1"  # as slirp4netns has it
 
 
-def add_option(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--control", metavar="PATH", help="a socket for `slirp ctl`: look at the network, steer it"
-    )
+def add_options(parser: ArgumentParser, *, ready_fd: bool = True) -> None:
+    add = parser.add_argument
+    add("--control", metavar="PATH", help="a socket for `slirp ctl`: look at the network, steer it")
+    add("--metrics", metavar="[ADDR:]PORT", help="answer Prometheus there (127.0.0.1)")
+    if ready_fd:  # attach has slirp4netns's
+        add("--ready-fd", type=int, metavar="FD", help='"1" is written to it when all is set up')
+    log.add_options(parser)
 
 
 def open_control(
-    path: str | None,
+    wishes: Namespace | Wishes,
     network: Network,
     stack: ExitStack,
     *,
@@ -37,14 +60,20 @@ def open_control(
     default_guest: str | None = None,
     namespace_pid: Callable[[], int | None] = lambda: None,
 ) -> None:
-    """The socket that the option asks for, closed with `stack`. Raises Failure."""
-    if path is None:
+    """What the options ask for, closed with `stack`. Raises Failure."""
+    log.follow(network, wishes.verbose)
+    if wishes.control is None and wishes.metrics is None:
         return
-    from slirp.control.server import ControlSocket
     from slirp.control.verbs import Verbs
 
-    path = os.path.abspath(path)  # found again by `slirp ps`, from wherever
     verbs = Verbs(network, name=called(), namespace_pid=namespace_pid)
+    if wishes.metrics is not None:
+        _open_metrics(wishes.metrics, verbs, stack)
+    if wishes.control is None:
+        return
+    from slirp.control.server import ControlSocket
+
+    path = os.path.abspath(wishes.control)  # found again by `slirp ps`, from wherever
     try:
         control = ControlSocket(
             path,
@@ -56,6 +85,31 @@ def open_control(
     except OSError as error:
         raise Failure(f"--control {path}: {error.strerror or error}") from None
     stack.callback(control.close)
+
+
+def _open_metrics(where: str, verbs: Verbs, stack: ExitStack) -> None:
+    from slirp.control.metrics_port import MetricsPort
+
+    try:
+        stack.callback(MetricsPort(where, verbs.network, verbs.metrics).close)
+    except ConfigError as error:
+        raise Failure(f"--{error}", USAGE) from None
+    except OSError as error:
+        raise Failure(f"--metrics {where}: {error.strerror or error}") from None
+
+
+def tell_ready(fd: int | None) -> None:
+    """Everything is set up: tell whoever waits, by descriptor and as a service. Raises Failure."""
+    if fd is not None:
+        try:
+            os.write(fd, READY)
+            os.close(fd)
+        except OSError as error:
+            raise Failure(f"--ready-fd {fd}: {error.strerror}") from None
+    if "NOTIFY_SOCKET" in os.environ:
+        from slirp.linux.sd_notify import notify
+
+        notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={called()}")
 
 
 def called() -> str:

@@ -58,6 +58,9 @@ class Options:
     split: bool = False
     stats: bool = False
     control: str | None = None
+    metrics: str | None = None
+    verbose: int = 0
+    log_json: bool = False
     fields: Mapping[str, Any] = {}  # of a Config, beyond these
 
     def __init__(self, **values: Any) -> None:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Final
 from nic import tun
 from nic.port import DeviceGone
 from nic.tap import TapPort
-from slirp.cli import tap
-from slirp.cli.control import open_control
+from slirp.cli import log, tap
+from slirp.cli.control import open_control, tell_ready
 from slirp.cli.early import Options
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.options import (
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from nic.bess import BessPort
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-READY: Final = b"1"
 NO_IPV6: Final = "IPv6 is not supported yet; the namespace gets IPv4 only"
 RESOLV_CONF: Final = "/etc/resolv.conf"
 
@@ -63,6 +62,7 @@ def serve(
     with ExitStack() as stack:
         if errand is not None:
             stack.callback(errand.close)
+        log.use_json(on=options.log_json)
         config = make_config(options)
         where = tap.addresses(config)
         if options.ipv6 or options.outbound_addr6 is not None:
@@ -82,7 +82,7 @@ def serve(
         if options.follow and options.target_type == "netns" and options.netns_type == "pid":
             ending.follow(int(options.target))
         open_control(
-            options.control,
+            options,
             network,
             stack,
             on_stop=ending.stop,
@@ -92,8 +92,7 @@ def serve(
         describe(options, where)
         tell_stats = stats_printer(options, network)
         restrict(options, network, stack, complain)
-        if options.ready_fd is not None:
-            tell_ready(options.ready_fd)
+        tell_ready(options.ready_fd)
         status = ending.run(options.tap_name)
         tell_stats()
         return status
@@ -214,14 +213,6 @@ def follow_resolvers(network: Network, stack: ExitStack) -> None:
 
     network.use_resolvers(())
     network.watch(keeper.fileno(), news)
-
-
-def tell_ready(fd: int) -> None:
-    try:
-        os.write(fd, READY)
-        os.close(fd)
-    except OSError as error:
-        raise Failure(f"--ready-fd {fd}: {error.strerror}") from None
 
 
 # --- the end --------------------------------------------------------------------------------------

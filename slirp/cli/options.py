@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from slirp.address import addr_from_text
-from slirp.cli import capture_file, control
+from slirp.cli import capture_file, control, log
 from slirp.cli.failure import USAGE, Failure
 from slirp.config import BOOT_KINDS, DNS_CACHE, MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
 from slirp.errors import ConfigError
@@ -124,9 +124,9 @@ def add_boot_options(parser: ArgumentParser) -> None:
 
 
 def add_output_options(parser: ArgumentParser) -> None:
-    """--capture, --stats and --control."""
+    """--capture, --stats, --control, -v and the like."""
     capture_file.add_output_options(parser)
-    control.add_option(parser)
+    control.add_options(parser)
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -283,9 +283,9 @@ def raise_descriptor_limit() -> None:
     """A connection costs a descriptor; say so when there are few."""
     limit = syscalls.raise_descriptor_limit()
     if limit < DESCRIPTORS_WANTED:
-        sys.stderr.write(
-            f"slirp: warning: only {limit} descriptors are allowed, and each connection takes one; "
-            f"ulimit -Hn {DESCRIPTORS_WANTED} allows more\n"
+        log.say(
+            f"warning: only {limit} descriptors are allowed, and each connection takes one; "
+            f"ulimit -Hn {DESCRIPTORS_WANTED} allows more"
         )
 
 

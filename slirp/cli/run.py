@@ -18,15 +18,14 @@ Does not do: a terminal of its own, detaching, restarting.
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from slirp.cli import options, tap
-from slirp.cli.control import open_control
+from slirp.cli import log, options, tap
+from slirp.cli.control import open_control, tell_ready
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.linux import netns
 from slirp.linux.command import Command
@@ -78,6 +77,7 @@ def run(args: Namespace) -> int:
     argv = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not argv:
         raise Failure("no command to run; try: slirp run -- curl https://example.org/", USAGE)
+    log.use_json(on=args.log_json)
     config = options.make_config(args)
     where = tap.addresses(config)
     interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, config.mtu)
@@ -100,13 +100,14 @@ def run(args: Namespace) -> int:
             raise Failure(str(error)) from None
         network.attach(options.capture_of(args, stack)(port), DEVICE)
         open_control(
-            args.control,
+            args,
             network,
             stack,
             on_stop=lambda: command.signal(signal.SIGTERM),
             default_guest=where.guest,
             namespace_pid=lambda: command.pid,
         )
+        tell_ready(args.ready_fd)
         tell_stats = options.stats_printer(args, network)
         status = _serve(network, command, signals)
         tell_stats()
@@ -155,7 +156,7 @@ def _serve(network: Network, command: Command, signals: SignalFd) -> int:
         status = command.wait()
         _drain(network)
     except DeviceGone as error:
-        sys.stderr.write(f"slirp: {DEVICE}: {error.strerror}; ending the command\n")
+        log.say(f"{DEVICE}: {error.strerror}; ending the command")
         _end(command)
         return FAILED
     return status

@@ -80,6 +80,17 @@ class Observer:
                     return True
         return False
 
+    def is_own_socket(self, addr: str, port: int) -> bool:
+        """Is this the host's end of a guest's TCP connection?"""
+        for flow in self._relays.tcp.flows.values():
+            try:
+                name = flow.sock.getsockname() if flow.sock is not None else None
+            except OSError:
+                continue
+            if isinstance(name, tuple) and name[:2] == (addr, port):
+                return True
+        return False
+
     # Events
 
     def _listen(self, on: bool) -> None:
