@@ -42,7 +42,7 @@ FLOORS: Final = (
     ("slirp.linux",),
     ("slirp.sight",),
     ("slirp.host",),
-    ("slirp.network", "slirp.machines"),
+    ("slirp.network", "slirp.machines", "slirp.aio"),
     ("slirp",),  # slirp/__init__.py: the library's names
     ("slirp.control",),
     ("slirp.guest",),
@@ -77,6 +77,7 @@ ROOMS: Final = (  # the longest name that fits counts
     Room("slirp.host", ("nic.port", "dma"), world=True),
     Room("slirp.network", ("nic.port", "dma"), world=True),
     Room("slirp.machines", NIC, world=True),
+    Room("slirp.aio", NIC, world=True),
     Room("slirp.control", NIC, world=True),
     Room("slirp.guest", NIC, world=True, eager=frozenset({"unicorn"})),
     Room("slirp.cli", NIC, world=True),

@@ -142,7 +142,7 @@ def test_mandoc_finds_nothing_wrong(pages: Path) -> None:
 def test_page_says_what_the_help_says(pages: Path) -> None:
     groff = need_tool("groff")
     done = subprocess.run(
-        [groff, "-Kutf8", "-man", "-Tutf8", "-ww", "-P-c", "-P-b", "-P-u", str(pages / "slirp-run.1")],
+        [groff, "-Kutf8", "-man", "-Tutf8", "-ww", "-P-cbu", str(pages / "slirp-run.1")],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stderr == ""
