@@ -220,6 +220,45 @@ class Network:
         """The forwards that are open."""
         return self._forwards.listing()
 
+    # State
+
+    def save(self, path: str | os.PathLike[str]) -> dict[str, int]:
+        """Write what a restart would lose to a file: how many of each kind.
+
+        Leases, forwards, UDP mappings, the configuration, and which TCP connections there are, so
+        that their guests can be told. Raises OSError, and then an older file is still there.
+        """
+        from slirp import statefile
+        from slirp.host.state import saved
+
+        body = saved(self._dispatcher, self._dhcp, self.forwards(), self.config)
+        statefile.write(os.fspath(path), body)
+        return {kind: len(body[kind]) for kind in ("leases", "forwards", "udp", "tcp")}
+
+    def restore(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Take over what `save` wrote: how many of each kind, and what `failed`.
+
+        Forwards that are open already stay. Guests' TCP connections are reset, at once where one
+        port has all guests, else when a guest is seen. Raises ConfigError for a file that is
+        damaged, of another version or of another network, or OSError; then nothing has changed.
+        """
+        from slirp import statefile
+        from slirp.host.state import Damaged, Restorer, Saved
+
+        text = os.fspath(path)
+        try:
+            found = Saved(statefile.read(text))
+        except Damaged as damage:
+            raise statefile.StateError(text, str(damage)) from None
+        if found.network != self.config.network:
+            why = f"is of the network {found.network}, this one is {self.config.network}"
+            raise statefile.StateError(text, why)
+        taken = {forward.host for forward in self.forwards()}
+        found.forwards = [spec for spec in found.forwards if spec.host not in taken]
+        restorer = Restorer(self._dispatcher, self._dhcp, found, lambda spec: self._open((spec,)))
+        self._observer.restore(restorer)
+        return restorer.report
+
     def use_resolvers(self, resolvers: Sequence[str | Resolver] | None) -> None:
         """Ask these from now on; None: the ones that resolv.conf names."""
         self._resolvers = self.config.replace(resolvers=resolvers).resolvers

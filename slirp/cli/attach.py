@@ -70,7 +70,7 @@ def run(args: Namespace) -> int:
     if args.target_type == "bess":
         values["tap_name"] = args.target_type
     values["forwards"] = args.forward
-    if args.config is not None:
+    if args.config is not None or args.restore is not None:
         from slirp.cli.config_file import overlaid
 
         values = overlaid(values, args.config_fields, args.config_given)

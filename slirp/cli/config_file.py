@@ -181,24 +181,57 @@ def _is_anothers(name: str) -> bool:
     return False
 
 
-def path_among(arguments: Sequence[str], parser: ArgumentParser) -> str | None:
-    """The file that a command line names, if the command takes one."""
-    if not any("--config" in action.option_strings for action in parser._actions):
-        return None
+class Files:
+    """The files that a command line names, before anything else is known of it."""
+
+    def __init__(self, arguments: Sequence[str], parser: ArgumentParser) -> None:
+        options = {name for action in parser._actions for name in action.option_strings}
+        self._config = _path_among(arguments, "--config") if "--config" in options else None
+        self._state = _path_among(arguments, "--restore") if "--restore" in options else None
+
+    def __bool__(self) -> bool:
+        return self._config is not None or self._state is not None
+
+    def prepare(self, command: str, parser: ArgumentParser) -> None:
+        """Give a command's parser the files as its defaults. What a saved state says of the network
+        counts less than a configuration, and its forwards are the restored network's to open."""
+        fields: dict[str, Any] = {}
+        if self._state is not None:
+            fields = _fields_of_state(self._state)
+        if self._config is not None:
+            file = ConfigFile(self._config, command)
+            parser.set_defaults(**file.options_for(parser))
+            fields |= file.fields
+        parser.set_defaults(config_fields=fields)
+
+
+def _fields_of_state(path: str) -> dict[str, Any]:
+    from slirp import statefile
+    from slirp.config import Config
+
+    try:
+        found = statefile.read(path).get("config")
+        fields = dict(found) if isinstance(found, dict) else {}
+        fields.pop("forwards", None)
+        Config(**fields)
+    except statefile.StateError as error:
+        raise Failure(f"--restore {str(error).removeprefix('state ')}") from None
+    except ConfigError as error:
+        raise Failure(f"--restore {path}: {error}") from None
+    except OSError as error:
+        raise Failure(f"--restore {path}: {error.strerror}") from None
+    return fields
+
+
+def _path_among(arguments: Sequence[str], option: str) -> str | None:
     for at, word in enumerate(arguments):
         if word == "--":
             return None
-        if word == "--config":
+        if word == option:
             return arguments[at + 1] if at + 1 < len(arguments) else None
-        if word.startswith("--config="):
-            return word.removeprefix("--config=")
+        if word.startswith(option + "="):
+            return word[len(option) + 1 :]
     return None
-
-
-def prepare(path: str, command: str, parser: ArgumentParser) -> None:
-    """Give a command's parser the file as its defaults."""
-    file = ConfigFile(path, command)
-    parser.set_defaults(**file.options_for(parser), config_fields=file.fields)
 
 
 def given_among(arguments: Sequence[str], parser: ArgumentParser) -> set[str]:

@@ -1,4 +1,4 @@
-"""How a running network is looked at: `--control`, `--metrics`, `-v`, `--log-json`, `--ready-fd`.
+"""Around a running network: `--control`, `--metrics`, `--restore`, `-v`, `--ready-fd` and the like.
 
     add_options(parser)
     …
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         @property
         def metrics(self) -> str | None: ...
         @property
+        def restore(self) -> str | None: ...
+        @property
         def verbose(self) -> int: ...
 
 
@@ -46,6 +48,7 @@ def add_options(parser: ArgumentParser, *, ready_fd: bool = True) -> None:
     add = parser.add_argument
     add("--control", metavar="PATH", help="a socket for `slirp ctl`: look at the network, steer it")
     add("--metrics", metavar="[ADDR:]PORT", help="answer Prometheus there (127.0.0.1)")
+    add("--restore", metavar="FILE", help="what `slirp ctl SOCKET save FILE` wrote")
     if ready_fd:  # attach has slirp4netns's
         add("--ready-fd", type=int, metavar="FD", help='"1" is written to it when all is set up')
     log.add_options(parser)
@@ -62,6 +65,8 @@ def open_control(
 ) -> None:
     """What the options ask for, closed with `stack`. Raises Failure."""
     log.follow(network, wishes.verbose)
+    if wishes.restore is not None:
+        _restore(wishes.restore, network)
     if wishes.control is None and wishes.metrics is None:
         return
     from slirp.control.verbs import Verbs
@@ -85,6 +90,17 @@ def open_control(
     except OSError as error:
         raise Failure(f"--control {path}: {error.strerror or error}") from None
     stack.callback(control.close)
+
+
+def _restore(path: str, network: Network) -> None:
+    try:
+        report = network.restore(path)
+    except ConfigError as error:
+        raise Failure(f"--restore {str(error).removeprefix('state ')}") from None
+    except OSError as error:
+        raise Failure(f"--restore {path}: {error.strerror or error}") from None
+    for line in report["failed"]:
+        log.say(f"warning: --restore: {line}")
 
 
 def _open_metrics(where: str, verbs: Verbs, stack: ExitStack) -> None:

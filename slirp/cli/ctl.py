@@ -262,7 +262,11 @@ def _word(value: Any) -> str:
 
 
 def save(network: Connection, args: Namespace) -> None:
-    _done(network.ask("save", file=os.path.abspath(args.file)), args)
+    found = network.ask("save", file=os.path.abspath(args.file))
+    if args.json:
+        _print_json(found)
+    else:
+        pairs(list(found.items()))
 
 
 def stop(network: Connection, args: Namespace) -> None:

@@ -59,6 +59,7 @@ class Options:
     stats: bool = False
     control: str | None = None
     metrics: str | None = None
+    restore: str | None = None
     verbose: int = 0
     log_json: bool = False
     fields: Mapping[str, Any] = {}  # of a Config, beyond these

@@ -76,18 +76,18 @@ def _dispatch(arguments: Sequence[str]) -> int:
     command = import_module(COMMANDS[name][0])
     parser = make_parser(f"slirp {name}")
     command.configure(parser)
-    config = None
-    if any(word.startswith("--config") for word in rest):
+    files = None
+    if any(word.startswith(("--config", "--restore")) for word in rest):
         from slirp.cli import config_file
 
-        config = config_file.path_among(rest, parser)
+        files = config_file.Files(rest, parser)
     try:
-        if config is not None:
-            config_file.prepare(config, name, parser)
+        if files:
+            files.prepare(name, parser)
         args = parser.parse_args(rest)
     except SystemExit as done:  # --help was printed, or the mistake was
         return done.code if isinstance(done.code, int) else USAGE
-    if config is not None:
+    if files:
         second = make_parser(f"slirp {name}")
         command.configure(second)
         args.config_given = config_file.given_among(rest, second)

@@ -167,7 +167,8 @@ class Verbs:
         return {"events": kinds}
 
     def _save(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise Refusal("unsupported", "save: this network cannot")
+        path = _absolute(args["file"])
+        return {"file": path, **self.network.save(path)}
 
     def _stop(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}

@@ -23,6 +23,7 @@ from slirp.host.listing import describe_guest, describe_tcp, describe_udp
 if TYPE_CHECKING:
     from slirp.host.attachment import Attachment
     from slirp.host.dispatch import Dispatcher
+    from slirp.host.state import Restorer
     from slirp.host.tcp_flow import TcpFlow
     from slirp.host.udp_mapping import Mapping
     from slirp.ip.neighbours import Guest
@@ -39,6 +40,7 @@ class Observer:
         self._dhcp = dhcp
         self.events = Events(lambda: relays.loop.now, self._listen)
         self._capture: tuple[Selection, Capture] | None = None
+        self._restorer: Restorer | None = None
 
     # Guests and flows
 
@@ -98,9 +100,15 @@ class Observer:
         relays = self._relays
         relays.tcp.on_flow = self._tell_tcp if on else None
         relays.udp.on_mapping = self._tell_udp if on else None
-        relays.stack.link.on_guest = self._guest_seen if on else relays.holding.guest_seen
+        self._hang()
         if self._dhcp is not None:
             self._dhcp.on_lease = self._tell_lease if on else None
+
+    def _hang(self) -> None:
+        """Be told of guests while there is somebody to tell."""
+        relays = self._relays
+        wanted = bool(self.events) or self._restorer is not None
+        relays.stack.link.on_guest = self._guest_seen if wanted else relays.holding.guest_seen
 
     def _tell_tcp(self, kind: str, flow: TcpFlow) -> None:
         self.events.tell(kind, describe_tcp(flow, self._relays.loop.now))
@@ -110,6 +118,9 @@ class Observer:
 
     def _guest_seen(self, guest: Guest, now: float) -> None:
         self._relays.holding.guest_seen(guest, now)
+        if self._restorer is not None:
+            self._restorer.guest_seen(guest, now)
+            self._is_restored()
         told = describe_guest(guest, now)
         self.events.tell("guest-seen", {key: told[key] for key in ("address", "mac", "port")})
 
@@ -129,6 +140,9 @@ class Observer:
         """A port came onto the network."""
         if self._capture is not None:
             attachment.port = self._capture[1].port(attachment.port)
+        if self._restorer is not None:
+            self._restorer.attached(attachment, self._relays.loop.now)
+            self._is_restored()
         if self.events:
             self.events.tell("port-attached", {"port": attachment.name})
 
@@ -136,6 +150,21 @@ class Observer:
         """It has left."""
         if self.events:
             self.events.tell("port-detached", {"port": attachment.name})
+
+    # State
+
+    def restore(self, restorer: Restorer) -> None:
+        """Have saved state take its place as guests become reachable."""
+        self._restorer = restorer
+        self._hang()
+        for attachment in self._relays.attachments:
+            restorer.attached(attachment, self._relays.loop.now)
+        self._is_restored()
+
+    def _is_restored(self) -> None:
+        if self._restorer is not None and not self._restorer.waits:
+            self._restorer = None
+            self._hang()
 
     # The capture
 

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE
-from slirp.address import SockAddr, is_loopback
+from slirp.address import SockAddr, addr_from_text, is_loopback
 from slirp.flow import Refusal
 from slirp.host.attachment import payload_views, send_all, write_headers
 from slirp.host.descriptors import Descriptors, Idle
@@ -229,10 +229,73 @@ class UdpRelay:
             sock = self._descriptors.take(attachment, family.family, socket.SOCK_DGRAM, 0, now)
         except OSError as error:
             return error.errno or 0
-        layer = self._stack.layer(guest.addr)
-        mapping = Mapping(self, layer, guest, key[1], family, sock)
+        return self._enter(key, guest, sock, host_addr, None, now)
+
+    def restore(
+        self,
+        guest: Guest,
+        port: int,
+        local: tuple[str, int],
+        to: tuple[bytes, int] | None,
+        now: float,
+    ) -> bool:
+        """Open a mapping as an earlier network had it: peers know its host port, if it is free.
+
+        False: there is none of this guest's port to be had.
+        """
+        addr = addr_from_text(local[0])
+        key = (guest.addr, port, len(addr))
+        family = self._sockets.get(addr)
+        if family is None or key in self.mappings:
+            return False
+        attachment: Attachment = guest.attachment
         try:
-            family.leave(sock)
+            sock = self._descriptors.take(attachment, family.family, socket.SOCK_DGRAM, 0, now)
+        except OSError:
+            return False
+        mapping = self._enter(key, guest, sock, addr, local, now)
+        if not isinstance(mapping, Mapping):
+            return False
+        self._aim(mapping, to)
+        return True
+
+    def adopt(
+        self, guest: Guest, port: int, sock: socket.socket, to: tuple[bytes, int] | None, now: float
+    ) -> bool:
+        """Take over a mapping's own socket; False: there is no room for it, and it is closed."""
+        admitted = self._descriptors.admit(guest.attachment, sock, now)
+        if admitted is None:
+            return False
+        addr = addr_of(admitted.getsockname())
+        mapping = self._enter((guest.addr, port, len(addr)), guest, admitted, addr, None, now)
+        if not isinstance(mapping, Mapping):
+            return False
+        self._aim(mapping, to)
+        return True
+
+    def _aim(self, mapping: Mapping, to: tuple[bytes, int] | None) -> None:
+        if to is not None:
+            mapping.to_key = to
+            mapping.to_addr = mapping.family.sockaddr(*to)
+
+    def _enter(
+        self,
+        key: Key,
+        guest: Guest,
+        sock: socket.socket,
+        host_addr: bytes,
+        local: tuple[str, int] | None,
+        now: float,
+    ) -> Mapping | int:
+        """A mapping of this socket, or the errno of what stood in the way; then it is closed."""
+        attachment: Attachment = guest.attachment
+        family = self._sockets.of(host_addr)
+        mapping = Mapping(self, self._stack.layer(guest.addr), guest, key[1], family, sock)
+        try:
+            if local is not None:
+                sock.bind(local)
+            elif not sock.getsockname()[1]:
+                family.leave(sock)
             family.prepare(sock)
             persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
             widen_queue(sock)

@@ -233,6 +233,18 @@ class DhcpServer:
         held = (b for b in self._bindings.values() if b.state == BOUND and b.expires_at > now)
         return sorted(map(_lease_of, held))
 
+    def restore(self, lease: Lease, now: float) -> bool:
+        """Take over a lease that an earlier server gave; False: not in this configuration."""
+        static = self.config.static_leases.get(lease.mac)
+        fits = lease.addr == static if static is not None else lease.addr in self._pool
+        if not fits or lease.expires_at <= now or lease.addr in self._bindings:
+            return False
+        self._bindings[lease.addr] = _Binding(
+            lease.addr, lease.mac, lease.client_id, BOUND, lease.expires_at, lease.hostname, None
+        )
+        self._by_client[lease.client_id] = self._by_mac[lease.mac] = lease.addr
+        return True
+
     # RFC 2131 §4.3.1
     def _handle_discover(self, request: DhcpMessage, now: float) -> DhcpReply | None:
         self.stats["discover"] += 1

@@ -20,14 +20,16 @@ from slirp.cli.toml_out import toml_of
 from slirp.config import Config
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP, SLIRP4NETNS, as_user, holder, run
 from tests.kit.need import need_tun
+from tests.kit.ports import free_port
 
-FILE = """\
+PORT = free_port()
+FILE = f"""\
 # a network of mine
 network = "10.0.9.0/24"
 mtu = 1400
 domain = "test"
 forwards = [
-  "18080:80",   # web
+  "{PORT}:80",   # web
 ]
 stats = true
 
@@ -61,7 +63,7 @@ def test_file_says_what_the_network_is(path: str, capsys: pytest.CaptureFixture[
         "network": "10.0.9.0/24",
         "mtu": 1400,
         "domain": "test",
-        "forwards": ["127.0.0.1:18080:80"],
+        "forwards": [f"127.0.0.1:{PORT}:80"],
         "names": {"web.test": ["10.0.9.15"]},
     }
 
