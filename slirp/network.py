@@ -238,8 +238,8 @@ class Network:
     def restore(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Take over what `save` wrote: how many of each kind, and what `failed`.
 
-        Forwards that are open already stay. Guests' TCP connections are reset, at once where one
-        port has all guests, else when a guest is seen. Raises ConfigError for a file that is
+        Forwards that are open already stay. Guests' TCP connections are reset, as soon as a guest
+        answers. Raises ConfigError for a file that is
         damaged, of another version or of another network, or OSError; then nothing has changed.
         """
         from slirp import statefile

@@ -141,7 +141,7 @@ class Observer:
         if self._capture is not None:
             attachment.port = self._capture[1].port(attachment.port)
         if self._restorer is not None:
-            self._restorer.attached(attachment, self._relays.loop.now)
+            self._restorer.attached(self._relays.loop.now)
             self._is_restored()
         if self.events:
             self.events.tell("port-attached", {"port": attachment.name})
@@ -157,8 +157,8 @@ class Observer:
         """Have saved state take its place as guests become reachable."""
         self._restorer = restorer
         self._hang()
-        for attachment in self._relays.attachments:
-            restorer.attached(attachment, self._relays.loop.now)
+        if self._relays.attachments:
+            restorer.attached(self._relays.loop.now)
         self._is_restored()
 
     def _is_restored(self) -> None:

@@ -7,7 +7,8 @@ RST are the network's side of the connection; a guest that had not received ever
 a challenge ACK (RFC 5961 §3.2), which is reset by what it says.
 
 `saved` makes plain values, `Restorer` takes them: at once what needs no guest; the rest when the
-guest is reachable, which it is at once where there is a single port, and otherwise when it is seen.
+guest answers, who is asked for as soon as there is a port, or is seen later. It may have another
+hardware address by then: a namespace's TAP is a new one.
 
 Does not do: files (slirp.statefile), connections that live on (slirp.host.handover).
 """
@@ -30,12 +31,12 @@ from slirp.tcp.segment import Emission
 from slirp.wire.tcp import ACK, RST
 
 if TYPE_CHECKING:
-    from slirp.host.attachment import Attachment
     from slirp.host.dispatch import Dispatcher
     from slirp.host.udp_mapping import Mapping as UdpMapping
     from slirp.ip.neighbours import Guest
     from slirp.services.dhcp import DhcpServer
 
+HELD_AS: Final = "restored"  # in the statistics of what waits for guests
 KEY_LENGTHS: Final = (12, 36)  # bytes of a flow's key: two addresses and two ports
 
 
@@ -47,7 +48,6 @@ class SavedMapping(NamedTuple):
     """A UDP mapping that is to be opened again."""
 
     guest: bytes
-    mac: bytes
     port: int
     local: tuple[str, int]
     to: tuple[bytes, int] | None
@@ -58,7 +58,6 @@ class SavedFlow(NamedTuple):
 
     key: bytes
     guest: bytes
-    mac: bytes
     seq: int
     ack: int
 
@@ -78,7 +77,6 @@ def saved(
         "tcp": [
             {
                 "key": flow.key.hex(),
-                "mac": mac_to_text(flow.guest.mac),
                 "seq": flow.conn.send.max,
                 "ack": flow.conn.receive.nxt,
             }
@@ -106,7 +104,6 @@ def _mapping(mapping: UdpMapping) -> dict[str, Any]:
     to = mapping.to_key
     return {
         "guest": addr_to_text(mapping.guest.addr),
-        "mac": mac_to_text(mapping.guest.mac),
         "port": mapping.port,
         "local": list(mapping.sock.getsockname()[:2]),
         "to": [addr_to_text(to[0]), to[1]] if to is not None else None,
@@ -144,7 +141,6 @@ def _parse_mapping(value: Any) -> SavedMapping:
     local, to = value["local"], value["to"]
     return SavedMapping(
         addr_from_text(str(value["guest"])),
-        mac_from_text(str(value["mac"])),
         _port(value["port"]),
         (addr_to_text(addr_from_text(str(local[0]))), _port(local[1])),
         None if to is None else (addr_from_text(str(to[0])), _port(to[1])),
@@ -156,8 +152,7 @@ def _parse_flow(value: Any) -> SavedFlow:
     if len(key) not in KEY_LENGTHS:
         raise ValueError("a flow's key")
     guest, _ = ends_of(key)
-    mac = mac_from_text(str(value["mac"]))
-    return SavedFlow(key, guest.addr, mac, _word(value["seq"]), _word(value["ack"]))
+    return SavedFlow(key, guest.addr, _word(value["seq"]), _word(value["ack"]))
 
 
 def _port(value: Any) -> int:
@@ -170,6 +165,21 @@ def _word(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 32:
         raise ValueError("a sequence number")
     return value
+
+
+class _Asked:
+    """A guest is asked for: what waits for its answer (slirp.host.holding)."""
+
+    def __init__(self, restorer: Restorer) -> None:
+        self._restorer = restorer
+
+    def deliver(self, guest: Guest, now: float) -> None:
+        """It is there."""
+        self._restorer.guest_seen(guest, now)
+
+    def fail(self, now: float) -> None:
+        """It is not; it may come later."""
+        return
 
 
 class Restorer:
@@ -208,22 +218,15 @@ class Restorer:
         """Is there still something for guests that were not seen yet?"""
         return bool(self._mappings or self._flows)
 
-    def attached(self, attachment: Attachment, now: float) -> None:
-        """A port is there. The only one has all the guests."""
-        if not self.waits or len(self._relays.attachments) != 1:
-            return
-        link = self._relays.stack.link
-        macs = {mapping.guest: mapping.mac for mapping in self._mappings}
-        macs |= {flow.guest: flow.mac for flow in self._flows}
-        for addr, mac in macs.items():
-            if len(addr) not in self._relays.stack.lengths:
-                continue
-            family = self._relays.stack.layer(addr).family
-            guest = link.guests.learn(family, addr, mac, attachment, now)
+    def attached(self, now: float) -> None:
+        """A port is there: ask for the guests. One that answers nobody is waited for."""
+        addrs = {mapping.guest for mapping in self._mappings} | {flow.guest for flow in self._flows}
+        for addr in addrs:
+            guest = self._relays.stack.guests.get(addr)
             if guest is not None:
                 self.guest_seen(guest, now)
-        self._mappings.clear()
-        self._flows.clear()
+            elif len(addr) in self._relays.stack.lengths:
+                self._relays.holding.hold(addr, HELD_AS, _Asked(self), 0, now)
 
     def guest_seen(self, guest: Guest, now: float) -> None:
         """What was kept for this guest."""

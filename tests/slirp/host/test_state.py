@@ -15,8 +15,9 @@ from scapy.layers.l2 import Ether
 
 from slirp import Config, ConfigError, statefile
 from slirp.host.state import Damaged, Saved
+from tests.kit.clock import Clock
 from tests.kit.echo import EchoServer
-from tests.kit.guest import GATEWAY, GUEST, GUEST_MAC, RST, Lab, Tcp, arp, is_right, udp
+from tests.kit.guest import GATEWAY, GUEST, GUEST_MAC, OWN_MAC, RST, Lab, Tcp, arp, is_right, udp
 from tests.kit.ports import free_port
 
 
@@ -92,6 +93,7 @@ def test_peers_still_reach_a_guest_by_its_mapping(tmp_path: Path) -> None:
             assert lab.network.save(path)["udp"] == 1
         with Lab() as lab:
             assert lab.network.restore(path)["udp"] == 1
+            lab.turn(lambda: len(lab.network.flows()) == 1)
             server.sendto(b"after", peer)
             lab.turn(lambda: any(m.data == b"after" for m in lab.guest.datagrams()))
             (flow,) = lab.network.flows()
@@ -109,19 +111,27 @@ def test_tcp_connection_is_reset_at_once(tmp_path: Path) -> None:
         expected = stream.ack
     with Lab() as lab:
         assert lab.network.restore(path)["tcp_reset"] == 1
+        (request,) = lab.port.take()
+        assert request[12:14] == b"\x08\x06"
+        lab.guest.give(arp(2, GUEST, GATEWAY, target_mac=OWN_MAC))
+        lab.network.poll(0.0)
         (segment,) = segments(lab)
         assert segment.flags & RST
         assert segment.seq == expected
 
 
-def test_guests_of_several_ports_are_told_when_they_are_seen(tmp_path: Path) -> None:
+def test_guest_that_does_not_answer_is_told_when_it_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "state"
     with EchoServer() as echo, Lab() as lab:
         lab.guest.connect((GATEWAY, echo.port))
         lab.network.save(path)
-    with Lab() as lab:
+    clock = Clock()
+    with Lab(clock=clock) as lab:
         lab.add_guest("10.0.2.16", b"\x02other")
         lab.network.restore(path)
+        for _ in range(6):
+            clock.now += 1.0
+            lab.network.poll(0.0)
         assert segments(lab) == []
         lab.guest.give(arp(1, GUEST, GATEWAY))
         lab.network.poll(0.0)
