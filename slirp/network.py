@@ -14,20 +14,22 @@ Does not do: anything to a packet.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack, overload
 
-from slirp.address import Endpoint, Prefix, addr_from_text, addr_to_text, mac_to_text
+from slirp.address import Prefix, addr_from_text, addr_to_text, mac_to_text
 from slirp.config import Config, Fields, Resolver
 from slirp.errors import ConfigError
-from slirp.flow import ends_of
-from slirp.forward import ForwardSpec, HostAddress, parse_forward
+from slirp.events import Listener
+from slirp.forward import ForwardSpec, HostAddress, host_text, parse_forward
 from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
 from slirp.host.forward import Forward, Forwards
 from slirp.host.loop import READABLE, WRITABLE, Loop, Timed
+from slirp.host.observer import Observer
 from slirp.host.own import OwnServices
 from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.services.dns import DnsService
@@ -85,6 +87,7 @@ class Network:
             self._loop, self._stack, relays.tcp, relays.udp, relays.holding, relays.descriptors
         )
         relays.on_gone = self._port_gone
+        self._observer = Observer(relays, self._dhcp)
         self._gone = 0  # ports whose device went away
         self._counters: dict[str, Mapping[str, int]] = {}
         self._attached = 0
@@ -142,6 +145,7 @@ class Network:
             self._dispatcher.handle_port(attachment, now)
 
         self._loop.register(port.fileno(), READABLE, ready)
+        self._observer.attached(attachment)
         return attachment
 
     def _port_gone(self, attachment: Attachment, gone: DeviceGone) -> None:
@@ -160,6 +164,7 @@ class Network:
             self._stack.forget_port(attachment)
             self._dispatcher.drop_port(attachment)
             self._own.drop_port(attachment)
+            self._observer.detached(attachment)
 
     @overload
     def forward(self, spec: str, /) -> list[Forward]: ...
@@ -182,7 +187,13 @@ class Network:
         if host is None or guest is None:
             raise ConfigError(f"forward {proto}: takes host and guest, or neither", "forward")
         self.config.guest_addr(guest[0])
-        return self._forwards.add(proto, host, guest)
+        added = self._forwards.add(proto, host, guest)
+        self._tell_forward("forward-added", added)
+        return added
+
+    def _tell_forward(self, kind: str, forward: Forward) -> None:
+        if self._observer.events:
+            self._observer.events.tell(kind, describe_forward(forward))
 
     def _open(self, specs: Sequence[ForwardSpec]) -> list[Forward]:
         """All of them or none."""
@@ -199,11 +210,54 @@ class Network:
 
     def remove_forward(self, number: int) -> bool:
         """Close a forward; connections that are open stay. False: no such forward."""
-        return self._forwards.remove(number)
+        found = [forward for forward in self._forwards.listing() if forward.id == number]
+        for forward in found:
+            self._forwards.remove(number)
+            self._tell_forward("forward-removed", forward)
+        return bool(found)
 
     def forwards(self) -> list[Forward]:
         """The forwards that are open."""
         return self._forwards.listing()
+
+    # State
+
+    def save(self, path: str | os.PathLike[str]) -> dict[str, int]:
+        """Write what a restart would lose to a file: how many of each kind.
+
+        Leases, forwards, UDP mappings, the configuration, and which TCP connections there are, so
+        that their guests can be told. Raises OSError, and then an older file is still there.
+        """
+        from slirp import statefile
+        from slirp.host.state import saved
+
+        body = saved(self._dispatcher, self._dhcp, self.forwards(), self.config)
+        statefile.write(os.fspath(path), body)
+        return {kind: len(body[kind]) for kind in ("leases", "forwards", "udp", "tcp")}
+
+    def restore(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Take over what `save` wrote: how many of each kind, and what `failed`.
+
+        Forwards that are open already stay. Guests' TCP connections are reset, as soon as a guest
+        answers. Raises ConfigError for a file that is
+        damaged, of another version or of another network, or OSError; then nothing has changed.
+        """
+        from slirp import statefile
+        from slirp.host.state import Damaged, Restorer, Saved
+
+        text = os.fspath(path)
+        try:
+            found = Saved(statefile.read(text))
+        except Damaged as damage:
+            raise statefile.StateError(text, str(damage)) from None
+        if found.network != self.config.network:
+            why = f"is of the network {found.network}, this one is {self.config.network}"
+            raise statefile.StateError(text, why)
+        taken = {forward.host for forward in self.forwards()}
+        found.forwards = [spec for spec in found.forwards if spec.host not in taken]
+        restorer = Restorer(self._dispatcher, self._dhcp, found, lambda spec: self._open((spec,)))
+        self._observer.restore(restorer)
+        return restorer.report
 
     def use_resolvers(self, resolvers: Sequence[str | Resolver] | None) -> None:
         """Ask these from now on; None: the ones that resolv.conf names."""
@@ -319,22 +373,61 @@ class Network:
         self._counters[name] = counters
 
     def flows(self) -> list[dict[str, Any]]:
-        """TCP flows and UDP mappings."""
-        relays = self._dispatcher
-        out: list[dict[str, Any]] = [
-            {
-                "proto": "tcp",
-                "state": flow.conn.state.value,
-                "guest": str(ends_of(flow.key)[0]),
-                "remote": str(ends_of(flow.key)[1]),
-            }
-            for flow in relays.tcp.flows.values()
-        ]
-        out += [
-            {"proto": "udp", "guest": str(Endpoint(addr, port))}
-            for addr, port, _ in relays.udp.mappings
-        ]
-        return out
+        """TCP flows and UDP mappings (slirp/host/listing.py has the fields)."""
+        return list(self._observer.flows())
+
+    def each_flow(self) -> Iterator[dict[str, Any]]:
+        """The same, one at a time."""
+        return self._observer.flows()
+
+    def kill_flow(self, name: str) -> bool:
+        """End the flow of this id: both ends of a TCP connection are reset. False: no such flow."""
+        return self._observer.kill(name)
+
+    def guests(self) -> list[dict[str, Any]]:
+        """Who was seen on the virtual wire: address, MAC, port, host name, seconds ago."""
+        return self._observer.guests()
+
+    def is_own_socket(self, addr: str, port: int) -> bool:
+        """Does a guest's connection come from this address and port of the host's?"""
+        return self._observer.is_own_socket(addr, port)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with each slirp.events.Event from now on; what is returned ends it.
+
+        It is called from within `poll`, and must neither raise nor wait.
+        """
+        return self._observer.events.subscribe(listener)
+
+    def tell_stopping(self) -> None:
+        """Tell whoever listens that the network is about to end."""
+        if self._observer.events:
+            self._observer.events.tell("stopping", {})
+
+    def start_capture(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        filter: str = "",
+        snaplen: int | None = None,
+        files: int = 1,
+        file_size: int | None = None,
+    ) -> dict[str, Any]:
+        """Write what passes the ports to a pcapng file, or to a ring of `files` files.
+
+        `filter` is as slirp/sight/filter.py has it. Raises ConfigError, or OSError.
+        """
+        return self._observer.start_capture(
+            path, filter=filter, snaplen=snaplen, files=files, file_size=file_size
+        )
+
+    def capture(self) -> dict[str, Any] | None:
+        """The capture that was started and runs, its file up to date."""
+        return self._observer.capture()
+
+    def stop_capture(self) -> dict[str, Any] | None:
+        """End it, and have its file whole; None: there was none."""
+        return self._observer.stop_capture()
 
     def leases(self) -> list[dict[str, Any]]:
         """DHCP leases: address, MAC, seconds left."""
@@ -355,6 +448,7 @@ class Network:
         """Close all sockets; ports stay their owners'."""
         if not self._closed:
             self._closed = True
+            self._observer.stop_capture()
             self._forwards.close()
             self._own.close()
             self._dispatcher.close()
@@ -401,6 +495,16 @@ def _names(config: Config) -> dict[str, list[bytes]]:
     found.update({name: [dns] for name in DNS_NAMES})
     found.update({n: [addr_from_text(a) for a in addrs] for n, addrs in config.names.items()})
     return found
+
+
+def describe_forward(forward: Forward) -> dict[str, Any]:
+    """As JSON has it."""
+    return {
+        "id": forward.id,
+        "proto": forward.proto,
+        "host": host_text(forward.host),
+        "guest": host_text(forward.guest),
+    }
 
 
 def _seconds(left: float) -> float | None:

@@ -18,7 +18,7 @@ Does not do: anything above Ethernet.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from slirp.config import Config
@@ -71,6 +71,11 @@ class Stack:
         for found in self.inputs:
             self._handlers.update(found.handlers)
             self._claims.update(found.claims)
+
+    @property
+    def lengths(self) -> Collection[int]:
+        """Bytes of an address, of each family on this network."""
+        return self._by_length.keys()
 
     def layer(self, addr: bytes) -> Layer:
         """The family of this address, on this network."""

@@ -25,13 +25,17 @@ WORLD: Final = frozenset(
     | {"subprocess", "signal", "logging", "concurrent"}
 )
 # Costly to import or optional: never at the top of a module, save where a rule says so.
-LAZY: Final = frozenset({"numpy", "rich", "unicorn", "scapy", "seccomp", "pyseccomp", "liburing"})
+LAZY: Final = frozenset(
+    {"numpy", "rich", "unicorn", "scapy", "seccomp", "pyseccomp", "liburing"}
+    | {"psutil", "textual"}
+)
 
 # From the ground up. A name is a module, or a package with all that is in it.
 FLOORS: Final = (
     ("slirp.errors", "slirp.address", "slirp.shortage", "slirp.config", "slirp.forward"),
+    ("slirp.statefile",),
     ("slirp.wire",),
-    ("slirp.flow", "slirp.guard", "slirp.switch"),
+    ("slirp.flow", "slirp.guard", "slirp.switch", "slirp.events"),
     ("slirp.tcp",),
     ("slirp.ip",),
     ("slirp.services",),
@@ -39,7 +43,7 @@ FLOORS: Final = (
     ("slirp.linux",),
     ("slirp.sight",),
     ("slirp.host",),
-    ("slirp.network", "slirp.machines"),
+    ("slirp.network", "slirp.machines", "slirp.aio"),
     ("slirp",),  # slirp/__init__.py: the library's names
     ("slirp.control",),
     ("slirp.guest",),
@@ -74,6 +78,7 @@ ROOMS: Final = (  # the longest name that fits counts
     Room("slirp.host", ("nic.port", "dma"), world=True),
     Room("slirp.network", ("nic.port", "dma"), world=True),
     Room("slirp.machines", NIC, world=True),
+    Room("slirp.aio", NIC, world=True),
     Room("slirp.control", NIC, world=True),
     Room("slirp.guest", NIC, world=True, eager=frozenset({"unicorn"})),
     Room("slirp.cli", NIC, world=True),

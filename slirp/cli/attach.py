@@ -5,8 +5,7 @@ Here are the options; what is done with them is slirp.cli.early's and then slirp
 
 from __future__ import annotations
 
-import sys
-
+from slirp.cli import control, log
 from slirp.cli.capture_file import add_output_options
 from slirp.cli.early import NETNS_TYPES, TARGET_TYPES, Options, send_for_tap
 from slirp.cli.failure import USAGE, Failure
@@ -52,8 +51,10 @@ def configure(parser: ArgumentParser) -> None:
     add("--disable-dns", action=flag, help="nothing answers at the DNS address")
     add("--macaddress", metavar="MAC", help="the device's; only with --configure")
     add("--target-type", choices=TARGET_TYPES, default="netns", help="bess: for User Mode Linux")
+    add("--config", metavar="FILE.toml", help="what the options say, and more")
     add("--forward", action="append", default=[], metavar="SPEC", help="as for slirp run")
     add_output_options(parser)
+    control.add_options(parser, ready_fd=False)
 
 
 def run(args: Namespace) -> int:
@@ -69,6 +70,10 @@ def run(args: Namespace) -> int:
     if args.target_type == "bess":
         values["tap_name"] = args.target_type
     values["forwards"] = args.forward
+    if args.config is not None or args.restore is not None:
+        from slirp.cli.config_file import overlaid
+
+        values = overlaid(values, args.config_fields, args.config_given)
     options = Options(**values, follow=True)
     errand = send_for_tap(options)
     from slirp.cli.netns_server import serve  # now, while the device is being made
@@ -95,4 +100,4 @@ def describe(options: Options, where: tap.Addresses) -> None:
 
 
 def complain(text: str) -> None:
-    sys.stderr.write(f"slirp: {text}\n")
+    log.say(text)

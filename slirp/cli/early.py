@@ -21,7 +21,7 @@ from slirp.linux import netns
 
 TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any, Final
 
@@ -57,6 +57,12 @@ class Options:
     capture: Path | None = None
     split: bool = False
     stats: bool = False
+    control: str | None = None
+    metrics: str | None = None
+    restore: str | None = None
+    verbose: int = 0
+    log_json: bool = False
+    fields: Mapping[str, Any] = {}  # of a Config, beyond these
 
     def __init__(self, **values: Any) -> None:
         """By the names above; `target` is needed."""
@@ -95,7 +101,7 @@ def _make_tap(options: Options) -> int:
         from slirp.cli import tap
         from slirp.config import Config
 
-        where = tap.addresses(Config(options.cidr, mtu=options.mtu))
+        where = tap.addresses(Config(options.cidr, mtu=options.mtu, **options.fields))
         interface = netns.Interface(
             options.tap_name,
             where.guest,

@@ -11,12 +11,12 @@ Does not do: start machines (`slirp qemu` does).
 from __future__ import annotations
 
 import signal
-import sys
 from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from slirp.cli import options
+from slirp.cli import log, options
+from slirp.cli.control import open_control, tell_ready
 from slirp.cli.endpoint import Endpoint, open_endpoint
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def run(args: Namespace) -> int:
     from slirp.linux.signals import SignalFd
     from slirp.machines import Server
 
+    log.use_json(on=args.log_json)
     with ExitStack() as stack:
         signals = SignalFd(ENDING)
         stack.callback(signals.close)
@@ -67,6 +68,7 @@ def run(args: Namespace) -> int:
             endpoint = open_endpoint(text, allow_remote=args.allow_remote)
             stack.callback(endpoint.remove)
             serve(server, endpoint)
+        open_control(args, network, stack)
         report("listening on " + ", ".join(args.sockets))
 
         def end() -> None:
@@ -74,6 +76,7 @@ def run(args: Namespace) -> int:
                 network.stop()
 
         network.watch(signals.fileno(), end)
+        tell_ready(args.ready_fd)
         tell_stats = options.stats_printer(args, network)
         network.run()
         tell_stats()
@@ -92,5 +95,4 @@ def serve(server: Server, endpoint: Endpoint) -> None:
 
 def report(line: str) -> None:
     """Tell the person at the terminal."""
-    sys.stderr.write(f"slirp: {line}\n")
-    sys.stderr.flush()
+    log.say(line)

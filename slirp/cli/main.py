@@ -15,26 +15,14 @@ from __future__ import annotations
 import sys
 
 from slirp import __version__
+from slirp.cli.commands import COMMANDS, make_parser
 from slirp.cli.failure import FAILED, INTERRUPTED, USAGE, Failure
 from slirp.errors import ConfigError
 
 TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
     from collections.abc import Sequence
-    from typing import Final, NoReturn
-
-# name: (module, what it is for)
-COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "demo": ("slirp.cli.demo", "boot the embedded SPARC guest, fetch a file, show every stage"),
-    "run": ("slirp.cli.run", "run a command in a network namespace of its own"),
-    "attach": ("slirp.cli.attach", "give a network namespace that exists this network"),
-    "listen": ("slirp.cli.listen", "be the network of QEMU machines that connect to a socket"),
-    "qemu": ("slirp.cli.qemu", "start a QEMU machine with this network"),
-    "layout": ("slirp.cli.layout", "show and check the header vectors of captured frames"),
-}
-
-COLUMNS: Final = 80  # where there is no terminal
+    from typing import Final
 
 HELP: Final = """\
 usage: slirp COMMAND [OPTION…]
@@ -88,41 +76,23 @@ def _dispatch(arguments: Sequence[str]) -> int:
     command = import_module(COMMANDS[name][0])
     parser = make_parser(f"slirp {name}")
     command.configure(parser)
+    files = None
+    if any(word.startswith(("--config", "--restore")) for word in rest):
+        from slirp.cli import config_file
+
+        files = config_file.Files(rest, parser)
     try:
+        if files:
+            files.prepare(name, parser)
         args = parser.parse_args(rest)
     except SystemExit as done:  # --help was printed, or the mistake was
         return done.code if isinstance(done.code, int) else USAGE
+    if files:
+        second = make_parser(f"slirp {name}")
+        command.configure(second)
+        args.config_given = config_file.given_among(rest, second)
     status: int = command.run(args)
     return status
-
-
-def make_parser(prog: str) -> ArgumentParser:
-    """A parser whose complaints are one line."""
-    import argparse
-
-    class Formatter(argparse.RawDescriptionHelpFormatter):
-        def __init__(self, prog: str) -> None:
-            super().__init__(prog, width=_columns())
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            self.exit(USAGE, f"slirp: {message}; see {self.prog} --help\n")
-
-    return Parser(prog=prog, formatter_class=Formatter, allow_abbrev=False)
-
-
-def _columns() -> int:
-    """Of the terminal, as argparse takes them from `shutil`, whose import is slow."""
-    import os
-
-    try:
-        columns = int(os.environ.get("COLUMNS", "")) or COLUMNS
-    except ValueError:
-        try:
-            columns = os.get_terminal_size(sys.stdout.fileno()).columns or COLUMNS
-        except (OSError, ValueError):  # no terminal, no descriptor
-            columns = COLUMNS
-    return columns - 2
 
 
 def _help() -> str:

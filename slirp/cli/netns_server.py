@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Final
 from nic import tun
 from nic.port import DeviceGone
 from nic.tap import TapPort
-from slirp.cli import tap
+from slirp.cli import log, tap
+from slirp.cli.control import open_control, tell_ready
 from slirp.cli.early import Options
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.options import (
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from nic.bess import BessPort
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-READY: Final = b"1"
 NO_IPV6: Final = "IPv6 is not supported yet; the namespace gets IPv4 only"
 RESOLV_CONF: Final = "/etc/resolv.conf"
 
@@ -62,6 +62,7 @@ def serve(
     with ExitStack() as stack:
         if errand is not None:
             stack.callback(errand.close)
+        log.use_json(on=options.log_json)
         config = make_config(options)
         where = tap.addresses(config)
         if options.ipv6 or options.outbound_addr6 is not None:
@@ -80,11 +81,18 @@ def serve(
             ending.on_exit_fd(options.exit_fd)
         if options.follow and options.target_type == "netns" and options.netns_type == "pid":
             ending.follow(int(options.target))
+        open_control(
+            options,
+            network,
+            stack,
+            on_stop=ending.stop,
+            default_guest=where.guest,
+            namespace_pid=lambda: namespace_pid(options),
+        )
         describe(options, where)
         tell_stats = stats_printer(options, network)
         restrict(options, network, stack, complain)
-        if options.ready_fd is not None:
-            tell_ready(options.ready_fd)
+        tell_ready(options.ready_fd)
         status = ending.run(options.tap_name)
         tell_stats()
         return status
@@ -146,6 +154,7 @@ def make_config(options: Options) -> Config:
             dns_enabled=not options.disable_dns,
             outbound_addr=outbound(options.outbound_addr),
             forwards=options.forwards,
+            **options.fields,
         )
 
 
@@ -156,6 +165,13 @@ def open_api_socket(path: str, network: Network, guest: str, stack: ExitStack) -
         stack.callback(ApiSocket(path, network, guest).close)
     except OSError as error:
         raise Failure(f"--api-socket {path}: {error.strerror or error}") from None
+
+
+def namespace_pid(options: Options) -> int | None:
+    """A process in the namespace, by which its sockets' owners can be found."""
+    if options.target_type != "netns" or options.netns_type != "pid":
+        return None
+    return int(options.target)
 
 
 def restrict(options: Options, network: Network, stack: ExitStack, complain: Say) -> None:
@@ -197,14 +213,6 @@ def follow_resolvers(network: Network, stack: ExitStack) -> None:
 
     network.use_resolvers(())
     network.watch(keeper.fileno(), news)
-
-
-def tell_ready(fd: int) -> None:
-    try:
-        os.write(fd, READY)
-        os.close(fd)
-    except OSError as error:
-        raise Failure(f"--ready-fd {fd}: {error.strerror}") from None
 
 
 # --- the end --------------------------------------------------------------------------------------
@@ -265,6 +273,10 @@ class Ending:
                     if os.stat(f"/proc/{name}/ns/net").st_ino == self._inode:
                         return int(name)
         return None
+
+    def stop(self) -> None:
+        """Somebody asked for it: that is success."""
+        self._stop(0)
 
     def _stop(self, status: int) -> None:
         self._status = status

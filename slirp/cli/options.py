@@ -13,10 +13,10 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from slirp.address import addr_from_text
-from slirp.cli import capture_file
+from slirp.cli import capture_file, control, log
 from slirp.cli.failure import USAGE, Failure
 from slirp.config import BOOT_KINDS, DNS_CACHE, MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
 from slirp.errors import ConfigError
@@ -61,6 +61,10 @@ SIOCGIFADDR: Final = 0x8915  # linux/sockios.h
 def add_network_options(parser: ArgumentParser) -> None:
     """What the network is, for every kind of guest."""
     add = parser.add_argument
+    add(
+        "--config", metavar="FILE.toml",
+        help="what the options say, and more: `slirp config` prints one",
+    )  # fmt: skip
     add("--network", default=NETWORK, metavar="CIDR", help="the virtual one (%(default)s)")
     add(
         "--mtu", type=int, default=MTU, metavar="N",
@@ -120,12 +124,19 @@ def add_boot_options(parser: ArgumentParser) -> None:
 
 
 def add_output_options(parser: ArgumentParser) -> None:
-    """--capture and --stats."""
+    """--capture, --stats, --control, -v and the like."""
     capture_file.add_output_options(parser)
+    control.add_options(parser)
 
 
 def add_options(parser: ArgumentParser) -> None:
     """All of them, for a network of machines."""
+    add_machines_options(parser)
+    add_output_options(parser)
+
+
+def add_machines_options(parser: ArgumentParser) -> None:
+    """What the network is, for machines that come and go."""
     add = parser.add_argument
     add_network_options(parser)
     add(
@@ -138,45 +149,66 @@ def add_options(parser: ArgumentParser) -> None:
         help="of descriptors, flows and memory, for one machine among others (%(default)s)",
     )  # fmt: skip
     add_boot_options(parser)
-    add_output_options(parser)
 
 
 def open_network(args: Namespace, stack: ExitStack) -> Network:
     """The network that the options ask for, its forwards open; closed with `stack`."""
+    return stack.enter_context(make_network(make_machines_config(args)))
+
+
+def make_machines_config(args: Namespace) -> Config:
+    """What `add_options` asks for. Raises Failure."""
     leases = dict(map(_lease, args.lease))
     with named(OPTIONS):
-        config = make_config(args).replace(
+        return configured(
+            args,
             static_leases=leases,
             isolate=args.isolate,
             port_share=args.port_share,
             bootfiles=dict(map(_bootfile, args.bootfile)),
             next_server=args.next_server,
+            **_network_fields(args),
         )
-    return stack.enter_context(make_network(config))
 
 
 def make_config(args: Namespace) -> Config:
     """What `add_network_options` asks for. Raises Failure."""
     with named(OPTIONS):
-        return Config(
-            args.network,
-            mtu=args.mtu,
-            host_loopback=not args.no_host_loopback,
-            restrict=args.restrict,
-            dns_enabled=args.dns != NO_DNS,
-            resolvers=resolvers_of(args.dns),
-            domain_resolvers=domain_resolvers_of(args.dns),
-            names=records_of(args.dns_record),
-            hosts=args.dns_hosts,
-            dns_cache=args.dns_cache,
-            search=args.search or (),
-            domain=args.domain,
-            outbound_addr=outbound(args.outbound_addr),
-            forwards=args.forward,
-            tftp=args.tftp,
-            http=args.http,
-            ntp=args.ntp,
-        )
+        return configured(args, **_network_fields(args))
+
+
+def _network_fields(args: Namespace) -> dict[str, Any]:
+    return {
+        "network": args.network,
+        "mtu": args.mtu,
+        "host_loopback": not args.no_host_loopback,
+        "restrict": args.restrict,
+        "dns_enabled": args.dns != NO_DNS,
+        "resolvers": resolvers_of(args.dns),
+        "domain_resolvers": domain_resolvers_of(args.dns),
+        "names": records_of(args.dns_record),
+        "hosts": args.dns_hosts,
+        "dns_cache": args.dns_cache,
+        "search": args.search or (),
+        "domain": args.domain,
+        "outbound_addr": outbound(args.outbound_addr),
+        "forwards": args.forward,
+        "tftp": args.tftp,
+        "http": args.http,
+        "ntp": args.ntp,
+    }
+
+
+def configured(args: Namespace, **fields: Any) -> Config:
+    """The Config of these fields, and of the file where the command line says nothing.
+
+    Raises ConfigError.
+    """
+    given = getattr(args, "config_given", ())
+    for name, value in getattr(args, "config_fields", {}).items():
+        if OPTIONS.get(name, "").lstrip("-").replace("-", "_") not in given:
+            fields[name] = value
+    return Config(**fields)
 
 
 def resolvers_of(words: Sequence[str] | None) -> list[str] | None:
@@ -251,9 +283,9 @@ def raise_descriptor_limit() -> None:
     """A connection costs a descriptor; say so when there are few."""
     limit = syscalls.raise_descriptor_limit()
     if limit < DESCRIPTORS_WANTED:
-        sys.stderr.write(
-            f"slirp: warning: only {limit} descriptors are allowed, and each connection takes one; "
-            f"ulimit -Hn {DESCRIPTORS_WANTED} allows more\n"
+        log.say(
+            f"warning: only {limit} descriptors are allowed, and each connection takes one; "
+            f"ulimit -Hn {DESCRIPTORS_WANTED} allows more"
         )
 
 

@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from slirp.cli import options
+from slirp.cli import log, options
+from slirp.cli.control import open_control, tell_ready
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.listen import report
 from slirp.linux.signals import SI_KERNEL, SignalFd
@@ -75,9 +76,11 @@ def run(args: Namespace) -> int:
         raise Failure("no machine to start; try: slirp qemu -- qemu-system-x86_64 -m 1G", USAGE)
     if "-daemonize" in argv or "--daemonize" in argv:
         raise Failure("-daemonize: the network would end at once; use `slirp listen`", USAGE)
+    log.use_json(on=args.log_json)
     with ExitStack() as stack:
         wrap = options.capture_of(args, stack)
         network = options.open_network(args, stack)
+        args.mtu = network.mtu  # which may be the file's
         from slirp.machines import Server  # after the options were found to be good
 
         server = Server(network, report=lambda line: None, wrap=wrap)
@@ -91,6 +94,8 @@ def run(args: Namespace) -> int:
             process = _start(argv + arguments(argv, theirs.fileno(), args), theirs, signals)
         if isinstance(process, int):
             return process
+        open_control(args, network, stack, on_stop=process.terminate)
+        tell_ready(args.ready_fd)
         tell_stats = options.stats_printer(args, network)
         status = _serve(network, process, signals)
         if machine.port.broken:

@@ -18,14 +18,14 @@ Does not do: a terminal of its own, detaching, restarting.
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from slirp.cli import options, tap
+from slirp.cli import log, options, tap
+from slirp.cli.control import open_control, tell_ready
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.linux import netns
 from slirp.linux.command import Command
@@ -77,9 +77,10 @@ def run(args: Namespace) -> int:
     argv = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not argv:
         raise Failure("no command to run; try: slirp run -- curl https://example.org/", USAGE)
+    log.use_json(on=args.log_json)
     config = options.make_config(args)
     where = tap.addresses(config)
-    interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, args.mtu)
+    interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, config.mtu)
     with ExitStack() as stack:
         signals = SignalFd(FORWARDED)
         stack.callback(signals.close)
@@ -87,17 +88,26 @@ def run(args: Namespace) -> int:
             command = Command(
                 argv,
                 lambda: tap.make_tap(interface),
-                files=lambda: files_for(where, dns=config.dns_enabled, search=args.search),
+                files=lambda: files_for(where, dns=config.dns_enabled, search=config.search),
                 map_root=args.map_root,
                 before_exec=signals.restore_mask,
             )
             stack.callback(command.close)
             config = options.leading_to(config, where.guest)
             network = stack.enter_context(options.make_network(config))
-            port = tap.tap_port(command.ready(), args.mtu, stack)
+            port = tap.tap_port(command.ready(), config.mtu, stack)
         except netns.NamespaceError as error:
             raise Failure(str(error)) from None
         network.attach(options.capture_of(args, stack)(port), DEVICE)
+        open_control(
+            args,
+            network,
+            stack,
+            on_stop=lambda: command.signal(signal.SIGTERM),
+            default_guest=where.guest,
+            namespace_pid=lambda: command.pid,
+        )
+        tell_ready(args.ready_fd)
         tell_stats = options.stats_printer(args, network)
         status = _serve(network, command, signals)
         tell_stats()
@@ -146,7 +156,7 @@ def _serve(network: Network, command: Command, signals: SignalFd) -> int:
         status = command.wait()
         _drain(network)
     except DeviceGone as error:
-        sys.stderr.write(f"slirp: {DEVICE}: {error.strerror}; ending the command\n")
+        log.say(f"{DEVICE}: {error.strerror}; ending the command")
         _end(command)
         return FAILED
     return status

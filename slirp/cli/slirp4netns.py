@@ -144,6 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(options, str):
             sys.stdout.write(options)
             return 0
+        if "SLIRP_CONFIG" in os.environ:  # its callers write options that they know; people a file
+            from slirp.cli.environment import for_slirp4netns
+
+            options = for_slirp4netns(options)
         errand = send_for_tap(options)
         from slirp.cli.netns_server import serve  # now, while the device is being made
 

@@ -29,7 +29,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from slirp.host.descriptors import (
     HALF_CLOSED_MIN,
@@ -63,6 +63,8 @@ RCV_WSCALE: Final = 8  # windows up to 16 MiB
 CAME_AND_WENT: Final = (errno.ECONNRESET, errno.EPIPE)  # of a connect(2): it succeeded, and then
 # the host reset; a reset in answer to the SYN is ECONNREFUSED
 
+OnFlow: TypeAlias = Callable[[str, TcpFlow], None]  # what happened to it, by slirp.events
+
 _QUIET: Final = tcp.ACK_LATER | tcp.SENDABLE | tcp.FIN_RECEIVED
 
 
@@ -93,6 +95,7 @@ class TcpRelay:
         self.deliverer = Deliverer(self.feeder, descriptors)
         self.opened = 0
         self.refused = 0
+        self.on_flow: OnFlow | None = None  # while somebody listens
         self.shortages = 0  # calls on hosts' sockets that were made again
         loop.add_settler(self.settle)
 
@@ -195,6 +198,7 @@ class TcpRelay:
             ts_offset=self._initial.ts_offset(key), mss_default=family.mss_default,
         )  # fmt: skip
         flow = TcpFlow(self, key, conn, admitted, guest)
+        flow.incoming = True
         if not self._add(flow):
             return False
         self.touch(flow, tcp.CONTROL)
@@ -238,6 +242,10 @@ class TcpRelay:
         flow.attachment.flows += 1
         flow.conn.receive.shelf = self.deliverer.shelf_of(flow.attachment)
         self.opened += 1
+        flow.number = self.opened
+        flow.opened_at = self._loop.now
+        if self.on_flow is not None:
+            self.on_flow("flow-opened", flow)
         if not flow.guest.attachment.offload:
             widen(flow.sock)
         return True
@@ -484,6 +492,8 @@ class TcpRelay:
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
             flow.attachment.flows -= 1
+            if self.on_flow is not None:
+                self.on_flow("flow-closed", flow)
         flow.guest.attachment.forget(flow)
         flow.visit = None
         self.deliverer.forget(flow)

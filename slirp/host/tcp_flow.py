@@ -62,9 +62,12 @@ class TcpFlow:
         "events",
         "finishing",
         "guest",
+        "incoming",
         "kept",
         "kept_cost",
         "key",
+        "number",
+        "opened_at",
         "owned",
         "peek_at",
         "peeks",
@@ -115,6 +118,9 @@ class TcpFlow:
         self.spilled = 0
         self.kept: dict[int, bytes] | None = None  # ahead of rcv_nxt, by sequence number
         self.kept_cost = 0  # bytes that it is charged for
+        self.number = 0  # as flows are called by whoever looks; the relay counts them
+        self.opened_at = 0.0
+        self.incoming = False  # the host opened it
         self.visit: float | None = None
 
     def handle_timeout(self, now: float) -> float | None:

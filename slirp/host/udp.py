@@ -32,13 +32,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE
-from slirp.address import SockAddr, is_loopback
+from slirp.address import SockAddr, addr_from_text, is_loopback
 from slirp.flow import Refusal
 from slirp.host.attachment import payload_views, send_all, write_headers
 from slirp.host.descriptors import Descriptors, Idle
@@ -93,6 +94,8 @@ class UdpRelay:
         self.repliers: dict[tuple[bytes, int], list[Replier]] = {}  # by guest endpoint
         self.routes: dict[bytes, Route] = {}  # by addresses and ports, as on the wire
         self.outgoing = Outgoing(self)
+        self.on_mapping: Callable[[str, Mapping], None] | None = None  # while somebody listens
+        self.opened = 0
         self.to_guest = 0
         self.to_host = 0
         self.failed = 0
@@ -226,10 +229,73 @@ class UdpRelay:
             sock = self._descriptors.take(attachment, family.family, socket.SOCK_DGRAM, 0, now)
         except OSError as error:
             return error.errno or 0
-        layer = self._stack.layer(guest.addr)
-        mapping = Mapping(self, layer, guest, key[1], family, sock)
+        return self._enter(key, guest, sock, host_addr, None, now)
+
+    def restore(
+        self,
+        guest: Guest,
+        port: int,
+        local: tuple[str, int],
+        to: tuple[bytes, int] | None,
+        now: float,
+    ) -> bool:
+        """Open a mapping as an earlier network had it: peers know its host port, if it is free.
+
+        False: there is none of this guest's port to be had.
+        """
+        addr = addr_from_text(local[0])
+        key = (guest.addr, port, len(addr))
+        family = self._sockets.get(addr)
+        if family is None or key in self.mappings:
+            return False
+        attachment: Attachment = guest.attachment
         try:
-            family.leave(sock)
+            sock = self._descriptors.take(attachment, family.family, socket.SOCK_DGRAM, 0, now)
+        except OSError:
+            return False
+        mapping = self._enter(key, guest, sock, addr, local, now)
+        if not isinstance(mapping, Mapping):
+            return False
+        self._aim(mapping, to)
+        return True
+
+    def adopt(
+        self, guest: Guest, port: int, sock: socket.socket, to: tuple[bytes, int] | None, now: float
+    ) -> bool:
+        """Take over a mapping's own socket; False: there is no room for it, and it is closed."""
+        admitted = self._descriptors.admit(guest.attachment, sock, now)
+        if admitted is None:
+            return False
+        addr = addr_of(admitted.getsockname())
+        mapping = self._enter((guest.addr, port, len(addr)), guest, admitted, addr, None, now)
+        if not isinstance(mapping, Mapping):
+            return False
+        self._aim(mapping, to)
+        return True
+
+    def _aim(self, mapping: Mapping, to: tuple[bytes, int] | None) -> None:
+        if to is not None:
+            mapping.to_key = to
+            mapping.to_addr = mapping.family.sockaddr(*to)
+
+    def _enter(
+        self,
+        key: Key,
+        guest: Guest,
+        sock: socket.socket,
+        host_addr: bytes,
+        local: tuple[str, int] | None,
+        now: float,
+    ) -> Mapping | int:
+        """A mapping of this socket, or the errno of what stood in the way; then it is closed."""
+        attachment: Attachment = guest.attachment
+        family = self._sockets.of(host_addr)
+        mapping = Mapping(self, self._stack.layer(guest.addr), guest, key[1], family, sock)
+        try:
+            if local is not None:
+                sock.bind(local)
+            elif not sock.getsockname()[1]:
+                family.leave(sock)
             family.prepare(sock)
             persist(sock.setsockopt, socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
             widen_queue(sock)
@@ -241,6 +307,11 @@ class UdpRelay:
         mapping.used_at = mapping.queued_at = now
         self.mappings[key] = mapping
         attachment.mappings += 1
+        self.opened += 1
+        mapping.number = self.opened
+        mapping.opened_at = now
+        if self.on_mapping is not None:
+            self.on_mapping("flow-opened", mapping)
         self._loop.visit_at(mapping, now + MAPPING_FOR)
         return mapping
 
@@ -273,6 +344,8 @@ class UdpRelay:
 
     def remove(self, mapping: Mapping) -> None:
         """End a mapping."""
+        if self.on_mapping is not None:
+            self.on_mapping("flow-closed", mapping)
         self.mappings.pop((mapping.guest.addr, mapping.port, mapping.family.addr_len), None)
         mapping.attachment.mappings -= 1
         self.routes.clear()

@@ -50,8 +50,9 @@ class Mapping:
     """One guest endpoint and its host socket."""
 
     __slots__ = (
-        "attachment", "family", "from_addr", "guest", "hops", "layer", "port", "queued_at",
-        "relay", "sock", "takes_runs", "template", "to_addr", "to_key", "used_at", "visit",
+        "attachment", "family", "from_addr", "guest", "hops", "layer", "number", "opened_at",
+        "port", "queued_at", "relay", "sock", "takes_runs", "template", "to_addr", "to_key",
+        "used_at", "visit",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +74,8 @@ class Mapping:
         self.template: Template | None = None  # … and the headers of what it sends
         self.used_at = 0.0
         self.queued_at = 0.0  # used_at when it took its place among those that may have to go
+        self.number = 0  # as mappings are called by whoever looks; the relay counts them
+        self.opened_at = 0.0
         self.visit: float | None = None
 
     def handle_timeout(self, now: float) -> float | None:

@@ -21,7 +21,7 @@ Does not do: ask for an address (slirp.ip.resolution says when, the family how).
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable
+from collections.abc import Container, Hashable, Iterator
 from typing import Any, Final
 
 from slirp.address import is_host
@@ -71,6 +71,10 @@ class Neighbours:
 
     def __len__(self) -> int:
         return len(self._by_addr)
+
+    def __iter__(self) -> Iterator[Guest]:
+        """All of them, as they are now."""
+        return iter(list(self._by_addr.values()))
 
     def get(self, addr: bytes) -> Guest | None:
         """Who was last seen at the address."""

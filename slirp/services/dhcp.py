@@ -195,6 +195,7 @@ class DhcpServer:
         self._by_client: dict[bytes, bytes] = {}  # client identifier → address
         self._by_mac: dict[bytes, bytes] = {}  # hardware address → address, the latest
         self._told = dict(_configured_options(config))
+        self.on_lease: Callable[[str, Lease], None] | None = None  # while somebody listens
         self._port: Hashable = None  # where the message came from that is being handled
 
     def handle_message(
@@ -230,8 +231,19 @@ class DhcpServer:
     def leases(self, now: float) -> list[Lease]:
         """What is leased at this instant, by address."""
         held = (b for b in self._bindings.values() if b.state == BOUND and b.expires_at > now)
-        found = (Lease(b.addr, b.mac, b.client_id, b.hostname, b.expires_at) for b in held)
-        return sorted(found)
+        return sorted(map(_lease_of, held))
+
+    def restore(self, lease: Lease, now: float) -> bool:
+        """Take over a lease that an earlier server gave; False: not in this configuration."""
+        static = self.config.static_leases.get(lease.mac)
+        fits = lease.addr == static if static is not None else lease.addr in self._pool
+        if not fits or lease.expires_at <= now or lease.addr in self._bindings:
+            return False
+        self._bindings[lease.addr] = _Binding(
+            lease.addr, lease.mac, lease.client_id, BOUND, lease.expires_at, lease.hostname, None
+        )
+        self._by_client[lease.client_id] = self._by_mac[lease.mac] = lease.addr
+        return True
 
     # RFC 2131 §4.3.1
     def _handle_discover(self, request: DhcpMessage, now: float) -> DhcpReply | None:
@@ -325,6 +337,8 @@ class DhcpServer:
     def _acknowledge(self, request: DhcpMessage, addr: bytes, now: float) -> DhcpReply:
         self.stats["ack"] += 1
         self._bind(request, addr, BOUND, self._lease_end(self._lease_time(request), now))
+        if self.on_lease is not None:
+            self.on_lease("lease", _lease_of(self._bindings[addr]))
         return self._reply(request, wire.ACK, addr)
 
     def _refuse(self, request: DhcpMessage, why: str) -> DhcpReply:
@@ -491,6 +505,8 @@ class DhcpServer:
 
     def _free(self, binding: _Binding, now: float) -> None:
         """The address may go to others; it is remembered for the client that had it."""
+        if self.on_lease is not None and binding.state == BOUND:
+            self.on_lease("lease-ended", _lease_of(binding))
         binding.state, binding.expires_at = FREE, now
 
     def _forget_client(self, binding: _Binding) -> None:
@@ -508,6 +524,10 @@ _HANDLERS: Final[Mapping[int, Callable[[DhcpServer, DhcpMessage, float], DhcpRep
     wire.RELEASE: DhcpServer._handle_release,
     wire.INFORM: DhcpServer._handle_inform,
 }
+
+
+def _lease_of(binding: _Binding) -> Lease:
+    return Lease(binding.addr, binding.mac, binding.client_id, binding.hostname, binding.expires_at)
 
 
 def _is_live(binding: _Binding, now: float) -> bool:

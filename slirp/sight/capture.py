@@ -189,6 +189,10 @@ class CapturePort:
     def poll(self, now: float) -> float | None:
         return self.inner.poll(now)
 
+    def belongs_to(self, capture: Capture) -> bool:
+        """Is it a tap of this capture?"""
+        return self._capture is capture
+
     def keep(
         self,
         octets: bytes,

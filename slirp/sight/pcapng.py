@@ -155,8 +155,12 @@ class PcapngWriter:
         direction: int = DIRECTION_UNKNOWN,
         packet_id: int | None = None,
         fcs_len: int | None = None,
+        original_len: int | None = None,
     ) -> None:
-        """Keep one packet, gathered from `segments`, under the clock's time."""
+        """Keep one packet, gathered from `segments`, under the clock's time.
+
+        `original_len`: what it was long, where `segments` have its beginning only.
+        """
         index = self._interfaces.get(interface)
         if index is None:
             index = self._describe(interface)
@@ -168,7 +172,8 @@ class PcapngWriter:
             options.append((_OPT_COMMENT, comment.encode()))
         length = sum(map(len, segments))
         now = self._clock()
-        head = _PACKET_BODY.pack(index, now >> 32 & 0xFFFFFFFF, now & 0xFFFFFFFF, length, length)
+        whole = length if original_len is None else original_len
+        head = _PACKET_BODY.pack(index, now >> 32 & 0xFFFFFFFF, now & 0xFFFFFFFF, length, whole)
         self._pending += _block(
             _ENHANCED_PACKET, b"".join((head, *segments, bytes(-length % 4), _options(options)))
         )

@@ -43,11 +43,13 @@ class Send:
         "due",
         "eof",
         "fin_sent",
+        "iss",
         "loss",
         "max",
         "max_wnd",
         "mss",
         "open",
+        "resent",
         "steady",
         "timer",
         "una",
@@ -56,6 +58,7 @@ class Send:
     )
 
     def __init__(self, iss: int) -> None:
+        self.iss = iss
         self.una = iss
         self.max = iss  # beyond everything ever sent, FIN included
         self.wnd = 0  # bytes
@@ -64,6 +67,7 @@ class Send:
         self.mss = 0  # bytes of payload per segment to the guest, options deducted (RFC 6691)
         self.eof = False  # the host has no more bytes than `max` covers
         self.fin_sent = False
+        self.resent = 0  # frames of payload that went out again, for whoever looks
         self.due = 0  # SEND_* bits
         self.loss: Loss | None = None
         self.open = False  # new bytes may go, and nothing is lost
@@ -152,6 +156,7 @@ class Send:
             timer.start_timing(end, now)
         else:
             timer.forget_timing()
+            self.resent += 1
             if self.loss is not None:
                 self.loss.sent_again(end, self.max, tsval)
 

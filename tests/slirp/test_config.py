@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import slirp
 from slirp.address import addr_from_text, addr_to_text
 from slirp.cli.attach import configure
+from slirp.cli.commands import make_parser
 from slirp.cli.early import Options
-from slirp.cli.main import make_parser
 from slirp.cli.options import OPTIONS
 from slirp.config import _CONVERSIONS, Config, Fields, Resolver
 from slirp.errors import ConfigError

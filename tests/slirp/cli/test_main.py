@@ -11,8 +11,9 @@ import pytest
 
 import slirp as slirp_package
 from slirp.cli import main as cli
+from slirp.cli.commands import COMMANDS
 from slirp.cli.failure import Failure
-from slirp.cli.main import COMMANDS, main
+from slirp.cli.main import main
 from slirp.errors import ConfigError
 
 
