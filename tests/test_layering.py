@@ -29,7 +29,14 @@ LAZY: Final = frozenset({"numpy", "rich", "unicorn", "scapy", "seccomp", "pysecc
 
 # From the ground up. A name is a module, or a package with all that is in it.
 FLOORS: Final = (
-    ("slirp.errors", "slirp.address", "slirp.shortage", "slirp.config", "slirp.forward"),
+    (
+        "slirp.errors",
+        "slirp.address",
+        "slirp.shortage",
+        "slirp.config",
+        "slirp.forward",
+        "slirp.guestforward",
+    ),
     ("slirp.wire",),
     ("slirp.flow", "slirp.guard", "slirp.switch"),
     ("slirp.tcp",),

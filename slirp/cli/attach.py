@@ -10,6 +10,7 @@ import sys
 from slirp.cli.capture_file import add_output_options
 from slirp.cli.early import NETNS_TYPES, TARGET_TYPES, Options, send_for_tap
 from slirp.cli.failure import USAGE, Failure
+from slirp.cli.service_options import add_dns_options, add_service_options
 
 TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def configure(parser: ArgumentParser) -> None:
     add("--macaddress", metavar="MAC", help="the device's; only with --configure")
     add("--target-type", choices=TARGET_TYPES, default="netns", help="bess: for User Mode Linux")
     add("--forward", action="append", default=[], metavar="SPEC", help="as for slirp run")
+    add("--restrict", action=flag, help="nothing but the network's own services")
+    add("--port-share", type=float, metavar="PART", help="as for slirp listen (0.5)")
+    add_dns_options(parser)
+    add_service_options(parser)
     add_output_options(parser)
 
 
@@ -69,6 +74,7 @@ def run(args: Namespace) -> int:
     if args.target_type == "bess":
         values["tap_name"] = args.target_type
     values["forwards"] = args.forward
+    values["network"] = args
     options = Options(**values, follow=True)
     errand = send_for_tap(options)
     from slirp.cli.netns_server import serve  # now, while the device is being made

@@ -21,6 +21,7 @@ from slirp.linux import netns
 
 TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Sequence
     from pathlib import Path
     from typing import Any, Final
@@ -57,6 +58,7 @@ class Options:
     capture: Path | None = None
     split: bool = False
     stats: bool = False
+    network: Namespace | None = None  # of slirp.cli.service_options, --restrict and --port-share
 
     def __init__(self, **values: Any) -> None:
         """By the names above; `target` is needed."""
