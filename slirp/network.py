@@ -391,11 +391,15 @@ class Network:
 
     def _zones(self, config: Config) -> Zones:
         """What the network knows by name."""
-        here = config.gateway_addr if config.host_loopback else None
+        here: dict[int, bytes] = {}  # by the length of an address
+        if config.host_loopback and config.has_ipv4:
+            here[4] = config.gateway_addr
+        if config.host_loopback and config.has_ipv6:
+            here[16] = config.gateway6_addr
         return Zones(
             _names(config),
             hosts=config.hosts,
-            here=lambda addr: here if len(addr) == 4 else None,
+            here=lambda addr: here.get(len(addr)),
             leases=[self._leased],
         )
 
@@ -413,9 +417,14 @@ class Network:
 
 def _names(config: Config) -> dict[str, list[bytes]]:
     """The network's own names and those of the configuration."""
-    gateway, dns = config.gateway_addr, config.dns_addr
-    found = {n: [gateway] for n in HOST_NAMES if config.host_loopback or "host" not in n}
-    found.update({name: [dns] for name in DNS_NAMES})
+    gateways, servers = [], []
+    if config.has_ipv4:
+        gateways, servers = [config.gateway_addr], [config.dns_addr]
+    if config.has_ipv6:
+        gateways.append(config.gateway6_addr)
+        servers.append(config.dns6_addr)
+    found = {n: gateways for n in HOST_NAMES if config.host_loopback or "host" not in n}
+    found.update({name: servers for name in DNS_NAMES})
     found.update({n: [addr_from_text(a) for a in addrs] for n, addrs in config.names.items()})
     return found
 

@@ -116,6 +116,7 @@ def test_what_is_going_on_is_json(guest: Served) -> None:
     assert json.loads(state)
 
 
+GATEWAY6 = "fd00::2"
 CONTENT = random.Random(5).randbytes(300_001)
 
 
@@ -192,6 +193,21 @@ def test_a_client_that_never_reads_holds_nobody_up(server: Served) -> None:
     finally:
         slow.kill()
         slow.wait()
+
+
+def test_the_same_over_ipv6(server: Served, tmp_path: Path) -> None:
+    for tool in ("curl", "tftp", "ntpdate", "dig"):
+        need_tool(tool)
+    server.run("ip", "-6", "addr", "add", "fd00::100/64", "dev", DEVICE, "nodad")
+    local = tmp_path / "got"
+    server.run("curl", "-sS", "--fail", "-o", str(local), f"http://[{GATEWAY6}]/sub/data")
+    assert local.read_bytes() == CONTENT
+    local.unlink()
+    server.run("tftp", "-6", "-m", "binary", GATEWAY6, "-c", "get", "sub/data", str(local))
+    assert local.read_bytes() == CONTENT
+    assert "fd00::2" in server.run("ntpdate", "-q", GATEWAY6).stdout
+    found = server.run("dig", "@fd00::3", "+short", "gateway.internal", "AAAA").stdout
+    assert found.strip() == GATEWAY6
 
 
 def test_sntp(server: Served) -> None:
