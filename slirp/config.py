@@ -29,12 +29,14 @@ from slirp.address import (
     addr_from_text,
     addr_to_text,
     is_link_local,
+    is_loopback,
     is_multicast,
     is_reserved,
     mac_from_text,
 )
 from slirp.errors import ConfigError, shown
-from slirp.forward import ForwardSpec, parse_forward
+from slirp.forward import ForwardSpec, is_name, parse_forward
+from slirp.guestforward import GuestForward, parse_guest_forward
 
 NETWORK: Final = "10.0.2.0/24"
 NETWORK6: Final = "fd00::/64"
@@ -50,6 +52,7 @@ DNS_HOST: Final = 3
 FIRST_LEASE: Final = 15
 FIRST_GUEST6: Final = 0x100
 DNS_PORT: Final = 53
+HTTP_PORT: Final = 80
 LABEL_MAX: Final = 63  # bytes, RFC 1035 §2.3.4
 NAME_MAX: Final = 253  # bytes of a name in text
 DNS_CACHE: Final = 1024  # answers
@@ -167,6 +170,7 @@ class Fields(TypedDict, total=False):
     hosts: Iterable[str | os.PathLike[str]]
     domain_resolvers: Mapping[str, Sequence[str | Resolver]]
     dns_cache: int
+    guest_forwards: Iterable[str | GuestForward]
 
 
 class _Values(NamedTuple):
@@ -206,6 +210,7 @@ class _Values(NamedTuple):
     hosts: tuple[str, ...] = ()  # further DNS names, from files in the form of hosts(5)
     domain_resolvers: Mapping[str, tuple[Resolver, ...]] = MappingProxyType({})  # by domain
     dns_cache: int = DNS_CACHE  # answers that are kept; 0: none
+    guest_forwards: tuple[GuestForward, ...] = ()  # from the network to the host
 
 
 class Config(_Values):
@@ -316,11 +321,22 @@ class Config(_Values):
         return self.prefix6.host(FIRST_GUEST6)
 
     @property
+    def _services(self) -> tuple[bytes, ...]:
+        """The gateway's and the DNS server's addresses."""
+        return (
+            self.gateway_addr,
+            self.dns_addr,
+            self.gateway6_addr,
+            self.router6_addr,
+            self.dns6_addr,
+        )
+
+    @property
     def own_addrs(self) -> tuple[bytes, ...]:
         """The network's own addresses, of both families."""
         four = (self.gateway_addr, self.dns_addr) if self.has_ipv4 else ()
         six = (self.gateway6_addr, self.router6_addr, self.dns6_addr) if self.has_ipv6 else ()
-        return four + six
+        return four + six + self.guest_forward_addrs(4) + self.guest_forward_addrs(16)
 
     @property
     def first_lease_addr(self) -> bytes:
@@ -359,6 +375,14 @@ class Config(_Values):
             mac_from_text(mac): addr_from_text(addr) for mac, addr in self.static_leases.items()
         }
         return {mac: addr for mac, addr in found.items() if len(addr) == 4}
+
+    def guest_forward_addrs(self, size: int) -> tuple[bytes, ...]:
+        """Addresses in the network that are its own because a guest forward begins there, of the
+        family whose addresses have this size."""
+        prefix = self.prefix if size == 4 else self.prefix6
+        found = (addr_from_text(spec.addr) for spec in self.guest_forwards if spec.addr)
+        inside = (addr for addr in found if len(addr) == size and prefix.covers(addr))
+        return tuple(dict.fromkeys(addr for addr in inside if addr not in self._services))
 
     @property
     def boot_server(self) -> bytes:
@@ -409,13 +433,31 @@ class Config(_Values):
         _check_outbound("outbound_addr", self.outbound, 4)
         _check_outbound("outbound_addr6", self.outbound6, 16)
         for spec in self.forwards:
-            if spec.guest_addr is not None:
+            if spec.guest_addr is not None and not is_name(spec.guest_addr):
                 self.guest_addr(spec.guest_addr, "forwards")
         if not 0 <= self.dns_cache <= DNS_CACHE_MAX:
             _refuse("dns_cache", self.dns_cache, f"must be 0 to {DNS_CACHE_MAX}")
         if len(self.boot_server) != 4:
             _refuse("next_server", self.next_server, "must be IPv4")
+        self._check_guest_forwards()
         self._check_leases()
+
+    def _check_guest_forwards(self) -> None:
+        taken = {(addr, DNS_PORT) for addr in (self.dns_addr, self.dns6_addr) if self.dns_enabled}
+        if self.http is not None:
+            taken |= {(addr, HTTP_PORT) for addr in (self.gateway_addr, self.gateway6_addr)}
+        for spec in self.guest_forwards:
+            addr = self.gateway_addr if spec.addr is None else addr_from_text(spec.addr)
+            prefix = self.prefix if len(addr) == 4 else self.prefix6
+            if is_multicast(addr) or is_reserved(addr) or is_loopback(addr) or not any(addr):
+                _refuse("guest_forwards", str(spec), "no connection can be to this address")
+            if prefix.covers(addr) and not prefix.has_host(addr):
+                _refuse("guest_forwards", str(spec), f"must be a host address in {prefix}")
+            if addr in (self.first_lease_addr, self.first_guest6_addr):
+                _refuse("guest_forwards", str(spec), "is the first guest's address")
+            if (addr, spec.port) in taken:
+                _refuse("guest_forwards", str(spec), "something is there already")
+            taken.add((addr, spec.port))
 
     def _check_leases(self) -> None:
         macs, addrs = set(), set()
@@ -432,7 +474,7 @@ def _restore(kind: type[Config], fields: Fields) -> Config:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Resolver | ForwardSpec):
+    if isinstance(value, Resolver | ForwardSpec | GuestForward):
         return str(value)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
@@ -596,6 +638,17 @@ def _bootfiles(field: str, value: Any) -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
+def _guest_forwards(field: str, value: Any) -> tuple[GuestForward, ...]:
+    found: list[GuestForward] = []
+    for item in _items(field, value):
+        text = str(item) if isinstance(item, GuestForward) else _text(field, item)
+        try:
+            found.append(parse_guest_forward(text))
+        except ConfigError as error:
+            raise ConfigError(field + str(error).removeprefix(error.field), field) from None
+    return tuple(found)
+
+
 def _names(field: str, value: Any) -> Mapping[str, tuple[str, ...]]:
     found = {}
     for name, addrs in _pairs(field, value):
@@ -670,4 +723,5 @@ _CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "hosts": _paths,
     "domain_resolvers": _domain_resolvers,
     "dns_cache": _integer,
+    "guest_forwards": _guest_forwards,
 }

@@ -52,6 +52,7 @@ MARTIAN: Final = Refusal("destination that no packet may have", None)
 RESTRICTED: Final = Refusal("restricted", Cause.NETWORK_PROHIBITED)
 NO_LOOPBACK: Final = Refusal("host loopback is off", Cause.NETWORK_PROHIBITED)
 NO_SERVICE: Final = Refusal("no such service at the DNS address", Cause.NO_PORT)
+NO_LISTENER: Final = Refusal("no such service at an address of our own", Cause.NO_PORT)
 NO_DNS: Final = Refusal("DNS is off", None)  # as if nobody were there, as with slirp4netns
 
 

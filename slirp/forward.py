@@ -1,16 +1,21 @@
 """Forwards as people write them: `8080:80`, as containers have it, or `tcp:127.0.0.1:8080-80`.
 
-    [HOST:]PORTS[:[GUEST:]PORTS][/PROTO]   PROTO is tcp, where none is named, or udp
-    /PATH:[GUEST:]PORT                     a Unix stream socket on the host
+    [HOST:]PORTS[:[GUEST:]PORTS][/PROTO][,OPTION…]   PROTO is tcp, where none is named, or udp
+    /PATH:[GUEST:]PORT[,OPTION…]                     a Unix stream socket on the host
 
     8080:80                    the host's 127.0.0.1:8080 leads to the guest's port 80
     8080                       the same port on both sides
+    0:80                       any port that is free on the host; which one is told
     127.0.0.1:8080:80/udp      datagrams
     0.0.0.0:8080:80            from everywhere, not only from the host itself; * is the same
     [::1]:8080:80              an IPv6 address of the host's stands in brackets
     8000-8010:9000-9010        eleven ports, 8000 to 9000, 8001 to 9001 …
     8080:10.0.2.15:80          a guest of that address
+    8080:[fd00::15]:80
+    8080:web:80                the guest that calls itself so, with DHCP
     /run/web.sock:80
+    8080:80,proxy=2            each connection begins with a header of the PROXY protocol (1 or 2)
+    8080:80,source=gateway     the guest sees the gateway's address, not the peer's
 
 The older notation has the protocol in front and a hyphen between the two sides:
 
@@ -19,7 +24,9 @@ The older notation has the protocol in front and a hyphen between the two sides:
 
 A host address that is left out is 127.0.0.1, so that nothing is opened to others unasked.
 
-Does not do: names other than localhost, guests' IPv6 addresses, opening anything.
+Guest to host is slirp.guestforward's.
+
+Does not do: names of the host's other than localhost, opening anything.
 """
 
 from __future__ import annotations
@@ -37,17 +44,27 @@ RANGE_MAX: Final = 4096  # ports of one range; each is a listening socket
 LOOPBACK: Final = "127.0.0.1"
 NAMES: Final = {"": LOOPBACK, "localhost": LOOPBACK, "*": "0.0.0.0"}
 
+PROXY: Final = (0, 1, 2)  # versions of the PROXY protocol; 0: none
+SOURCES: Final = ("peer", "gateway")  # as whom a peer appears to the guest
+
 # Compiled where a forward is read: most networks have none, and starting takes a millisecond less.
+_NAME: Final = r"[A-Za-z0-9_.-]*[A-Za-z_][A-Za-z0-9_.-]*"
+_BRACKETS: Final = r"\[[^]/]*\]"
+_GUEST: Final = rf"[0-9.]+|{_BRACKETS}|{_NAME}"
 _HOST: Final = r"(?:(?P<host>\[[^]]*\]|[^:/[\]]*):)??"
 _FORM: Final = (
     _HOST
-    + r"(?P<ports>[0-9-]+)(?::(?:(?P<guest>[0-9.]+):)?(?P<inside>[0-9-]+))?(?:/(?P<proto>\w+))?"
+    + rf"(?P<ports>[0-9-]+)(?::(?:(?P<guest>{_GUEST}):)?(?P<inside>[0-9-]+))?(?:/(?P<proto>\w+))?"
 )
-_INSIDE: Final = r"(?:([0-9]+\.[0-9.]*):)?([0-9]+)"  # behind a path, which may end in a number
+# Behind a path, which may end in a number
+_INSIDE: Final = rf"(?:([0-9]+\.[0-9.]*|{_BRACKETS}|{_NAME}):)?([0-9]+)"
 _UNIX_FORM: Final = r"(?:unix:)?(/.+?):" + _INSIDE
 _OLD_HOST: Final = r"(?:([^:-]*[^:0-9-][^:-]*|):)?"  # a number there is a port of the new form
-_OLD_FORM: Final = r"(tcp|udp):" + _OLD_HOST + r"([0-9-]*[0-9])(?:-([0-9.]+):([0-9-]+))?"
+_OLD_FORM: Final = (
+    r"(tcp|udp):" + _OLD_HOST + rf"([0-9-]*[0-9])(?:-([0-9.]+|{_BRACKETS}):([0-9-]+))?"
+)
 _OLD_UNIX_FORM: Final = r"unix:(/.+)-" + _INSIDE
+_OPTIONS: Final = r"(.*?)((?:,(?:proxy|source)=[^,]*)+)"
 ADVICE: Final = "write [HOST:]PORT[:GUESTPORT][/udp], as 8080:80, or /PATH:GUESTPORT"
 
 
@@ -56,16 +73,21 @@ class ForwardSpec(NamedTuple):
 
     proto: str
     host: HostAddress
-    guest_addr: str | None
+    guest_addr: str | None  # or a name
     guest_port: int
+    proxy: int = 0  # of PROXY
+    source: str = SOURCES[0]
 
     def __str__(self) -> str:
         """As `parse_forward` reads it."""
-        guest = f"{self.guest_addr}:" if self.guest_addr is not None else ""
+        guest = self.guest_addr or ""
+        guest = f"[{guest}]:" if ":" in guest else guest and f"{guest}:"
+        options = f",proxy={self.proxy}" if self.proxy else ""
+        options += f",source={self.source}" if self.source != SOURCES[0] else ""
         if isinstance(self.host, str):
-            return f"unix:{self.host}-{guest}{self.guest_port}"
+            return f"unix:{self.host}-{guest}{self.guest_port}{options}"
         proto = "" if self.proto == "tcp" else f"/{self.proto}"
-        return f"{host_text(self.host)}:{guest}{self.guest_port}{proto}"
+        return f"{host_text(self.host)}:{guest}{self.guest_port}{proto}{options}"
 
 
 def host_text(host: HostAddress) -> str:
@@ -78,26 +100,54 @@ def host_text(host: HostAddress) -> str:
 
 def parse_forward(text: str) -> list[ForwardSpec]:
     """The forwards that one specification stands for. Raises ConfigError."""
+    match = re.fullmatch(_OPTIONS, text, re.DOTALL)
+    if match is None:
+        return _parse(text, text)
+    bare, options = match.groups()
+    proxy, source = _options(text, options[1:].split(","))
+    specs = [spec._replace(proxy=proxy, source=source) for spec in _parse(text, bare)]
+    if proxy and any(spec.proto == "udp" for spec in specs):
+        _refuse(text, "the PROXY protocol is for tcp")
+    return specs
+
+
+def _options(text: str, words: list[str]) -> tuple[int, str]:
+    proxy, source = 0, SOURCES[0]
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "source":
+            if value not in SOURCES:
+                _refuse(text, f"source is {' or '.join(SOURCES)}")
+            source = value
+        else:
+            if value not in map(str, PROXY):
+                _refuse(text, "proxy is 1 or 2, a version of the PROXY protocol")
+            proxy = int(value)
+    return proxy, source
+
+
+def _parse(whole: str, text: str) -> list[ForwardSpec]:
+    """Without options; `whole` is what a mistake is told about."""
     unix = re.fullmatch(_OLD_UNIX_FORM, text) or re.fullmatch(_UNIX_FORM, text)
     if unix is not None:
         path, guest, port = unix.groups()
-        return [ForwardSpec("unix", path, _guest(text, guest), _port(text, port))]
+        return [ForwardSpec("unix", path, _guest(whole, guest), _port(whole, port))]
     old = re.fullmatch(_OLD_FORM, text)
     if old is not None:
-        return _parse_old(text, old)
+        return _parse_old(whole, old)
     proto, colon, rest = text.partition(":")
     named = proto in ("tcp", "udp") and bool(colon)
     new = re.fullmatch(_FORM, rest if named else text)
     if new is None or (named and new["proto"]):
-        _refuse(text, ADVICE)
+        _refuse(whole, ADVICE)
     proto = proto if named else (new["proto"] or "tcp")
     if proto not in ("tcp", "udp"):
-        _refuse(text, "the protocol is tcp or udp")
-    _host(text, new["host"] or "")
-    host_ports = _range(text, new["ports"])
+        _refuse(whole, "the protocol is tcp or udp")
+    _host(whole, new["host"] or "")
     inside = new["inside"]
-    guest_ports = host_ports if inside is None else _matching(text, host_ports, inside)
-    return _pairs(text, proto, new["host"], host_ports, new["guest"], guest_ports)
+    host_ports = _range(whole, new["ports"], anything=inside is not None)
+    guest_ports = host_ports if inside is None else _matching(whole, host_ports, inside)
+    return _pairs(whole, proto, new["host"], host_ports, new["guest"], guest_ports)
 
 
 def _parse_old(text: str, match: re.Match[str]) -> list[ForwardSpec]:
@@ -109,7 +159,7 @@ def _parse_old(text: str, match: re.Match[str]) -> list[ForwardSpec]:
         if cut is None:
             _refuse(text, "at most two ranges of ports")
         numbers, inside = "-".join(words[:cut]), "-".join(words[cut:] or words)
-    host_ports = _range(text, numbers)
+    host_ports = _range(text, numbers, anything=True)
     return _pairs(text, proto, host, host_ports, guest, _matching(text, host_ports, inside))
 
 
@@ -121,7 +171,10 @@ def _pairs(
     return [ForwardSpec(proto, (addr, port), guest_addr, inner) for port, inner in pairs]
 
 
-def _range(text: str, word: str) -> range:
+def _range(text: str, word: str, *, anything: bool = False) -> range:
+    """`anything`: 0 stands for a port that is free."""
+    if word == "0" and anything:
+        return range(1)
     ends = [_port(text, number) for number in word.split("-")]
     if len(ends) > 2 or ends[-1] < ends[0]:
         _refuse(text, "a range of ports is FIRST-LAST")
@@ -154,7 +207,16 @@ def _host(text: str, word: str) -> str:
 
 
 def _guest(text: str, word: str | None) -> str | None:
-    return None if word is None else _address(text, word, 4)
+    if word is None or is_name(word):
+        return word
+    if word.startswith("["):
+        return _address(text, word[1:-1], 16)
+    return _address(text, word, 4)
+
+
+def is_name(guest: str) -> bool:
+    """Is this what a guest calls itself, not its address?"""
+    return re.fullmatch(_NAME, guest) is not None
 
 
 def _address(text: str, word: str, size: int) -> str:

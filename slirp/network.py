@@ -24,7 +24,7 @@ from slirp.address import Prefix, addr_from_text, addr_to_text, mac_to_text
 from slirp.config import Config, Fields, Resolver
 from slirp.errors import ConfigError
 from slirp.events import Listener
-from slirp.forward import ForwardSpec, HostAddress, host_text, parse_forward
+from slirp.forward import ForwardSpec, HostAddress, host_text, is_name, parse_forward
 from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
 from slirp.host.forward import Forward, Forwards
@@ -35,7 +35,7 @@ from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.services.dns import DnsService
 from slirp.services.dns_cache import DnsCache
 from slirp.services.resolv import ResolvConf
-from slirp.services.zones import Zones
+from slirp.services.zones import LeasedNames, Zones
 from slirp.stack import Stack
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Network:
         self._dhcp = (
             DhcpServer(DhcpConfig.of(config), self._holder) if config.dhcp_enabled else None
         )
+        sources = [self._dhcp] if self._dhcp is not None else []
+        self._leased = LeasedNames(sources, config.domain)
         self._resolv = ResolvConf(config.resolv_conf)
         self._resolvers = config.resolvers
         self._dns = DnsService(
@@ -84,8 +86,9 @@ class Network:
         relays = self._dispatcher = Dispatcher(self._loop, self._stack, self._dns, config)
         self._loop.add_settler(relays.settle_ports)
         self._forwards = Forwards(
-            self._loop, self._stack, relays.tcp, relays.udp, relays.holding, relays.descriptors
-        )
+            self._loop, self._stack, relays.tcp, relays.udp, relays.holding, relays.descriptors,
+            self._find_guest,
+        )  # fmt: skip
         relays.on_gone = self._port_gone
         self._observer = Observer(relays, self._dhcp)
         self._gone = 0  # ports whose device went away
@@ -170,24 +173,31 @@ class Network:
     def forward(self, spec: str, /) -> list[Forward]: ...
 
     @overload
-    def forward(self, proto: str, *, host: HostAddress, guest: tuple[str, int]) -> Forward: ...
+    def forward(
+        self, proto: str, *, host: HostAddress, guest: tuple[str, int], proxy: int = 0,
+        source: str = "peer",
+    ) -> Forward: ...  # fmt: skip
 
     def forward(
-        self, proto: str, *, host: HostAddress | None = None, guest: tuple[str, int] | None = None
-    ) -> Forward | list[Forward]:
+        self, proto: str, *, host: HostAddress | None = None, guest: tuple[str, int] | None = None,
+        proxy: int = 0, source: str = "peer",
+    ) -> Forward | list[Forward]:  # fmt: skip
         """Lead a host address (or the path of a Unix socket) to a guest; the address as bound.
 
         Either as people write it, such as "8080:80" (slirp/forward.py), which may stand for
         several, or with `proto` "tcp" or "udp" and both ends by name. A guest's address that is
-        left out is that of the first lease. Raises ConfigError, or OSError where a host's address
-        (its `filename`) is not to be had; then none of them is opened.
+        left out is that of the first lease; in its place may be what the guest calls itself with
+        DHCP. `proxy` is the version of the PROXY protocol's header (0: none), `source` as whom a
+        peer appears to the guest, "peer" or "gateway". Raises ConfigError, or OSError where a
+        host's address (its `filename`) is not to be had; then none of them is opened.
         """
         if host is None and guest is None:
             return self._open(parse_forward(proto))
         if host is None or guest is None:
             raise ConfigError(f"forward {proto}: takes host and guest, or neither", "forward")
-        self.config.guest_addr(guest[0])
-        added = self._forwards.add(proto, host, guest)
+        if not is_name(guest[0]):
+            self.config.guest_addr(guest[0])
+        added = self._forwards.add(proto, host, guest, proxy=proxy, source=source)
         self._tell_forward("forward-added", added)
         return added
 
@@ -200,8 +210,12 @@ class Network:
         first = addr_to_text(self.config.first_lease_addr)
         opened: list[Forward] = []
         try:
-            for proto, host, addr, port in specs:
-                opened.append(self.forward(proto, host=host, guest=(addr or first, port)))
+            for spec in specs:
+                guest = spec.guest_addr or first, spec.guest_port
+                found = self.forward(
+                    spec.proto, host=spec.host, guest=guest, proxy=spec.proxy, source=spec.source
+                )
+                opened.append(found)
         except (ConfigError, OSError):
             for forward in opened:
                 self.remove_forward(forward.id)
@@ -465,15 +479,22 @@ class Network:
     ) -> None:
         self.close()
 
+    def _find_guest(self, name: str) -> bytes | None:
+        """The address of the guest that calls itself so."""
+        return self._leased.address(name, self._loop.now)
+
     def _zones(self, config: Config) -> Zones:
         """What the network knows by name."""
-        here = config.gateway_addr if config.host_loopback else None
+        here: dict[int, bytes] = {}  # by the length of an address
+        if config.host_loopback and config.has_ipv4:
+            here[4] = config.gateway_addr
+        if config.host_loopback and config.has_ipv6:
+            here[16] = config.gateway6_addr
         return Zones(
             _names(config),
             hosts=config.hosts,
-            here=lambda addr: here if len(addr) == 4 else None,
-            leases=[self._dhcp] if self._dhcp is not None else [],
-            domain=config.domain,
+            here=lambda addr: here.get(len(addr)),
+            leases=[self._leased],
         )
 
     def _servers(self, now: float) -> Sequence[Resolver]:
@@ -490,9 +511,14 @@ class Network:
 
 def _names(config: Config) -> dict[str, list[bytes]]:
     """The network's own names and those of the configuration."""
-    gateway, dns = config.gateway_addr, config.dns_addr
-    found = {n: [gateway] for n in HOST_NAMES if config.host_loopback or "host" not in n}
-    found.update({name: [dns] for name in DNS_NAMES})
+    gateways, servers = [], []
+    if config.has_ipv4:
+        gateways, servers = [config.gateway_addr], [config.dns_addr]
+    if config.has_ipv6:
+        gateways.append(config.gateway6_addr)
+        servers.append(config.dns6_addr)
+    found = {n: gateways for n in HOST_NAMES if config.host_loopback or "host" not in n}
+    found.update(dict.fromkeys(DNS_NAMES, servers))
     found.update({n: [addr_from_text(a) for a in addrs] for n, addrs in config.names.items()})
     return found
 

@@ -32,7 +32,14 @@ LAZY: Final = frozenset(
 
 # From the ground up. A name is a module, or a package with all that is in it.
 FLOORS: Final = (
-    ("slirp.errors", "slirp.address", "slirp.shortage", "slirp.config", "slirp.forward"),
+    (
+        "slirp.errors",
+        "slirp.address",
+        "slirp.shortage",
+        "slirp.config",
+        "slirp.forward",
+        "slirp.guestforward",
+    ),
     ("slirp.statefile",),
     ("slirp.wire",),
     ("slirp.flow", "slirp.guard", "slirp.switch", "slirp.events"),

@@ -9,6 +9,7 @@ from slirp.cli import control, log
 from slirp.cli.capture_file import add_output_options
 from slirp.cli.early import NETNS_TYPES, TARGET_TYPES, Options, send_for_tap
 from slirp.cli.failure import USAGE, Failure
+from slirp.cli.service_options import add_dns_options, add_service_options
 
 TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def configure(parser: ArgumentParser) -> None:
     add("--target-type", choices=TARGET_TYPES, default="netns", help="bess: for User Mode Linux")
     add("--config", metavar="FILE.toml", help="what the options say, and more")
     add("--forward", action="append", default=[], metavar="SPEC", help="as for slirp run")
+    add("--restrict", action=flag, help="nothing but the network's own services")
+    add("--port-share", type=float, metavar="PART", help="as for slirp listen (0.5)")
+    add_dns_options(parser)
+    add_service_options(parser)
     add_output_options(parser)
     control.add_options(parser, ready_fd=False)
 
@@ -70,6 +75,7 @@ def run(args: Namespace) -> int:
     if args.target_type == "bess":
         values["tap_name"] = args.target_type
     values["forwards"] = args.forward
+    values["network"] = args
     if args.config is not None or args.restore is not None:
         from slirp.cli.config_file import overlaid
 

@@ -21,6 +21,7 @@ from slirp.linux import netns
 
 TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any, Final
@@ -63,6 +64,7 @@ class Options:
     verbose: int = 0
     log_json: bool = False
     fields: Mapping[str, Any] = {}  # of a Config, beyond these
+    network: Namespace | None = None  # of slirp.cli.service_options, --restrict and --port-share
 
     def __init__(self, **values: Any) -> None:
         """By the names above; `target` is needed."""

@@ -19,7 +19,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nic import tun
 from nic.port import DeviceGone
@@ -29,12 +29,15 @@ from slirp.cli.control import open_control, tell_ready
 from slirp.cli.early import Options
 from slirp.cli.failure import FAILED, USAGE, Failure
 from slirp.cli.options import (
+    NO_DNS,
     OPTIONS,
     capture_of,
     leading_to,
     make_network,
     named,
+    not_given,
     outbound,
+    service_fields,
     stats_printer,
 )
 from slirp.config import Config
@@ -147,15 +150,29 @@ def _has_vnet(fd: int) -> bool:
 
 def make_config(options: Options) -> Config:
     with named(OPTIONS | {"network": "--cidr"}):
+        fields = {"dns_enabled": not options.disable_dns} | more_fields(options)
+        fields |= not_given(options.network, options.fields)
         return Config(
             options.cidr,
             mtu=options.mtu,
             host_loopback=not options.disable_host_loopback,
-            dns_enabled=not options.disable_dns,
             outbound_addr=outbound(options.outbound_addr),
             forwards=options.forwards,
-            **options.fields,
+            **fields,
         )
+
+
+def more_fields(options: Options) -> dict[str, Any]:
+    """What slirp4netns has no option for."""
+    args = options.network
+    if args is None:
+        return {}
+    fields: dict[str, Any] = service_fields(args) | {"restrict": args.restrict}
+    if args.dns == NO_DNS:
+        fields["dns_enabled"] = False
+    if args.port_share is not None:
+        fields["port_share"] = args.port_share
+    return fields
 
 
 def open_api_socket(path: str, network: Network, guest: str, stack: ExitStack) -> None:
@@ -184,7 +201,11 @@ def restrict(options: Options, network: Network, stack: ExitStack, complain: Say
     if options.sandbox:
         if options.split:
             raise Failure("--split opens files as it goes, which a sandbox forbids", USAGE)
-        if not options.disable_dns and not sandbox.is_shown(RESOLV_CONF):
+        if (
+            network.config.dns_enabled
+            and network.config.resolvers is None
+            and not sandbox.is_shown(RESOLV_CONF)
+        ):
             follow_resolvers(network, stack)
         try:
             sandbox.enter_sandbox()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from slirp.address import addr_from_text
 from slirp.cli import capture_file, control, log
 from slirp.cli.failure import USAGE, Failure
+from slirp.cli.service_options import add_dns_options, add_service_options
 from slirp.config import BOOT_KINDS, DNS_CACHE, MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
 from slirp.errors import ConfigError
 from slirp.linux import syscalls
@@ -53,6 +54,7 @@ OPTIONS: Final = {
     "bootfiles": "--bootfile",
     "next_server": "--next-server",
     "ntp": "--ntp",
+    "guest_forwards": "--guestfwd",
 }
 DESCRIPTORS_WANTED: Final = 10_240  # 10,000 connections, and some for the rest
 SIOCGIFADDR: Final = 0x8915  # linux/sockios.h
@@ -70,30 +72,7 @@ def add_network_options(parser: ArgumentParser) -> None:
         "--mtu", type=int, default=MTU, metavar="N",
         help=f"{MTU_MIN} to {MTU_MAX} bytes (%(default)s)",
     )  # fmt: skip
-    add(
-        "--dns",
-        action="append",
-        metavar="ADDR[:PORT]",
-        help="resolver to ask instead of the host's, ADDR#PORT as well, or for one domain "
-        "DOMAIN=ADDR (DOMAIN=none: nobody); may be repeated; none: no DNS at all",
-    )
-    add(
-        "--dns-record", action="append", default=[], metavar="NAME=ADDR",
-        help="a further DNS name; may be repeated, with several addresses for one name",
-    )  # fmt: skip
-    add(
-        "--dns-hosts", action="append", default=[], metavar="FILE",
-        help="further DNS names from a hosts file, such as /etc/hosts; may be repeated",
-    )  # fmt: skip
-    add(
-        "--dns-cache", type=int, default=DNS_CACHE, metavar="N",
-        help="answers to keep for as long as their records say, 0: none (%(default)s)",
-    )  # fmt: skip
-    add(
-        "--search", action="append", metavar="DOMAIN",
-        help="domain to look names up in; may be repeated",
-    )  # fmt: skip
-    add("--domain", default="", metavar="DOMAIN", help="the guests' domain")
+    add_dns_options(parser)
     add("--no-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
     add("--restrict", action="store_true", help="nothing but the network's own services")
     add("--outbound-addr", metavar="ADDR", help="the host's address that connections come from")
@@ -102,14 +81,6 @@ def add_network_options(parser: ArgumentParser) -> None:
         help="lead a host port inside: 8080:80, 127.0.0.1:53:53/udp, /run/web.sock:80",
     )  # fmt: skip
     add_service_options(parser)
-
-
-def add_service_options(parser: ArgumentParser) -> None:
-    """What the network serves at its gateway."""
-    add = parser.add_argument
-    add("--tftp", metavar="DIR", help="serve this folder's files by TFTP, for reading")
-    add("--http", metavar="DIR", help="serve this folder's files by HTTP, at port 80")
-    add("--ntp", action="store_true", help="tell the host's time by NTP")
 
 
 def add_boot_options(parser: ArgumentParser) -> None:
@@ -184,18 +155,9 @@ def _network_fields(args: Namespace) -> dict[str, Any]:
         "host_loopback": not args.no_host_loopback,
         "restrict": args.restrict,
         "dns_enabled": args.dns != NO_DNS,
-        "resolvers": resolvers_of(args.dns),
-        "domain_resolvers": domain_resolvers_of(args.dns),
-        "names": records_of(args.dns_record),
-        "hosts": args.dns_hosts,
-        "dns_cache": args.dns_cache,
-        "search": args.search or (),
-        "domain": args.domain,
         "outbound_addr": outbound(args.outbound_addr),
         "forwards": args.forward,
-        "tftp": args.tftp,
-        "http": args.http,
-        "ntp": args.ntp,
+        **service_fields(args),
     }
 
 
@@ -204,11 +166,34 @@ def configured(args: Namespace, **fields: Any) -> Config:
 
     Raises ConfigError.
     """
+    return Config(**fields | not_given(args, getattr(args, "config_fields", {})))
+
+
+def not_given(args: Namespace | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a file's fields that the command line says nothing about."""
     given = getattr(args, "config_given", ())
-    for name, value in getattr(args, "config_fields", {}).items():
-        if OPTIONS.get(name, "").lstrip("-").replace("-", "_") not in given:
-            fields[name] = value
-    return Config(**fields)
+    return {
+        name: value
+        for name, value in fields.items()
+        if OPTIONS.get(name, "").lstrip("-").replace("-", "_") not in given
+    }
+
+
+def service_fields(args: Namespace) -> dict[str, Any]:
+    """What slirp.cli.service_options asks for. Raises Failure."""
+    return {
+        "resolvers": resolvers_of(args.dns),
+        "domain_resolvers": domain_resolvers_of(args.dns),
+        "names": records_of(args.dns_record),
+        "hosts": args.dns_hosts,
+        "dns_cache": DNS_CACHE if args.dns_cache is None else args.dns_cache,
+        "search": args.search or (),
+        "domain": args.domain,
+        "tftp": args.tftp,
+        "http": args.http,
+        "ntp": args.ntp,
+        "guest_forwards": args.guestfwd,
+    }
 
 
 def resolvers_of(words: Sequence[str] | None) -> list[str] | None:
@@ -264,7 +249,9 @@ def make_network(config: Config) -> Network:
 
     raise_descriptor_limit()
     try:
-        return Network(config)
+        network = Network(config)
+        tell_chosen(config, network)
+        return network
     except OSError as error:
         if error.filename is None:
             raise
@@ -277,6 +264,13 @@ def make_network(config: Config) -> Network:
         if error.errno == errno.EACCES and not error.filename.startswith("/"):
             why += "; ports below 1024 are mostly root's, choose a higher one"
         raise Failure(f"--forward {error.filename}: {why}") from None
+
+
+def tell_chosen(config: Config, network: Network) -> None:
+    """Say which ports were chosen where any would do."""
+    for spec, forward in zip(config.forwards, network.forwards(), strict=True):
+        if not isinstance(spec.host, str) and not spec.host[1]:
+            sys.stderr.write(f"slirp: forward {forward}\n")
 
 
 def raise_descriptor_limit() -> None:

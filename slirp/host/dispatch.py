@@ -81,7 +81,7 @@ class Dispatcher:
             found.layer.family.ethertype: found.layer.family.plain for found in stack.inputs
         }
         self._look = next(iter(self._plains.values()))  # at a port's first frame
-        sockets = Sockets(
+        sockets = self.sockets = Sockets(
             {
                 IPV4.addr_len: Ipv4Sockets(config.outbound),
                 IPV6.addr_len: Ipv6Sockets(config.outbound6),

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from slirp.host import pktinfo
 from slirp.host.attachment import payload_views
@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 
 DATAGRAMS_PER_TURN: Final = 64
 SENDERS_MAX: Final = 4096  # that one forward remembers; beyond it the oldest is forgotten
+
+
+class Target(Protocol):
+    """Where the forward leads."""
+
+    name: str  # empty: the address does not change
+    port: int
+
+    @property
+    def addr(self) -> bytes | None: ...
 
 
 class Sender(NamedTuple):
@@ -79,29 +89,52 @@ class DatagramForward:
 
     def __init__(
         self, loop: Loop, stack: Stack, udp: UdpRelay, holding: Holding, sock: socket.socket,
-        guest: tuple[bytes, int],
+        target: Target, as_gateway: bool,
     ) -> None:  # fmt: skip
         self._loop = loop
         self._stack = stack
-        self._layer = stack.layer(guest[0])
-        self._family = self._layer.family
-        self._room = self._family.udp_room(stack.link.mtu)
         self._udp = udp
         self._holding = holding
         self.sock = sock
-        self.key = guest
+        self._target = target
+        self._as_gateway = as_gateway
         self._info = pktinfo.enable(sock)
         self._seen: dict[tuple[SockAddr, bytes], Sender] = {}  # by peer and address asked
         self._peers: dict[tuple[bytes, int], Answers] = {}  # as the guest sees them
         self._late: deque[tuple[Sender, bytes]] = deque(maxlen=HELD_MAX)  # were held; no room yet
         self._overflow = udp.overflow
+        self._nobody = bytes(stack.inputs[0].layer.family.addr_len)
+        self._lead_to(target.addr or self._nobody)
         widen_queue(sock)
         loop.register(sock.fileno(), READABLE, self.handle_ready)
+
+    def _lead_to(self, addr: bytes) -> None:
+        """The guest is here, from now on; whoever wrote to another one is forgotten."""
+        self._layer = self._stack.layer(addr)
+        self._family = self._layer.family
+        self._room = self._family.udp_room(self._stack.link.mtu)
+        self.key = (addr, self._target.port)
+        self._seen.clear()
+        self._peers.clear()
+        self._late.clear()
+        self._udp.repliers.setdefault(self.key, []).append(self)
+        self._udp.routes.clear()  # who sent before may now answer a peer
+
+    def _leave(self) -> None:
+        group = self._udp.repliers[self.key]
+        group.remove(self)
+        if not group:
+            del self._udp.repliers[self.key]
 
     # From the host
 
     def handle_ready(self, events: int, now: float) -> None:
         """Datagrams wait."""
+        if self._target.name:
+            addr = self._target.addr or self._nobody
+            if addr != self.key[0]:
+                self._leave()
+                self._lead_to(addr)
         guest = self._stack.guests.get(self.key[0])
         if guest is None:
             self._hold(now)
@@ -199,7 +232,9 @@ class DatagramForward:
     def _name(self, peer: SockAddr) -> Sender:
         # Several peers may stand for one address (the gateway's), and one peer may ask at several
         # of the host's: the later ones get other ports, so that each gets its own answers.
-        addr, port = self._layer.nat.inward(addr_of(peer)), peer[1]
+        nat = self._layer.nat
+        addr = nat.gateway if self._as_gateway else nat.inward(addr_of(peer))
+        port = peer[1]
         while (addr, port) in self._peers:
             port = random_port()
         ports = port.to_bytes(2, "big") + self.key[1].to_bytes(2, "big")
@@ -227,6 +262,8 @@ class DatagramForward:
 
     def close(self) -> None:
         """Stop."""
+        self._leave()
+        self._udp.dropped += self.dropped()
         self._loop.unregister(self.sock.fileno())
         self.sock.close()
 

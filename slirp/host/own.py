@@ -1,4 +1,4 @@
-"""What a network serves at its gateway beside DNS and DHCP, where asked for: TFTP, HTTP and NTP.
+"""What a network serves beside DNS and DHCP, where asked for: TFTP, HTTP, NTP, guest forwards.
 
 What is off is not there: a port without a service leads where any port of the gateway leads. What
 serves files opens its folder once, here; an OSError for one that is not to be had names it.
@@ -11,14 +11,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from slirp.address import addr_from_text
 from slirp.linux.beneath import Folder
 from slirp.wire import http as wire_http
 
 if TYPE_CHECKING:
     from slirp.config import Config
+    from slirp.guestforward import GuestForward
     from slirp.host.attachment import Attachment
     from slirp.host.datagrams import TftpRelay
     from slirp.host.dispatch import Dispatcher
+    from slirp.host.guestforward import GuestForwards
     from slirp.host.http import HttpRelay
     from slirp.host.loop import Loop
     from slirp.services.tftp import TftpServer
@@ -35,6 +38,7 @@ class OwnServices:
         self._folders: list[Folder] = []
         self._tftp: tuple[TftpServer, TftpRelay] | None = None
         self._http: HttpRelay | None = None
+        self._guest_forwards: GuestForwards | None = None
 
     def open(self, config: Config) -> None:
         """What the configuration asks for. Raises OSError."""
@@ -46,6 +50,8 @@ class OwnServices:
             from slirp.host.datagrams import serve_ntp
 
             serve_ntp(self._stack, time.time_ns)
+        for spec in config.guest_forwards:
+            self.open_guest_forward(spec)
 
     def _folder(self, path: str) -> Folder:
         folder = Folder(path)
@@ -68,6 +74,19 @@ class OwnServices:
         for found in self._stack.inputs:
             relays.services[found.layer.nat.gateway, wire_http.PORT] = relay.accept
 
+    def open_guest_forward(self, spec: GuestForward) -> None:
+        """Lead a guest's connections to the host. Raises ConfigError."""
+        if self._guest_forwards is None:
+            from slirp.host.guestforward import GuestForwards
+
+            relays = self._relays
+            self._guest_forwards = GuestForwards(
+                self._loop, relays.tcp, relays.sockets, relays.services
+            )
+        gateway = self._stack.inputs[0].layer.nat.gateway
+        addr = gateway if spec.addr is None else addr_from_text(spec.addr)
+        self._guest_forwards.open(spec, addr)
+
     def stats(self) -> dict[str, Any]:
         """Counters, as JSON has them, of what is there."""
         found: dict[str, Any] = {}
@@ -75,6 +94,8 @@ class OwnServices:
             found["tftp"] = dict(self._tftp[0].stats)
         if self._http is not None:
             found["http"] = {"requests": self._http.requests, "octets": self._http.octets}
+        if self._guest_forwards is not None:
+            found["guest_forwards"] = {"refused": self._guest_forwards.refused}
         return found
 
     def drop_port(self, attachment: Attachment) -> None:
@@ -90,6 +111,8 @@ class OwnServices:
             self._tftp[1].close()
         if self._http is not None:
             self._http.close()
+        if self._guest_forwards is not None:
+            self._guest_forwards.close()
         for folder in self._folders:
             folder.close()
         self._folders.clear()

@@ -12,7 +12,15 @@ from typing import Final
 
 from slirp.address import LIMITED_BROADCAST
 from slirp.config import Config
-from slirp.flow import MARTIAN, NO_LOOPBACK, NO_SERVICE, NOT_ROUTED, RESTRICTED, Refusal
+from slirp.flow import (
+    MARTIAN,
+    NO_LISTENER,
+    NO_LOOPBACK,
+    NO_SERVICE,
+    NOT_ROUTED,
+    RESTRICTED,
+    Refusal,
+)
 
 LOOPBACK4: Final = bytes((127, 0, 0, 1))
 
@@ -25,7 +33,7 @@ class Nat4:
         self._net = int.from_bytes(config.prefix.addr)
         self.gateway = config.gateway_addr
         self.dns = config.dns_addr
-        self.own = (self.gateway, self.dns)
+        self.own = (self.gateway, self.dns, *config.guest_forward_addrs(4))
         self.broadcasts = (LIMITED_BROADCAST, config.prefix.last)
         self._host_loopback = config.host_loopback
         self._restrict = config.restrict
@@ -50,6 +58,8 @@ class Nat4:
             return LOOPBACK4 if self._host_loopback else NO_LOOPBACK
         if dst == self.dns:
             return NO_SERVICE
+        if dst in self.own:
+            return NO_LISTENER
         if dst[0] in (0, 127) or self.is_group(dst):
             return MARTIAN
         if self.is_local(dst):

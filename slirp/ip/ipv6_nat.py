@@ -20,7 +20,15 @@ from slirp.address import (
     unmapped,
 )
 from slirp.config import Config
-from slirp.flow import MARTIAN, NO_LOOPBACK, NO_SERVICE, NOT_ROUTED, RESTRICTED, Refusal
+from slirp.flow import (
+    MARTIAN,
+    NO_LISTENER,
+    NO_LOOPBACK,
+    NO_SERVICE,
+    NOT_ROUTED,
+    RESTRICTED,
+    Refusal,
+)
 
 LOOPBACK6: Final = bytes(15) + b"\x01"
 
@@ -33,7 +41,7 @@ class Nat6:
         self.gateway = config.gateway6_addr
         self.router = config.router6_addr  # the gateway's link-local address
         self.dns = config.dns6_addr
-        self.own = (self.gateway, self.router, self.dns)
+        self.own = (self.gateway, self.router, self.dns, *config.guest_forward_addrs(16))
         self._host_loopback = config.host_loopback
         self._restrict = config.restrict
 
@@ -53,6 +61,8 @@ class Nat6:
             return LOOPBACK6 if self._host_loopback else NO_LOOPBACK
         if dst == self.dns:
             return NO_SERVICE
+        if dst in self.own:
+            return NO_LISTENER
         if is_multicast(dst) or is_loopback(dst) or dst == UNSPECIFIED_V6 or unmapped(dst) != dst:
             return MARTIAN
         if self.is_local(dst) or is_link_local(dst):

@@ -108,7 +108,7 @@ class DhcpConfig(NamedTuple):
             search=config.search,
             static_leases=config.leases,
             omit_router=config.restrict,
-            reserved=(dns,),
+            reserved=(dns, *config.guest_forward_addrs(4)),
             ntp=(config.gateway_addr,) if config.ntp else (),
             boot=BootConfig(
                 config.boot_server,

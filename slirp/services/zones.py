@@ -64,16 +64,12 @@ class Zones:
         *,
         hosts: Sequence[str] = (),
         here: Callable[[bytes], bytes | None] = lambda addr: None,
-        leases: Sequence[Leases] = (),
-        domain: str = "",
+        leases: Sequence[LeasedNames] = (),
     ) -> None:
         """`hosts`: paths; `here`: as whom a loopback address of the host's appears."""
         self._names = records_of(names)
-        domains = dict.fromkeys((*((labels_of(domain.lower()),) if domain else ()), LEASED_DOMAIN))
-        self._sources: list[Hosts | LeasedNames] = [
-            *(Hosts(path, here) for path in hosts),
-            *(LeasedNames(source, (*domains, ())) for source in leases),
-        ]
+        files = [Hosts(path, here) for path in hosts]
+        self._sources: tuple[Hosts | LeasedNames, ...] = (*files, *leases)
 
     def lookup(self, name: Labels, now: float) -> tuple[Record, ...] | None:
         """Its records; None: not known here."""
@@ -102,44 +98,61 @@ class Hosts:
 
 class _Owner(NamedTuple):
     addr: bytes
-    expires_at: float
 
 
 class LeasedNames:
-    """The names of one DHCP server's clients, made anew when a lease has changed or ended."""
+    """The names of DHCP's clients, made anew when a lease has changed or ended.
 
-    def __init__(self, source: Leases, domains: Sequence[Labels]) -> None:
-        """`domains`: a client's name is in each of them; the first is what its address leads to."""
-        self._source = source
-        self._domains = domains
+    A client of several servers has the addresses that all of them lease under its name.
+    """
+
+    def __init__(self, sources: Sequence[Leases], domain: str = "") -> None:
+        """`domain`: of the configuration; what an address leads back to is in it."""
+        own = (labels_of(domain.lower()),) if domain else ()
+        self._sources = sources
+        self._domains: tuple[Labels, ...] = (*dict.fromkeys((*own, LEASED_DOMAIN)), ())
         self._changes = -1
-        self._until = inf
-        self._owners: dict[bytes, _Owner] = {}
+        self._until = -inf
+        self._owners: list[dict[bytes, _Owner]] = [{} for _ in sources]
         self._records: Records = {}
 
     def records(self, now: float) -> Records:
         """What clients are called now."""
-        if self._source.changes != self._changes or now >= self._until:
-            self._changes = self._source.changes
+        changes = sum(source.changes for source in self._sources)
+        if changes != self._changes or now >= self._until:
+            self._changes = changes
             self._look(now)
         return self._records
 
+    def address(self, name: str, now: float) -> bytes | None:
+        """The first address of whoever calls itself so now; None: nobody does."""
+        try:
+            records = self.records(now).get(labels_of(name.lower()), ())
+        except ValueError:
+            return None
+        return next((r.rdata for r in records if r.rtype != wire.TYPE_PTR), None)
+
     def _look(self, now: float) -> None:
+        self._until = inf
+        found: dict[bytes, list[bytes]] = {}
+        for index, source in enumerate(self._sources):
+            owners = self._owners[index] = self._owners_of(source, self._owners[index], now)
+            for label, owner in owners.items():
+                found.setdefault(label, []).append(owner.addr)
+        self._records = records_by_labels(
+            {(label, *domain): addrs for domain in self._domains for label, addrs in found.items()}
+        )
+
+    def _owners_of(
+        self, source: Leases, before: dict[bytes, _Owner], now: float
+    ) -> dict[bytes, _Owner]:
         claims: dict[bytes, list[_Owner]] = {}
-        for lease in self._source.leases(now):
+        for lease in source.leases(now):
+            self._until = min(self._until, lease.expires_at)
             label = label_of(lease.hostname)
             if label is not None:
-                owner = _Owner(lease.addr, lease.expires_at)
-                claims.setdefault(label, []).append(owner)
-        before = self._owners
-        self._owners = {label: _owner(before.get(label), who) for label, who in claims.items()}
-        self._until = min((o.expires_at for who in claims.values() for o in who), default=inf)
-        named = {
-            (label, *domain): [owner.addr]
-            for domain in self._domains
-            for label, owner in self._owners.items()
-        }
-        self._records = records_by_labels(named)
+                claims.setdefault(label, []).append(_Owner(lease.addr))
+        return {label: _owner(before.get(label), who) for label, who in claims.items()}
 
 
 def _owner(before: _Owner | None, claims: list[_Owner]) -> _Owner:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from tests.kit.nameserver import Nameserver
 from tests.kit.need import need_tool
 from tests.kit.served import DEVICE, DNS, GATEWAY, Served, served
+from tests.kit.web import WebServer
 
 NAMES = {
     "many.slirp.test": [f"192.0.2.{n}" for n in range(1, 101)],
@@ -114,6 +116,7 @@ def test_what_is_going_on_is_json(guest: Served) -> None:
     assert json.loads(state)
 
 
+GATEWAY6 = "fd00::2"
 CONTENT = random.Random(5).randbytes(300_001)
 
 
@@ -192,6 +195,21 @@ def test_a_client_that_never_reads_holds_nobody_up(server: Served) -> None:
         slow.wait()
 
 
+def test_the_same_over_ipv6(server: Served, tmp_path: Path) -> None:
+    for tool in ("curl", "tftp", "ntpdate", "dig"):
+        need_tool(tool)
+    server.run("ip", "-6", "addr", "add", "fd00::100/64", "dev", DEVICE, "nodad")
+    local = tmp_path / "got"
+    server.run("curl", "-sS", "--fail", "-o", str(local), f"http://[{GATEWAY6}]/sub/data")
+    assert local.read_bytes() == CONTENT
+    local.unlink()
+    server.run("tftp", "-6", "-m", "binary", GATEWAY6, "-c", "get", "sub/data", str(local))
+    assert local.read_bytes() == CONTENT
+    assert "fd00::2" in server.run("ntpdate", "-q", GATEWAY6).stdout
+    found = server.run("dig", "@fd00::3", "+short", "gateway.internal", "AAAA").stdout
+    assert found.strip() == GATEWAY6
+
+
 def test_sntp(server: Served) -> None:
     need_tool("ntpdate")
     said = server.run("ntpdate", "-q", GATEWAY, env={**os.environ, "TZ": "UTC"}).stdout
@@ -233,3 +251,36 @@ def test_dig_finds_what_the_network_knows(tmp_path: Path) -> None:
         assert ask("x.corp.test") == ["192.0.2.78"]  # a second at the most, by the record's TTL
         counted = guest.stats()["dns"]
         assert counted.get("cached", 0) + counted["relayed"] == before + 1
+
+
+def test_guest_forwards(tmp_path: Path) -> None:
+    """nc -U behind one, a command behind another, a web server behind a third."""
+    need_tool("nc")
+    need_tool("curl")
+    path = tmp_path / "sock"
+    with WebServer(CONTENT) as web:
+        specs = [
+            f":5000={path}",
+            "10.0.2.50:7=cmd:sed -u s/^/got:/",
+            f"192.0.2.80:80=127.0.0.1:{web.port}",
+        ]  # fmt: skip
+        with (
+            served(guest_forwards=specs) as guest,
+            subprocess.Popen(
+                ["nc", "-l", "-N", "-U", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as listener,
+        ):
+            assert listener.stdin is not None
+            listener.stdin.write(b"from the host\n")
+            listener.stdin.close()
+            guest.run("sh", "-c", f"until [ -S {path} ]; do :; done")
+            said = guest.run("nc", "-N", GATEWAY, "5000", input="from the guest\n").stdout
+            assert said == "from the host\n"
+            assert listener.stdout is not None
+            assert listener.stdout.read() == b"from the guest\n"
+            said = guest.run("nc", "-N", "10.0.2.50", "7", input="one\ntwo\n").stdout
+            assert said == "got:one\ngot:two\n"
+            local = tmp_path / "got"
+            guest.run("curl", "-sS", "-o", str(local), "http://192.0.2.80/")
+            assert local.read_bytes() == CONTENT
+            assert guest.run("ping", "-c", "1", "-W", "5", "10.0.2.50")

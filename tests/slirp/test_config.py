@@ -123,6 +123,7 @@ FULL = Config(
     forwards=["8080-8081:80", "/run/x.sock:22"],
     tftp="/srv/tftp",
     hosts=["/etc/hosts"],
+    guest_forwards=["10.0.5.200:80=127.0.0.1:8080", ":7=cmd:cat", "[fd00::9]:1=/run/x"],
     domain_resolvers={"corp.test": ["10.0.5.53", "::1#54"], "test": []},
     bootfiles={"": "pxelinux.0", "ipxe": "http://10.0.5.2/boot.ipxe"},
 )

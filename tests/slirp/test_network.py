@@ -141,7 +141,7 @@ def test_all_of_a_range_or_none() -> None:
     assert open_fds() <= before
 
 
-@pytest.mark.parametrize("guest", ["10.0.3.15", "10.0.2.0", "10.0.2.2", "10.0.2.3", "name"])
+@pytest.mark.parametrize("guest", ["10.0.3.15", "10.0.2.0", "10.0.2.2", "10.0.2.3", "a name"])
 def test_a_forward_leads_to_where_a_guest_can_be(guest: str) -> None:
     with Network() as net:
         with pytest.raises(ConfigError, match=f"guest {guest}: "):

@@ -319,6 +319,7 @@ OPTIONS: Final[dict[str, tuple[Any, dict[str, str]]]] = {
         {"DNS over UDP": f"{SECOND} from {SECOND}", "DNS over TCP": f"{SECOND} from {SECOND}"},
     ),
     "dns_cache": (1024, {"DNS over TCP": "the network's own"}),  # asked before, over UDP
+    "guest_forwards": (["10.0.2.200:80=/nowhere", ":1=/nowhere"], {}),
     "tftp": ("/", {}),
     "http": ("/", {}),
     "ntp": (True, {}),
@@ -357,7 +358,7 @@ def test_an_option_holds_for_all_traffic(option: str | None, tmp_path: Path) -> 
     options: dict[str, Any] = {}
     if isinstance(value, Path):
         options["resolvers"], value = None, file_of(value, tmp_path)
-    if isinstance(value, list):
+    if isinstance(value, list) and isinstance(value[0], Path):
         value = [file_of(text, tmp_path) for text in value]
     if option:
         options[option] = value

@@ -114,7 +114,7 @@ def leasing(target: DhcpServer, mac: bytes, hostname: bytes, last: int, now: flo
 
 def test_guests_have_names_forward_and_back() -> None:
     dhcp = DhcpServer(config())
-    target = Zones({}, leases=[dhcp], domain="Corp.test")
+    target = Zones({}, leases=[LeasedNames([dhcp], "Corp.test")])
     assert addresses(target, "web") is None
     leasing(dhcp, MAC, b"Web", 15)
     for name in ("web", "web.internal", "web.corp.test"):
@@ -130,7 +130,7 @@ def test_guests_have_names_forward_and_back() -> None:
 
 def test_a_name_is_whose_it_was_first() -> None:
     dhcp = DhcpServer(config())
-    target = Zones({}, leases=[dhcp])
+    target = Zones({}, leases=[LeasedNames([dhcp])])
     leasing(dhcp, OTHER, b"other", 16)
     leasing(dhcp, MAC, b"web", 17)
     assert addresses(target, "web") == ["10.0.2.17"]
@@ -141,7 +141,7 @@ def test_a_name_is_whose_it_was_first() -> None:
 
 def test_what_is_the_networks_own_no_guest_can_have() -> None:
     dhcp = DhcpServer(config())
-    target = Zones({"host.internal": [GATEWAY]}, leases=[dhcp])
+    target = Zones({"host.internal": [GATEWAY]}, leases=[LeasedNames([dhcp])])
     leasing(dhcp, MAC, b"host", 15)
     assert addresses(target, "host.internal") == ["10.0.2.2"]
 
@@ -150,7 +150,7 @@ def test_a_hosts_file_comes_before_leases(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
     file.write_text("192.0.2.1 web\n")
     dhcp = DhcpServer(config())
-    target = Zones({}, hosts=[str(file)], leases=[dhcp])
+    target = Zones({}, hosts=[str(file)], leases=[LeasedNames([dhcp])])
     leasing(dhcp, MAC, b"web", 15)
     assert addresses(target, "web") == ["192.0.2.1"]
     assert addresses(target, "web.internal") == ["10.0.2.15"]
@@ -179,7 +179,7 @@ def test_what_a_guest_may_call_itself(hostname: bytes, label: bytes | None) -> N
 def test_nothing_is_made_anew_while_nothing_changes() -> None:
     dhcp = DhcpServer(config())
     leasing(dhcp, MAC, b"web", 15)
-    names = LeasedNames(dhcp, [()])
+    names = LeasedNames([dhcp])
     records = names.records(0.0)
     assert names.records(50.0) is records
     leasing(dhcp, MAC, b"web", 15, 50.0)
