@@ -146,7 +146,7 @@ def test_hosts_search_list_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     path = tmp_path / "resolv.conf"
     path.write_text("# a comment\nnameserver 192.0.2.53\nsearch corp.example\noptions ndots:2\n")
     monkeypatch.setattr(command, "RESOLV_CONF", str(path))
-    files = command.files_for(tap.addresses(Config()), dns=True)
+    files = command.files_for(tap.places(Config(ipv4_only=True)), dns=True)
     expected = "search corp.example\noptions ndots:2\nnameserver 10.0.2.3\n"
     assert files["resolv.conf"] == expected
 
