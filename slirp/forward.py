@@ -10,6 +10,8 @@
     [::1]:8080:80              an IPv6 address of the host's stands in brackets
     8000-8010:9000-9010        eleven ports, 8000 to 9000, 8001 to 9001 …
     8080:10.0.2.15:80          a guest of that address
+    8080:[fd00::100]:80        its IPv6 address stands in brackets too
+    [::]:8080:80               from everywhere, by IPv6 and by IPv4
     /run/web.sock:80
 
 The older notation has the protocol in front and a hyphen between the two sides:
@@ -19,7 +21,7 @@ The older notation has the protocol in front and a hyphen between the two sides:
 
 A host address that is left out is 127.0.0.1, so that nothing is opened to others unasked.
 
-Does not do: names other than localhost, guests' IPv6 addresses, opening anything.
+Does not do: names other than localhost, opening anything.
 """
 
 from __future__ import annotations
@@ -38,15 +40,21 @@ LOOPBACK: Final = "127.0.0.1"
 NAMES: Final = {"": LOOPBACK, "localhost": LOOPBACK, "*": "0.0.0.0"}
 
 # Compiled where a forward is read: most networks have none, and starting takes a millisecond less.
-_HOST: Final = r"(?:(?P<host>\[[^]]*\]|[^:/[\]]*):)??"
+_BRACKETED: Final = r"\[[^]]*\]"
+_HOST: Final = rf"(?:(?P<host>{_BRACKETED}|[^:/[\]]*):)??"
 _FORM: Final = (
     _HOST
-    + r"(?P<ports>[0-9-]+)(?::(?:(?P<guest>[0-9.]+):)?(?P<inside>[0-9-]+))?(?:/(?P<proto>\w+))?"
+    + rf"(?P<ports>[0-9-]+)(?::(?:(?P<guest>[0-9.]+|{_BRACKETED}):)?(?P<inside>[0-9-]+))?"
+    + r"(?:/(?P<proto>\w+))?"
 )
-_INSIDE: Final = r"(?:([0-9]+\.[0-9.]*):)?([0-9]+)"  # behind a path, which may end in a number
+# behind a path, which may end in a number
+_INSIDE: Final = rf"(?:([0-9]+\.[0-9.]*|{_BRACKETED}):)?([0-9]+)"
 _UNIX_FORM: Final = r"(?:unix:)?(/.+?):" + _INSIDE
-_OLD_HOST: Final = r"(?:([^:-]*[^:0-9-][^:-]*|):)?"  # a number there is a port of the new form
-_OLD_FORM: Final = r"(tcp|udp):" + _OLD_HOST + r"([0-9-]*[0-9])(?:-([0-9.]+):([0-9-]+))?"
+# a number in place of the host is a port of the new form
+_OLD_HOST: Final = rf"(?:({_BRACKETED}|[^:-]*[^:0-9-][^:-]*|):)?"
+_OLD_FORM: Final = (
+    r"(tcp|udp):" + _OLD_HOST + rf"([0-9-]*[0-9])(?:-([0-9.]+|{_BRACKETED}):([0-9-]+))?"
+)
 _OLD_UNIX_FORM: Final = r"unix:(/.+)-" + _INSIDE
 ADVICE: Final = "write [HOST:]PORT[:GUESTPORT][/udp], as 8080:80, or /PATH:GUESTPORT"
 
@@ -61,7 +69,7 @@ class ForwardSpec(NamedTuple):
 
     def __str__(self) -> str:
         """As `parse_forward` reads it."""
-        guest = f"{self.guest_addr}:" if self.guest_addr is not None else ""
+        guest = "" if self.guest_addr is None else f"{_bracketed(self.guest_addr)}:"
         if isinstance(self.host, str):
             return f"unix:{self.host}-{guest}{self.guest_port}"
         proto = "" if self.proto == "tcp" else f"/{self.proto}"
@@ -73,7 +81,11 @@ def host_text(host: HostAddress) -> str:
     if isinstance(host, str):
         return host
     addr, port = host
-    return f"[{addr}]:{port}" if ":" in addr else f"{addr}:{port}"
+    return f"{_bracketed(addr)}:{port}"
+
+
+def _bracketed(addr: str) -> str:
+    return f"[{addr}]" if ":" in addr else addr
 
 
 def parse_forward(text: str) -> list[ForwardSpec]:
@@ -148,16 +160,18 @@ def _port(text: str, word: str) -> int:
 
 
 def _host(text: str, word: str) -> str:
-    if word.startswith("["):
-        return _address(text, word[1:-1], 16)
-    return NAMES[word] if word in NAMES else _address(text, word, 4)
+    return NAMES[word] if word in NAMES else _address(text, word)
 
 
 def _guest(text: str, word: str | None) -> str | None:
-    return None if word is None else _address(text, word, 4)
+    return None if word is None else _address(text, word)
 
 
-def _address(text: str, word: str, size: int) -> str:
+def _address(text: str, word: str) -> str:
+    """IPv6 in brackets, IPv4 without."""
+    size = 4
+    if word.startswith("["):
+        word, size = word[1:-1], 16
     try:
         addr = addr_from_text(word)
     except ValueError:

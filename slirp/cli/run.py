@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = """\
 Run a command in a network namespace of its own. It reaches the host's network through this one:
-the gateway's address (10.0.2.2, fd00::2) is the host itself, unless --no-host-loopback is given. As an
-ordinary user this needs user namespaces; as root nothing.
+the gateway's address (10.0.2.2, fd00::2) is the host itself, unless --no-host-loopback is given.
+As an ordinary user this needs user namespaces; as root nothing.
 """
 EPILOG: Final = """\
 examples:

@@ -7,7 +7,7 @@ where they look before they use one. So `--enable-seccomp` is named only where l
 is installed.
 
 Differs from slirp4netns in: with `--configure` the device's IPv6 address (fd00::100) is set as its
-IPv4 address is, instead of waiting for the guest's kernel to make one from a router's advertisement;
+IPv4 address is, where slirp4netns waits for the kernel to make one from a router's advertisement;
 networks that the kernel does not route to, which slirp4netns leaves to the kernel's "Invalid
 argument" or takes (127.0.0.0/24, 240.0.0.0/24), are refused with the reason, behind slirp4netns's
 own rules for a CIDR and with its exit status.

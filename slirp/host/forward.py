@@ -2,7 +2,11 @@
 
 A TCP or Unix stream forward accepts and opens a connection towards the guest, as the peer itself:
 the guest sees the peer's address and, where free, its port; a peer on the host's loopback (or
-behind a Unix socket) appears as the gateway, and nobody else does. UDP is slirp.host.forward_udp's.
+behind a Unix socket) appears as the gateway, and nobody else does whose address is of the guest's
+family. UDP is slirp.host.forward_udp's.
+
+The host's family and the guest's need not be the same. What listens on :: takes IPv4 as well, but
+where another forward has the port in IPv4 already.
 
 The guest may not have been seen yet: then the connection is held while the guest is asked for
 (slirp.host.holding), and opened when it answers. Where nobody does the peer is reset: its connect
@@ -22,7 +26,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from slirp.address import SockAddr, addr_from_text
+from slirp.address import SockAddr, addr_from_text, is_unspecified
 from slirp.errors import ConfigError
 from slirp.forward import HostAddress, host_text
 from slirp.host.descriptors import Descriptors, reset
@@ -150,7 +154,7 @@ class Forwards:
             bound: HostAddress = host
             proto = "unix"
         else:
-            sock = _bind(proto, host)
+            sock = _bind(proto, host, dual=not self._has_ipv4(proto, host[1]))
             name = sock.getsockname()
             bound = (name[0], name[1])
             if proto == "tcp":
@@ -165,6 +169,14 @@ class Forwards:
         forward = Forward(self._count, proto, bound, guest)
         self._open[forward.id] = (forward, opened)
         return forward
+
+    def _has_ipv4(self, proto: str, port: int) -> bool:
+        """Does one of ours listen on this port of an IPv4 address?"""
+        return any(
+            forward.proto == proto and forward.host[1] == port and ":" not in forward.host[0]
+            for forward, _ in self._open.values()
+            if not isinstance(forward.host, str)
+        )
 
     def remove(self, number: int) -> bool:
         """Close a forward; False: there is none of that number."""
@@ -217,7 +229,8 @@ class Forwards:
             self.remove(number)
 
 
-def _bind(proto: str, host: tuple[str, int]) -> socket.socket:
+def _bind(proto: str, host: tuple[str, int], *, dual: bool) -> socket.socket:
+    """`dual`: on the unspecified address of IPv6, for IPv4 too."""
     if proto not in ("tcp", "udp"):
         raise ConfigError(f"forward of {proto!r}: must be tcp or udp")
     if not 0 <= host[1] < 65536:
@@ -227,7 +240,8 @@ def _bind(proto: str, host: tuple[str, int]) -> socket.socket:
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
     try:
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            both = dual and is_unspecified(addr_from_text(host[0].partition("%")[0]))
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
         if proto == "tcp":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(host)

@@ -1,8 +1,8 @@
 """IPv6 addresses and routes of a device, by rtnetlink(7).
 
-IPv4's are set by ioctl (slirp.linux.netns), which for IPv6 has no way to say IFA_F_NODAD: without it
-an address is not to be used for a second, while the kernel asks whether somebody else has it. On a
-link with nobody else but us the answer is known.
+IPv4's are set by ioctl (slirp.linux.netns), which for IPv6 has no way to say IFA_F_NODAD: without
+it an address is not to be used for a second, while the kernel asks whether somebody else has it. On
+a link with nobody else but us the answer is known.
 
 A request is one message; the kernel's acknowledgment carries its error, which is raised as OSError.
 
