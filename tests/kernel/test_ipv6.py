@@ -196,6 +196,7 @@ try:
 except OSError as error:
     print(error.strerror or error)
 """
+ASK4 = ASK.replace("INET6", "INET").replace("IPV6, 25", "IP, 11")
 KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
 

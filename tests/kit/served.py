@@ -99,7 +99,8 @@ def served(
     wrap: Callable[[Port], Port] = lambda port: port,
     **options: Any,
 ) -> Iterator[Served]:
-    """`configured`: the device has its address, with `ipv6` one of IPv6 too; `wrap`: what stands between device and network."""
+    """`configured`: the device has its address, with `ipv6` one of IPv6 too; `wrap`: what stands
+    between device and network."""
     options.setdefault("resolvers", ())
     address = GUEST if configured else None
     gateway = GATEWAY if configured else None
