@@ -490,9 +490,9 @@ class Network:
 
 def _names(config: Config) -> dict[str, list[bytes]]:
     """The network's own names and those of the configuration."""
-    gateway, dns = config.gateway_addr, config.dns_addr
-    found = {n: [gateway] for n in HOST_NAMES if config.host_loopback or "host" not in n}
-    found.update({name: [dns] for name in DNS_NAMES})
+    gateway, dns = config.gateway_addrs, config.dns_addrs
+    found = {n: [*gateway] for n in HOST_NAMES if config.host_loopback or "host" not in n}
+    found.update({name: [*dns] for name in DNS_NAMES})
     found.update({n: [addr_from_text(a) for a in addrs] for n, addrs in config.names.items()})
     return found
 

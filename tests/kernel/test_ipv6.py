@@ -23,10 +23,13 @@ from typing import Any
 import pytest
 
 from slirp import Network
+from slirp.config import Resolver as Resolving
 from tests.kit.need import need_ipv6, need_tool
 from tests.kit.ports import free_port
+from tests.kit.resolver import Resolver
 from tests.kit.served import (
     DEVICE,
+    DNS,
     DNS6,
     GATEWAY,
     GATEWAY6,
@@ -342,6 +345,49 @@ def test_every_address_of_the_guest_is_reached(plain: Served) -> None:
         with socket.create_connection(forward.host, timeout=10) as peer:
             peer.send(b"hello")
             assert peer.recv(100).decode() == f"hello from {GATEWAY6}"
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["+notcp", "+tcp"])
+def test_names_of_our_own(transport: str, plain: Served) -> None:
+    need_tool("dig")
+    for server in (DNS, DNS6):
+        asking = ("dig", f"@{server}", "+short", "+tries=1", "+timeout=3", transport)
+        for name, four, six in (
+            ("host.slirp.internal", GATEWAY, GATEWAY6),
+            ("dns.slirp.internal", DNS, DNS6),
+        ):
+            assert plain.run(*asking, name, "AAAA").stdout.split() == [six]
+            assert plain.run(*asking, name, "A").stdout.split() == [four]
+        for address in (GATEWAY, GATEWAY6):
+            assert plain.run(*asking, "-x", address).stdout.split() == ["gateway.slirp.internal."]
+
+
+@pytest.mark.parametrize("transport", ["+notcp", "+tcp"])
+@pytest.mark.parametrize("resolver", LOOPBACKS)
+def test_a_resolver_of_either_family(resolver: str, transport: str, plain: Served) -> None:
+    """Whichever the guest asks by."""
+    need_tool("dig")
+    done = threading.Event()
+    with Resolver(resolver, "198.51.100.7", port=free_port()) as answering:
+        plain.call(lambda n: n.use_resolvers([Resolving(resolver, answering.port)]))
+
+        def pump() -> None:
+            while not done.wait(0.005):
+                answering.pump()
+
+        thread = threading.Thread(target=pump)
+        thread.start()
+        try:
+            for server in (DNS, DNS6):
+                asking = ("dig", f"@{server}", "+short", "+tries=1", "+timeout=5", transport)
+                name = f"{transport[1:]}{len(server)}.test"
+                assert plain.run(*asking, name).stdout.split() == ["198.51.100.7"]
+        finally:
+            done.set()
+            thread.join()
 
 
 # --- neighbours -----------------------------------------------------------------------------------

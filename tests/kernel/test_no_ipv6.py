@@ -5,7 +5,6 @@ The host is a namespace in which IPv6 is disabled; `slirp run` makes the guest's
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
