@@ -129,7 +129,8 @@ def files_for(
                 kept.append(line + "\n")
     except OSError:  # the host has none: nothing to keep
         pass
-    kept += [f"nameserver {at.dns}\n" for at in where.each if dns]
+    if dns:  # one: it answers for both families, and musl asks all that are named at once
+        kept.append(f"nameserver {where.each[0].dns}\n")
     return {"resolv.conf": "".join(kept), "hosts": LOCALHOST + "".join(_hosts(where))}
 
 
