@@ -113,7 +113,7 @@ def _make_tap(options: Options) -> int:
         from slirp.cli import tap
         from slirp.config import Config
 
-        where = tap.places(Config(**(options.families() | options.fields)))
+        where = tap.places(Config(**{**options.families(), **options.fields}))
         interface = where.interface(options.tap_name, options.mtu, options.macaddress)
         netns.configure(interface)
     return fd

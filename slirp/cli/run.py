@@ -115,9 +115,7 @@ def run(args: Namespace) -> int:
         return status
 
 
-def files_for(
-    where: tap.Places, dns: bool, search: Sequence[str] | None = None
-) -> dict[str, str]:
+def files_for(where: tap.Places, dns: bool, search: Sequence[str] | None = None) -> dict[str, str]:
     """The command's own /etc/resolv.conf and /etc/hosts."""
     from slirp.services.resolv import read_file
 
