@@ -321,6 +321,20 @@ class Config(_Values):
         return self.prefix6.host(FIRST_GUEST6)
 
     @property
+    def gateway_addrs(self) -> tuple[bytes, ...]:
+        """The gateway's in each family that guests have."""
+        return self._each("gateway_addr", "gateway6_addr")
+
+    @property
+    def dns_addrs(self) -> tuple[bytes, ...]:
+        """The DNS server's in each family that guests have."""
+        return self._each("dns_addr", "dns6_addr")
+
+    def _each(self, *names: str) -> tuple[bytes, ...]:
+        spoken = zip(names, (self.has_ipv4, self.has_ipv6), strict=True)
+        return tuple(getattr(self, name) for name, is_spoken in spoken if is_spoken)
+
+    @property
     def _services(self) -> tuple[bytes, ...]:
         """The gateway's and the DNS server's addresses."""
         return (
@@ -334,9 +348,9 @@ class Config(_Values):
     @property
     def own_addrs(self) -> tuple[bytes, ...]:
         """The network's own addresses, of both families."""
-        four = (self.gateway_addr, self.dns_addr) if self.has_ipv4 else ()
-        six = (self.gateway6_addr, self.router6_addr, self.dns6_addr) if self.has_ipv6 else ()
-        return four + six + self.guest_forward_addrs(4) + self.guest_forward_addrs(16)
+        router = (self.router6_addr,) if self.has_ipv6 else ()
+        own = self.gateway_addrs + router + self.dns_addrs
+        return own + self.guest_forward_addrs(4) + self.guest_forward_addrs(16)
 
     @property
     def first_lease_addr(self) -> bytes:

@@ -11,7 +11,8 @@
     [::1]:8080:80              an IPv6 address of the host's stands in brackets
     8000-8010:9000-9010        eleven ports, 8000 to 9000, 8001 to 9001 …
     8080:10.0.2.15:80          a guest of that address
-    8080:[fd00::15]:80
+    8080:[fd00::100]:80        its IPv6 address stands in brackets too
+    [::]:8080:80               from everywhere, by IPv6 and by IPv4
     8080:web:80                the guest that calls itself so, with DHCP
     /run/web.sock:80
     8080:80,proxy=2            each connection begins with a header of the PROXY protocol (1 or 2)
@@ -51,7 +52,7 @@ SOURCES: Final = ("peer", "gateway")  # as whom a peer appears to the guest
 _NAME: Final = r"[A-Za-z0-9_.-]*[A-Za-z_][A-Za-z0-9_.-]*"
 _BRACKETS: Final = r"\[[^]/]*\]"
 _GUEST: Final = rf"[0-9.]+|{_BRACKETS}|{_NAME}"
-_HOST: Final = r"(?:(?P<host>\[[^]]*\]|[^:/[\]]*):)??"
+_HOST: Final = rf"(?:(?P<host>{_BRACKETS}|[^:/[\]]*):)??"
 _FORM: Final = (
     _HOST
     + rf"(?P<ports>[0-9-]+)(?::(?:(?P<guest>{_GUEST}):)?(?P<inside>[0-9-]+))?(?:/(?P<proto>\w+))?"
@@ -59,7 +60,8 @@ _FORM: Final = (
 # Behind a path, which may end in a number
 _INSIDE: Final = rf"(?:([0-9]+\.[0-9.]*|{_BRACKETS}|{_NAME}):)?([0-9]+)"
 _UNIX_FORM: Final = r"(?:unix:)?(/.+?):" + _INSIDE
-_OLD_HOST: Final = r"(?:([^:-]*[^:0-9-][^:-]*|):)?"  # a number there is a port of the new form
+# a number in place of the host is a port of the new form
+_OLD_HOST: Final = rf"(?:({_BRACKETS}|[^:-]*[^:0-9-][^:-]*|):)?"
 _OLD_FORM: Final = (
     r"(tcp|udp):" + _OLD_HOST + rf"([0-9-]*[0-9])(?:-([0-9.]+|{_BRACKETS}):([0-9-]+))?"
 )
@@ -80,8 +82,7 @@ class ForwardSpec(NamedTuple):
 
     def __str__(self) -> str:
         """As `parse_forward` reads it."""
-        guest = self.guest_addr or ""
-        guest = f"[{guest}]:" if ":" in guest else guest and f"{guest}:"
+        guest = "" if self.guest_addr is None else f"{_bracketed(self.guest_addr)}:"
         options = f",proxy={self.proxy}" if self.proxy else ""
         options += f",source={self.source}" if self.source != SOURCES[0] else ""
         if isinstance(self.host, str):
@@ -95,7 +96,11 @@ def host_text(host: HostAddress) -> str:
     if isinstance(host, str):
         return host
     addr, port = host
-    return f"[{addr}]:{port}" if ":" in addr else f"{addr}:{port}"
+    return f"{_bracketed(addr)}:{port}"
+
+
+def _bracketed(addr: str) -> str:
+    return f"[{addr}]" if ":" in addr else addr
 
 
 def parse_forward(text: str) -> list[ForwardSpec]:
@@ -201,17 +206,11 @@ def _port(text: str, word: str) -> int:
 
 
 def _host(text: str, word: str) -> str:
-    if word.startswith("["):
-        return _address(text, word[1:-1], 16)
-    return NAMES[word] if word in NAMES else _address(text, word, 4)
+    return NAMES[word] if word in NAMES else _address(text, word)
 
 
 def _guest(text: str, word: str | None) -> str | None:
-    if word is None or is_name(word):
-        return word
-    if word.startswith("["):
-        return _address(text, word[1:-1], 16)
-    return _address(text, word, 4)
+    return word if word is None or is_name(word) else _address(text, word)
 
 
 def is_name(guest: str) -> bool:
@@ -219,7 +218,11 @@ def is_name(guest: str) -> bool:
     return re.fullmatch(_NAME, guest) is not None
 
 
-def _address(text: str, word: str, size: int) -> str:
+def _address(text: str, word: str) -> str:
+    """IPv6 in brackets, IPv4 without."""
+    size = 4
+    if word.startswith("["):
+        word, size = word[1:-1], 16
     try:
         addr = addr_from_text(word)
     except ValueError:

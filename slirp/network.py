@@ -511,14 +511,9 @@ class Network:
 
 def _names(config: Config) -> dict[str, list[bytes]]:
     """The network's own names and those of the configuration."""
-    gateways, servers = [], []
-    if config.has_ipv4:
-        gateways, servers = [config.gateway_addr], [config.dns_addr]
-    if config.has_ipv6:
-        gateways.append(config.gateway6_addr)
-        servers.append(config.dns6_addr)
-    found = {n: gateways for n in HOST_NAMES if config.host_loopback or "host" not in n}
-    found.update(dict.fromkeys(DNS_NAMES, servers))
+    gateway, dns = config.gateway_addrs, config.dns_addrs
+    found = {n: [*gateway] for n in HOST_NAMES if config.host_loopback or "host" not in n}
+    found.update({name: [*dns] for name in DNS_NAMES})
     found.update({n: [addr_from_text(a) for a in addrs] for n, addrs in config.names.items()})
     return found
 

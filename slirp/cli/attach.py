@@ -39,16 +39,18 @@ def configure(parser: ArgumentParser) -> None:
     add("-e", "--exit-fd", type=int, metavar="FD", help="end when something happens on it")
     add("-r", "--ready-fd", type=int, metavar="FD", help='"1" is written to it when all is set up')
     add("-m", "--mtu", type=int, default=1500, metavar="N", help="68 to 65521 (%(default)s)")
-    add("-6", "--enable-ipv6", dest="ipv6", action=flag, help="taken, with a warning: not yet")
+    add("-6", "--enable-ipv6", dest="ipv6", action=flag, help="the guest has IPv6 too")
+    add("--ipv6-only", action=flag, help="the guest has no IPv4")
     add("-a", "--api-socket", metavar="PATH", help="control socket: JSON, as slirp4netns's")
     add("--cidr", default="10.0.2.0/24", metavar="CIDR", help="the network (%(default)s)")
+    add("--network6", default="fd00::/64", metavar="CIDR", help="its IPv6 prefix (%(default)s)")
     add("--disable-host-loopback", action=flag, help="the gateway is not the host's 127.0.0.1")
     add("--netns-type", choices=NETNS_TYPES, help="what the target is; else it is told by its form")
     add("--userns-path", metavar="PATH", help="the user namespace to enter first")
     add("--enable-sandbox", dest="sandbox", action=flag, help="see /etc and /run only, drop rights")
     add("--enable-seccomp", dest="seccomp", action=flag, help="refuse dangerous system calls")
     add("--outbound-addr", metavar="ADDR|IF", help="where connections come from")
-    add("--outbound-addr6", metavar="ADDR|IF", help="taken, with a warning: not yet")
+    add("--outbound-addr6", metavar="ADDR|IF", help="the same of IPv6")
     add("--disable-dns", action=flag, help="nothing answers at the DNS address")
     add("--macaddress", metavar="MAC", help="the device's; only with --configure")
     add("--target-type", choices=TARGET_TYPES, default="netns", help="bess: for User Mode Linux")
@@ -98,11 +100,13 @@ def check_mac(text: str) -> None:
         raise Failure(f"--macaddress {text}: is a group's address; make the first byte even", USAGE)
 
 
-def describe(options: Options, where: tap.Addresses) -> None:
-    complain(
-        f"{options.cidr} on {options.tap_name}: gateway {where.gateway}, DNS {where.dns}, "
-        f"guest {where.guest}"
-    )
+def describe(options: Options, where: tap.Places) -> None:
+    for network, at in ((options.cidr, where.ipv4), (options.network6, where.ipv6)):
+        if at is not None:
+            complain(
+                f"{network} on {options.tap_name}: gateway {at.gateway}, DNS {at.dns}, "
+                f"guest {at.guest}"
+            )
 
 
 def complain(text: str) -> None:

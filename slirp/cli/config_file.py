@@ -34,10 +34,14 @@ FILE_MAX: Final = 1 << 16  # bytes
 # The fields that attach has under slirp4netns's names: how Options has them.
 _EARLY: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "network": ("cidr", str),
+    "network6": ("network6", str),
+    "ipv4_only": ("ipv6", lambda on: not on),
+    "ipv6_only": ("ipv6_only", bool),
     "mtu": ("mtu", int),
     "host_loopback": ("disable_host_loopback", lambda on: not on),
     "dns_enabled": ("disable_dns", lambda on: not on),
     "outbound_addr": ("outbound_addr", str),
+    "outbound_addr6": ("outbound_addr6", str),
     "forwards": ("forwards", list),
 }
 _DESTINATIONS: Final = {"forwards": "forward"}  # where attach's parser has another name still
@@ -93,12 +97,13 @@ class ConfigFile:
                 self.options[self._command, key] = value
 
     def _check(self) -> None:
-        from slirp.cli.options import outbound
+        from slirp.cli.options import outbound, outbound6
         from slirp.config import Config
 
         try:
-            if isinstance(self.fields.get("outbound_addr"), str):
-                self.fields["outbound_addr"] = outbound(self.fields["outbound_addr"])
+            for name, found in (("outbound_addr", outbound), ("outbound_addr6", outbound6)):
+                if isinstance(self.fields.get(name), str):
+                    self.fields[name] = found(self.fields[name])
             Config(**self.fields)
         except ConfigError as error:
             own = error.field in self._own_fields

@@ -41,6 +41,8 @@ class Options:
     ready_fd: int | None = None
     mtu: int = 1500
     ipv6: bool = False
+    ipv6_only: bool = False
+    network6: str = "fd00::/64"
     api_socket: str | None = None
     cidr: str = "10.0.2.0/24"
     disable_host_loopback: bool = False
@@ -73,6 +75,16 @@ class Options:
             raise TypeError(f"options: {unknown or 'target is missing'}")
         vars(self).update(values)
 
+    def families(self) -> dict[str, Any]:
+        """The fields of a slirp.Config that say what the guest's end is like."""
+        return {
+            "network": self.cidr,
+            "network6": self.network6,
+            "mtu": self.mtu,
+            "ipv4_only": not (self.ipv6 or self.ipv6_only),
+            "ipv6_only": self.ipv6_only,
+        }
+
     @classmethod
     def names(cls) -> set[str]:
         return set(cls.__annotations__)
@@ -103,14 +115,7 @@ def _make_tap(options: Options) -> int:
         from slirp.cli import tap
         from slirp.config import Config
 
-        where = tap.addresses(Config(options.cidr, mtu=options.mtu, **options.fields))
-        interface = netns.Interface(
-            options.tap_name,
-            where.guest,
-            where.prefix_len,
-            where.gateway,
-            options.mtu,
-            options.macaddress,
-        )
+        where = tap.places(Config(**{**options.families(), **options.fields}))
+        interface = where.interface(options.tap_name, options.mtu, options.macaddress)
         netns.configure(interface)
     return fd

@@ -9,7 +9,7 @@ A process that holds a TAP device keeps its namespace alive, so the end of the n
 has to be looked for: with `follow`, `serve` waits for the process that was named and then for any
 other that it can see in there. slirp4netns does not do that (its callers use the exit descriptor).
 
-Does not do: IPv6. What asks for it is taken with a warning.
+Does not do: look after a namespace's addresses once they are set.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from slirp.cli.options import (
     named,
     not_given,
     outbound,
+    outbound6,
     service_fields,
     stats_printer,
 )
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from nic.bess import BessPort
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-NO_IPV6: Final = "IPv6 is not supported yet; the namespace gets IPv4 only"
 RESOLV_CONF: Final = "/etc/resolv.conf"
 
 Say = Callable[[str], None]
@@ -58,7 +58,7 @@ Say = Callable[[str], None]
 def serve(
     options: Options,
     errand: netns.Errand | None,
-    describe: Callable[[Options, tap.Addresses], None],
+    describe: Callable[[Options, tap.Places], None],
     complain: Say,
 ) -> int:
     """Set up and run; the exit status. `errand`: what `early.send_for_tap` gave."""
@@ -67,9 +67,7 @@ def serve(
             stack.callback(errand.close)
         log.use_json(on=options.log_json)
         config = make_config(options)
-        where = tap.addresses(config)
-        if options.ipv6 or options.outbound_addr6 is not None:
-            complain(NO_IPV6)
+        where = tap.places(config)
         signals = SignalFd(ENDING)
         stack.callback(signals.close)
         network = stack.enter_context(make_network(leading_to(config, where.guest)))
@@ -153,10 +151,10 @@ def make_config(options: Options) -> Config:
         fields = {"dns_enabled": not options.disable_dns} | more_fields(options)
         fields |= not_given(options.network, options.fields)
         return Config(
-            options.cidr,
-            mtu=options.mtu,
+            **options.families(),
             host_loopback=not options.disable_host_loopback,
             outbound_addr=outbound(options.outbound_addr),
+            outbound_addr6=outbound6(options.outbound_addr6),
             forwards=options.forwards,
             **fields,
         )

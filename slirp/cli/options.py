@@ -15,11 +15,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from slirp.address import addr_from_text
+from slirp.address import addr_from_text, addr_to_text
 from slirp.cli import capture_file, control, log
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.service_options import add_dns_options, add_service_options
-from slirp.config import BOOT_KINDS, DNS_CACHE, MTU, MTU_MAX, MTU_MIN, NETWORK, PORT_SHARE, Config
+from slirp.config import (
+    BOOT_KINDS,
+    DNS_CACHE,
+    MTU,
+    MTU_MAX,
+    MTU_MIN,
+    NETWORK,
+    NETWORK6,
+    PORT_SHARE,
+    Config,
+)
 from slirp.errors import ConfigError
 from slirp.linux import syscalls
 
@@ -33,6 +43,9 @@ NO_DNS: Final = ["none"]
 # The fields of a Config that have an option, and its name.
 OPTIONS: Final = {
     "network": "--network",
+    "network6": "--network6",
+    "ipv4_only": "--ipv4-only",
+    "ipv6_only": "--ipv6-only",
     "mtu": "--mtu",
     "resolvers": "--dns",
     "dns_enabled": "--dns",
@@ -45,6 +58,7 @@ OPTIONS: Final = {
     "host_loopback": "--no-host-loopback",
     "restrict": "--restrict",
     "outbound_addr": "--outbound-addr",
+    "outbound_addr6": "--outbound-addr6",
     "forwards": "--forward",
     "static_leases": "--lease",
     "isolate": "--isolate",
@@ -58,6 +72,8 @@ OPTIONS: Final = {
 }
 DESCRIPTORS_WANTED: Final = 10_240  # 10,000 connections, and some for the rest
 SIOCGIFADDR: Final = 0x8915  # linux/sockios.h
+IF_INET6: Final = "/proc/net/if_inet6"  # address, index, prefix, scope, flags, name
+SCOPES_NEAR: Final = 0x30  # net/ipv6.h: IPV6_ADDR_LOOPBACK, IPV6_ADDR_LINKLOCAL
 
 
 def add_network_options(parser: ArgumentParser) -> None:
@@ -68,6 +84,7 @@ def add_network_options(parser: ArgumentParser) -> None:
         help="what the options say, and more: `slirp config` prints one",
     )  # fmt: skip
     add("--network", default=NETWORK, metavar="CIDR", help="the virtual one (%(default)s)")
+    add_ipv6_options(parser)
     add(
         "--mtu", type=int, default=MTU, metavar="N",
         help=f"{MTU_MIN} to {MTU_MAX} bytes (%(default)s)",
@@ -76,6 +93,7 @@ def add_network_options(parser: ArgumentParser) -> None:
     add("--no-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
     add("--restrict", action="store_true", help="nothing but the network's own services")
     add("--outbound-addr", metavar="ADDR", help="the host's address that connections come from")
+    add("--outbound-addr6", metavar="ADDR", help="the same of IPv6")
     add(
         "--forward", action="append", default=[], metavar="SPEC",
         help="lead a host port inside: 8080:80, 127.0.0.1:53:53/udp, /run/web.sock:80",
@@ -92,6 +110,15 @@ def add_boot_options(parser: ArgumentParser) -> None:
         f"KIND is {', '.join(BOOT_KINDS)}; may be repeated",
     )  # fmt: skip
     add("--next-server", metavar="ADDR", help="TFTP server to boot from instead of the gateway")
+
+
+def add_ipv6_options(parser: ArgumentParser) -> None:
+    """--network6, --ipv4-only, --ipv6-only."""
+    add = parser.add_argument
+    add("--network6", default=NETWORK6, metavar="CIDR", help="its IPv6 prefix (%(default)s)")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--ipv4-only", action="store_true", help="guests have no IPv6")
+    only.add_argument("--ipv6-only", action="store_true", help="guests have no IPv4")
 
 
 def add_output_options(parser: ArgumentParser) -> None:
@@ -151,11 +178,15 @@ def make_config(args: Namespace) -> Config:
 def _network_fields(args: Namespace) -> dict[str, Any]:
     return {
         "network": args.network,
+        "network6": args.network6,
+        "ipv4_only": args.ipv4_only,
+        "ipv6_only": args.ipv6_only,
         "mtu": args.mtu,
         "host_loopback": not args.no_host_loopback,
         "restrict": args.restrict,
         "dns_enabled": args.dns != NO_DNS,
         "outbound_addr": outbound(args.outbound_addr),
+        "outbound_addr6": outbound6(args.outbound_addr6),
         "forwards": args.forward,
         **service_fields(args),
     }
@@ -285,11 +316,8 @@ def raise_descriptor_limit() -> None:
 
 def outbound(text: str | None) -> str | None:
     """The host's address that connections come from: an address, or an interface that has one."""
-    if text is None:
-        return None
-    with contextlib.suppress(ValueError):
-        if len(addr_from_text(text)) == 4:
-            return text
+    if text is None or _is_address(text, 4):
+        return text
     request = struct.pack("16s24x", text.encode()[:15])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
@@ -297,6 +325,26 @@ def outbound(text: str | None) -> str | None:
         except OSError:
             why = "no IPv4 address, and no interface that has one"
             raise ConfigError(f"outbound_addr {text}: {why}", "outbound_addr") from None
+
+
+def outbound6(text: str | None) -> str | None:
+    """The same of IPv6; of an interface's, the first that reaches further than the link."""
+    if text is None or _is_address(text, 16):
+        return text
+    with contextlib.suppress(OSError), open(IF_INET6) as file:
+        for line in file:
+            addr, _, _, scope, _, name = line.split()
+            if name == text and int(scope, 16) & SCOPES_NEAR == 0:
+                return addr_to_text(bytes.fromhex(addr))
+    why = "no IPv6 address, and no interface that has one"
+    raise ConfigError(f"outbound_addr6 {text}: {why}", "outbound_addr6")
+
+
+def _is_address(text: str, size: int) -> bool:
+    try:
+        return len(addr_from_text(text)) == size
+    except ValueError:
+        return False
 
 
 def capture_of(args: Namespace | capture_file.Output, stack: ExitStack) -> Callable[[Port], Port]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import signal
 import time
 from argparse import REMAINDER, ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = """\
 Run a command in a network namespace of its own. It reaches the host's network through this one:
-the gateway's address (10.0.2.2) is the host itself, unless --no-host-loopback is given. As an
-ordinary user this needs user namespaces; as root nothing.
+the gateway's address (10.0.2.2, fd00::2) is the host itself, unless --no-host-loopback is given.
+As an ordinary user this needs user namespaces; as root nothing.
 """
 EPILOG: Final = """\
 examples:
@@ -50,6 +50,7 @@ resolvers: ADDR, ADDR:PORT, [ADDR]:PORT or ADDR#PORT
 """
 DEVICE: Final = "tap0"
 RESOLV_CONF: Final = "/etc/resolv.conf"
+LOCALHOST: Final = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n"
 FORWARDED: Final = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -79,8 +80,8 @@ def run(args: Namespace) -> int:
         raise Failure("no command to run; try: slirp run -- curl https://example.org/", USAGE)
     log.use_json(on=args.log_json)
     config = options.make_config(args)
-    where = tap.addresses(config)
-    interface = netns.Interface(DEVICE, where.guest, where.prefix_len, where.gateway, config.mtu)
+    where = tap.places(config)
+    interface = where.interface(DEVICE, config.mtu)
     with ExitStack() as stack:
         signals = SignalFd(FORWARDED)
         stack.callback(signals.close)
@@ -114,9 +115,7 @@ def run(args: Namespace) -> int:
         return status
 
 
-def files_for(
-    where: tap.Addresses, dns: bool, search: Sequence[str] | None = None
-) -> dict[str, str]:
+def files_for(where: tap.Places, dns: bool, search: Sequence[str] | None = None) -> dict[str, str]:
     """The command's own /etc/resolv.conf and /etc/hosts."""
     from slirp.services.resolv import read_file
 
@@ -128,15 +127,16 @@ def files_for(
                 kept.append(line + "\n")
     except OSError:  # the host has none: nothing to keep
         pass
-    server = f"nameserver {where.dns}\n" if dns else ""
-    hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n{where.gateway} _gateway\n"
-    return {"resolv.conf": "".join(kept) + server, "hosts": hosts + _own_name(where)}
+    if dns:  # one: it answers for both families, and musl asks all that are named at once
+        kept.append(f"nameserver {where.each[0].dns}\n")
+    return {"resolv.conf": "".join(kept), "hosts": LOCALHOST + "".join(_hosts(where))}
 
 
-def _own_name(where: tap.Addresses) -> str:
+def _hosts(where: tap.Places) -> Iterator[str]:
     import os
 
-    return f"{where.guest} {os.uname().nodename}\n"
+    for at in where.each:
+        yield f"{at.gateway} _gateway\n{at.guest} {os.uname().nodename}\n"
 
 
 def _serve(network: Network, command: Command, signals: SignalFd) -> int:

@@ -4,12 +4,13 @@ For programs that call slirp4netns: Podman (`network_cmd_path` in containers.con
 (`--slirp4netns-binary`). Options, their checks and the words for mistakes are those of slirp4netns
 1.3; what callers parse is printed in its form: the version lines, and the options in the help text,
 where they look before they use one. So `--enable-seccomp` is named only where libseccomp's binding
-is installed. `--enable-ipv6` is named although all that it does is warn: Podman asks for it unless
-it is told not to, and refuses to start where it is missing.
+is installed.
 
-Differs from slirp4netns in: IPv6 (a warning instead); networks that the kernel does not route to,
-which slirp4netns leaves to the kernel's "Invalid argument" or takes (127.0.0.0/24, 240.0.0.0/24),
-are refused with the reason, behind slirp4netns's own rules for a CIDR and with its exit status.
+Differs from slirp4netns in: with `--configure` the device's IPv6 address (fd00::100) is set as its
+IPv4 address is, where slirp4netns waits for the kernel to make one from a router's advertisement;
+networks that the kernel does not route to, which slirp4netns leaves to the kernel's "Invalid
+argument" or takes (127.0.0.0/24, 240.0.0.0/24), are refused with the reason, behind slirp4netns's
+own rules for a CIDR and with its exit status.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ User-mode networking for unprivileged network namespaces.
 -e, --exit-fd=FD         specify the FD for terminating slirp4netns
 -r, --ready-fd=FD        specify the FD to write to when the network is configured
 -m, --mtu=MTU            specify MTU (default=1500, max=65521)
--6, --enable-ipv6        taken with a warning: IPv6 is not supported yet
+-6, --enable-ipv6        enable IPv6
 -a, --api-socket=PATH    specify API socket path
 --cidr=CIDR              specify network address CIDR (default=10.0.2.0/24)
 --disable-host-loopback  prohibit connecting to 127.0.0.1:* on the host namespace
@@ -119,7 +120,7 @@ User-mode networking for unprivileged network namespaces.
 --userns-path=PATH       specify user namespace path
 --enable-sandbox         see /etc and /run only, and have no right but to low ports
 {seccomp}--outbound-addr=IPv4     specify the host's address or interface to connect from
---outbound-addr6=IPv6    taken with a warning: IPv6 is not supported yet
+--outbound-addr6=IPv6    specify the host's IPv6 address or interface to connect from
 --disable-dns            let nothing answer at 10.0.2.3 (or its like in the CIDR)
 --macaddress=MAC         specify the MAC address of the TAP (only valid with -c)
 --target-type=TYPE       specify the target type ([netns|bess], default=netns)
@@ -313,6 +314,17 @@ def _outbound(word: str) -> str:
     return word
 
 
+def _outbound6(word: str) -> str:
+    from slirp.cli.options import outbound6
+
+    try:
+        outbound6(word)
+    except ConfigError:
+        text = "outbound-addr has to be valid ipv4 address or interface name."
+        raise Mistake(text.replace("ipv4", "ipv6"), usage=False) from None
+    return word
+
+
 def _existing(word: str) -> str:
     if not os.path.exists(word):
         raise Mistake(f"userns path doesn't exist: {word}")
@@ -332,6 +344,7 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "cidr": _cidr,
     "macaddress": _mac,
     "outbound_addr": _outbound,
+    "outbound_addr6": _outbound6,
     "userns_path": _existing,
     "target_type": _target_type,
 }
@@ -397,22 +410,24 @@ def version() -> str:
     )
 
 
-def describe(options: Options, where: tap.Addresses) -> None:
+def describe(options: Options, where: tap.Places) -> None:
+    at = where.ipv4
+    assert at is not None  # nothing in slirp4netns's command line takes IPv4 away
     network, _, _ = options.cidr.partition("/")
     lines = [
         "Starting slirp",
         f"* MTU:             {options.mtu}",
         f"* Network:         {network}",
-        f"* Netmask:         {netmask(where.prefix_len)}",
-        f"* Gateway:         {where.gateway}",
-        f"* DNS:             {where.dns}",
-        f"* Recommended IP:  {where.guest}",
+        f"* Netmask:         {netmask(at.prefix_len)}",
+        f"* Gateway:         {at.gateway}",
+        f"* DNS:             {at.dns}",
+        f"* Recommended IP:  {at.guest}",
     ]
     if options.api_socket is not None:
         lines.append(f"* API Socket:      {options.api_socket}")
     if not options.disable_host_loopback:
         lines.append(
-            f"WARNING: 127.0.0.1:* on the host is accessible as {where.gateway} (set "
+            f"WARNING: 127.0.0.1:* on the host is accessible as {at.gateway} (set "
             "--disable-host-loopback to prohibit connecting to 127.0.0.1:*)"
         )
     sys.stdout.write("\n".join(lines) + "\n")

@@ -23,12 +23,47 @@ GUEST_HOST: Final = 100  # the guest's address, as an offset; slirp4netns's "rec
 
 
 class Addresses(NamedTuple):
-    """Where the parties of a virtual network are."""
+    """Where the parties of a virtual network are, in one family."""
 
     prefix_len: int
     gateway: str
     dns: str
     guest: str
+
+
+class Places(NamedTuple):
+    """The same in each family that the network has."""
+
+    ipv4: Addresses | None
+    ipv6: Addresses | None
+
+    @property
+    def each(self) -> list[Addresses]:
+        return [where for where in self if where is not None]
+
+    @property
+    def guest(self) -> str:
+        """The address that forwards to the guest lead to, where none is named."""
+        return self.each[0].guest
+
+    def interface(self, name: str, mtu: int, mac: str | None = None) -> netns.Interface:
+        """The guest's end."""
+        four, six = self
+        made = netns.Interface(name, mtu=mtu, mac=mac)
+        if four is not None:
+            made.address, made.prefix_len, made.gateway = four.guest, four.prefix_len, four.gateway
+        if six is not None:
+            made.address6, made.prefix6_len = six.guest, six.prefix_len
+            made.gateway6 = six.gateway
+        return made
+
+
+def places(config: Config) -> Places:
+    """Where everybody is."""
+    return Places(
+        addresses(config) if config.has_ipv4 else None,
+        addresses6(config) if config.has_ipv6 else None,
+    )
 
 
 def addresses(config: Config) -> Addresses:
@@ -38,6 +73,12 @@ def addresses(config: Config) -> Addresses:
     if guest in own:
         guest = config.first_lease_addr
     return Addresses(prefix.length, *map(addr_to_text, (*own, guest)))
+
+
+def addresses6(config: Config) -> Addresses:
+    """The usual ones of IPv6: gateway ::2, DNS ::3, guest ::100."""
+    own = (config.gateway6_addr, config.dns6_addr, config.first_guest6_addr)
+    return Addresses(config.prefix6.length, *map(addr_to_text, own))
 
 
 def make_tap(interface: netns.Interface) -> int:

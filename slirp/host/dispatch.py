@@ -29,7 +29,7 @@ from slirp.host.inside import Service
 from slirp.host.ipv4 import Ipv4Sockets
 from slirp.host.ipv6 import Ipv6Sockets
 from slirp.host.loop import RETRY_AFTER, Loop
-from slirp.host.loopback import Loopbacks
+from slirp.host.loopback import Loopbacks, has_loopback6
 from slirp.host.ping import PingRelay
 from slirp.host.sockets import LOCAL_CAUSES, Sockets
 from slirp.host.tcp import TcpRelay
@@ -87,7 +87,7 @@ class Dispatcher:
                 IPV6.addr_len: Ipv6Sockets(config.outbound6),
             }
         )
-        loopbacks = Loopbacks(config.either_loopback)
+        loopbacks = Loopbacks(config.either_loopback, has_loopback6())
         self.descriptors = descriptors = Descriptors(self.attachments, config.port_share)
         self.tcp = TcpRelay(
             loop,

@@ -2,8 +2,11 @@
 
 A TCP or Unix stream forward accepts and opens a connection towards the guest, as the peer itself:
 the guest sees the peer's address and, where free, its port; a peer on the host's loopback (or
-behind a Unix socket) appears as the gateway, and nobody else does, unless the forward is to have it
-so. UDP is slirp.host.forward_udp's.
+behind a Unix socket) appears as the gateway, and nobody else does whose address is of the guest's
+family, unless the forward is to have it so. UDP is slirp.host.forward_udp's.
+
+The host's family and the guest's need not be the same. What listens on :: takes IPv4 as well, but
+where another forward has the port in IPv4 already.
 
 A guest is named by its address, or by what it calls itself with DHCP: then whoever has that name
 when a connection comes is meant, and where nobody has it the peer is reset.
@@ -29,7 +32,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from slirp.address import Endpoint, SockAddr, addr_from_text, unmapped
+from slirp.address import Endpoint, SockAddr, addr_from_text, is_unspecified, unmapped
 from slirp.errors import ConfigError
 from slirp.forward import PROXY, SOURCES, ForwardSpec, HostAddress, host_text, is_name
 from slirp.host.descriptors import Descriptors, reset
@@ -198,7 +201,7 @@ class Forwards:
                 raise ConfigError(f"forward of udp from {host}: a Unix socket leads to tcp")
             sock = _bind_path(host)
             return "unix", host, StreamForward(self, sock, target, host, proxy, as_gateway)
-        sock = _bind(proto, host)
+        sock = _bind(proto, host, dual=not self._has_ipv4(proto, host[1]))
         name = sock.getsockname()
         bound = (name[0], name[1])
         if proto == "tcp":
@@ -206,6 +209,14 @@ class Forwards:
         return proto, bound, DatagramForward(
             self.loop, self.stack, self.udp, self._holding, sock, target, as_gateway
         )  # fmt: skip
+
+    def _has_ipv4(self, proto: str, port: int) -> bool:
+        """Does one of ours listen on this port of an IPv4 address?"""
+        return any(
+            forward.proto == proto and forward.host[1] == port and ":" not in forward.host[0]
+            for forward, _ in self._open.values()
+            if not isinstance(forward.host, str)
+        )
 
     def remove(self, number: int) -> bool:
         """Close a forward; False: there is none of that number."""
@@ -301,7 +312,8 @@ def _end_of(name: Peer) -> Endpoint | bytes:
     return os.fsencode(name)
 
 
-def _bind(proto: str, host: tuple[str, int]) -> socket.socket:
+def _bind(proto: str, host: tuple[str, int], *, dual: bool) -> socket.socket:
+    """`dual`: on the unspecified address of IPv6, for IPv4 too."""
     if proto not in ("tcp", "udp"):
         raise ConfigError(f"forward of {proto!r}: must be tcp or udp")
     if not 0 <= host[1] < 65536:
@@ -311,7 +323,8 @@ def _bind(proto: str, host: tuple[str, int]) -> socket.socket:
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
     try:
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            both = dual and is_unspecified(addr_from_text(host[0].partition("%")[0]))
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
         if proto == "tcp":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(host)

@@ -137,6 +137,7 @@ class TcpRelay:
         self, attachment: Attachment, target: bytes, port: int, now: float
     ) -> tuple[socket.socket | None, int]:
         """As `_dial`; where one of the host's loopback addresses refuses, by way of the other."""
+        target = self._loopbacks.present(target)
         sock, failure = self._dial(attachment, target, port, now)
         if sock is None or failure != errno.ECONNREFUSED:
             return sock, failure

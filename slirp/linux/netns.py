@@ -6,9 +6,12 @@ then the namespace itself, opens the device, configures it, passes the descripto
 (slirp.linux.report) and ends. A namespace of one's own (`unshare_as_anyone`) is for commands that
 are started here: see slirp.linux.command.
 
-Addresses, routes and links are set by ioctl: nothing here needs iproute2.
+Links and IPv4 are set by ioctl, IPv6 by netlink (slirp.linux.rtnetlink): nothing here needs
+iproute2. A device whose IPv6 address is set here takes none from router advertisements, and does
+not wait for duplicate address detection, since the only other station is ours. Where the kernel has
+no IPv6, the device goes without, if it has an IPv4 address.
 
-Does not do: IPv6 addresses, PID namespaces, cgroups; several devices in one namespace.
+Does not do: PID namespaces, cgroups; several devices in one namespace.
 """
 
 from __future__ import annotations
@@ -44,6 +47,9 @@ IFNAMSIZ: Final = 16  # bytes, the closing NUL included
 _IFREQ: Final = struct.Struct("16s24s")  # struct ifreq: name, union
 _RTENTRY: Final = struct.Struct("L16s16s16sHhLPhPLLH")  # struct rtentry, linux/route.h
 
+# What says that a kernel has no IPv6, or that it is disabled for the device.
+NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.ENODEV, errno.EPERM)
+
 NO_USER_NAMESPACES: Final = (
     "an ordinary user needs user namespaces for this and the kernel refuses them ({error}); "
     "see the sysctls user.max_user_namespaces, kernel.unprivileged_userns_clone and "
@@ -56,7 +62,8 @@ class Interface:
 
     def __init__(
         self, name: str, address: str | None = None, prefix_len: int = 24,
-        gateway: str | None = None, mtu: int = 1500, mac: str | None = None,
+        gateway: str | None = None, mtu: int = 1500, mac: str | None = None, *,
+        address6: str | None = None, prefix6_len: int = 64, gateway6: str | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.address = address
@@ -64,6 +71,9 @@ class Interface:
         self.gateway = gateway
         self.mtu = mtu
         self.mac = mac
+        self.address6 = address6
+        self.prefix6_len = prefix6_len
+        self.gateway6 = gateway6
 
 
 class Target:
@@ -136,9 +146,34 @@ def configure(interface: Interface) -> None:
             fcntl.ioctl(sock, SIOCSIFADDR, _ifreq(name, _sockaddr(interface.address)))
             mask = _sockaddr(netmask(interface.prefix_len))
             fcntl.ioctl(sock, SIOCSIFNETMASK, _ifreq(name, mask))
+        if interface.address6 is not None:
+            _prepare_ipv6(name)
         _bring_up(sock, name)
         if interface.gateway is not None:
             _add_default_route(sock, interface.gateway)
+    if interface.address6 is not None:
+        try:
+            _configure_ipv6(interface, interface.address6)
+        except OSError as error:
+            if interface.address is None or error.errno not in NO_IPV6:
+                raise
+
+
+def _prepare_ipv6(name: str) -> None:
+    # What cannot be set is done without: /proc may be read-only, or have no IPv6 at all.
+    for setting, value in (("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")):
+        try:
+            write_to(f"/proc/sys/net/ipv6/conf/{name}/{setting}", value)
+        except OSError:
+            continue
+
+
+def _configure_ipv6(interface: Interface, address: str) -> None:
+    from slirp.linux import rtnetlink
+
+    rtnetlink.add_address(interface.name, address, interface.prefix6_len)
+    if interface.gateway6 is not None:
+        rtnetlink.add_default_route(interface.name, interface.gateway6)
 
 
 # --- a namespace that exists ----------------------------------------------------------------------

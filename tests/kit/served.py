@@ -31,6 +31,9 @@ DEVICE = "tap0"
 GUEST = "10.0.2.100"
 GATEWAY = "10.0.2.2"
 DNS = "10.0.2.3"
+GUEST6 = "fd00::100"
+GATEWAY6 = "fd00::2"
+DNS6 = "fd00::3"
 
 
 class Served:
@@ -90,16 +93,20 @@ def served(
     *,
     mtu: int = 1500,
     configured: bool = True,
+    ipv6: bool = False,
     tso: bool = True,
     vnet: bool = True,
     wrap: Callable[[Port], Port] = lambda port: port,
     **options: Any,
 ) -> Iterator[Served]:
-    """`configured`: the device has its address; `wrap`: what stands between device and network."""
+    """`configured`: the device has its address, with `ipv6` one of IPv6 too; `wrap`: what stands
+    between device and network."""
     options.setdefault("resolvers", ())
     address = GUEST if configured else None
     gateway = GATEWAY if configured else None
     interface = netns.Interface(DEVICE, address, 24, gateway, mtu)
+    if ipv6:
+        interface.address6, interface.gateway6 = GUEST6, GATEWAY6
 
     def make() -> int:
         fd, _ = open_tap(DEVICE, vnet=vnet)

@@ -6,6 +6,7 @@ with WebServer(b"...") as web: … web.port … web.digest
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -37,8 +38,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # a hundred guests may come at once
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, content: bytes, host: str) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, 0), _Handler)
         self.content = content
         self.posted: list[bytes] = []
         self.released = threading.Event()
@@ -47,8 +49,8 @@ class _Server(ThreadingHTTPServer):
 class WebServer:
     """Answers each GET with `content`, one of /wait after `release()`; keeps what is POSTed."""
 
-    def __init__(self, content: bytes) -> None:
-        self._server = _Server(content)
+    def __init__(self, content: bytes, host: str = "127.0.0.1") -> None:
+        self._server = _Server(content, host)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self.port: int = self._server.server_address[1]
         self.digest = hashlib.sha256(content).hexdigest()

@@ -177,10 +177,12 @@ def test_every_field_is_documented_with_its_default_and_option() -> None:
 def test_what_starts_before_the_config_is_there_has_its_defaults() -> None:
     config = Config()
     assert (Options.cidr, Options.mtu) == (config.network, config.mtu)
+    assert Options.network6 == config.network6
     parser = make_parser("attach")
     configure(parser)
     args = parser.parse_args(["1"])
     assert (args.cidr, args.mtu) == (config.network, config.mtu)
+    assert args.network6 == config.network6
 
 
 def test_a_network_takes_a_config_or_its_fields() -> None:

@@ -30,6 +30,13 @@ HERE = "127.0.0.1"
         ("[::]:53/udp", ForwardSpec("udp", ("::", 53), None, 53)),
         ("8080:10.0.2.15:80", ForwardSpec("tcp", (HERE, 8080), "10.0.2.15", 80)),
         ("192.0.2.1:1:10.0.2.15:2", ForwardSpec("tcp", ("192.0.2.1", 1), "10.0.2.15", 2)),
+        ("8080:[fd00::100]:80", ForwardSpec("tcp", (HERE, 8080), "fd00::100", 80)),
+        ("[::1]:1:[fd00:0::7]:2/udp", ForwardSpec("udp", ("::1", 1), "fd00::7", 2)),
+        ("/run/x.sock:[fd00::7]:80", ForwardSpec("unix", "/run/x.sock", "fd00::7", 80)),
+        ("unix:/run/x-[fd00::7]:80", ForwardSpec("unix", "/run/x", "fd00::7", 80)),
+        ("tcp:[::1]:8080-[fd00::7]:80", ForwardSpec("tcp", ("::1", 8080), "fd00::7", 80)),
+        ("tcp:[::1]:8080-80", ForwardSpec("tcp", ("::1", 8080), None, 80)),
+        ("tcp:[::1]:8080:80", ForwardSpec("tcp", ("::1", 8080), None, 80)),
         ("tcp:8080:80", ForwardSpec("tcp", (HERE, 8080), None, 80)),
         ("udp:127.0.0.1:8080:80", ForwardSpec("udp", (HERE, 8080), None, 80)),
         ("/run/x.sock:80", ForwardSpec("unix", "/run/x.sock", None, 80)),
@@ -93,6 +100,9 @@ def test_range_to_a_guest() -> None:
         ("::1:8080:80", "write "),
         ("[::1:8080:80", "write "),
         ("[10.0.0.1]:8080:80", "no IPv6 address"),
+        ("8080:[10.0.2.15]:80", "no IPv6 address"),
+        ("8080:fd00::100:80", "write "),
+        ("8080:[fd00::100:80", "write "),
         ("8080:0", "a port is"),
         ("8000-8002:9000-9001", "of one length"),
         ("relative.sock:80", "no IPv4 address"),
@@ -148,18 +158,19 @@ def test_any_text_is_a_forward_or_a_failure(text: str) -> None:
 @given(
     st.sampled_from(["tcp", "udp"]),
     st.ip_addresses().map(str),
-    st.none() | st.ip_addresses(v=4).map(str),
+    st.none() | st.ip_addresses().map(str),
     st.integers(1, 65535),
 )
 def test_a_forward_reads_as_it_is_written(
     proto: str, host: str, guest: str | None, port: int
 ) -> None:
     host = addr_to_text(addr_from_text(host))  # "::127.0.0.1" and its like
+    guest = guest and addr_to_text(addr_from_text(guest))
     spec = ForwardSpec(proto, (host, port), guest, 65536 - port)
     assert parse_forward(str(spec)) == [spec]
 
 
-@given(st.text("/ab:-.10", max_size=12), st.none() | st.just("10.0.2.7"))
+@given(st.text("/ab:-.10", max_size=12), st.sampled_from([None, "10.0.2.7", "fd00::7"]))
 def test_a_path_reads_as_it_is_written(name: str, guest: str | None) -> None:
     spec = ForwardSpec("unix", f"/{name}x", guest, 80)
     assert parse_forward(str(spec)) == [spec]

@@ -146,9 +146,29 @@ def test_hosts_search_list_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     path = tmp_path / "resolv.conf"
     path.write_text("# a comment\nnameserver 192.0.2.53\nsearch corp.example\noptions ndots:2\n")
     monkeypatch.setattr(command, "RESOLV_CONF", str(path))
-    files = command.files_for(tap.addresses(Config()), dns=True)
+    files = command.files_for(tap.places(Config()), dns=True)
     expected = "search corp.example\noptions ndots:2\nnameserver 10.0.2.3\n"
     assert files["resolv.conf"] == expected
+    only = command.files_for(tap.places(Config(ipv6_only=True)), dns=True)
+    assert only["resolv.conf"].endswith("\nnameserver fd00::3\n")
+
+
+def test_a_command_with_one_family_or_with_both(web: WebServer) -> None:
+    """By addresses, route, and the names in /etc/hosts."""
+    script = "ip -o addr show dev tap0 scope global; getent ahosts _gateway"
+    for option, has, hasnt in (
+        ("--ipv4-only", "10.0.2.", "fd00:"),
+        ("--ipv6-only", "fd00:", "10.0.2."),
+        ("--mtu=1279", "10.0.2.", "fd00:"),
+    ):
+        result = slirp_run(option, "--", "sh", "-c", script)
+        assert has in result.stdout, result.stderr
+        assert hasnt not in result.stdout
+    result = slirp_run("--network6", "fd12:3456::/48", "--", "sh", "-c", script)
+    assert "inet 10.0.2.100/24" in result.stdout
+    assert "inet6 fd12:3456::100/48 scope global nodad" in " ".join(result.stdout.split())
+    url = f"http://[fd00::2]:{web.port}/"
+    assert slirp_run("--ipv6-only", *fetch(url)).stdout.split()[0] == web.digest
 
 
 # --- forwards -------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from tests.kit.namespace import (
     holder,
     run,
 )
-from tests.kit.need import need_tool
+from tests.kit.need import need_ipv6, need_tool
 from tests.kit.ports import free_port
 from tests.kit.testing_root import newer
 from tests.kit.web import WebServer
@@ -288,6 +288,12 @@ def web() -> Iterator[WebServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def web6() -> Iterator[WebServer]:
+    with WebServer(CONTENT, need_ipv6()) as server:
+        yield server
+
+
 def fetched(held: Holder, web: WebServer, host: str = "10.0.2.2") -> str:
     need_tool("curl")
     url = f"http://{host}:{web.port}/"
@@ -400,11 +406,25 @@ os.execv(sys.executable, [*sys.argv[2:-1], str(fd)])
     os.close(reader)
 
 
-def test_ipv6_is_a_warning(held: Holder) -> None:
+def test_ipv6(held: Holder, web6: WebServer) -> None:
+    """As Podman asks for it; the address is there at once."""
+    need_tool("curl")
+    url = f"http://[fd00::2]:{web6.port}/"
     with attached(*SLIRP4NETNS, "-c", "-6", str(held.pid), "tap0") as process:
+        shown = held.run_in("ip", "-o", "-6", "addr", "show", "dev", "tap0").stdout
+        assert "inet6 fd00::100/64 scope global nodad" in " ".join(shown.split())
+        got = held.run_in("sh", "-c", f"curl -sS --max-time 20 {url} | sha256sum")
         process.terminate()
         _, err = process.communicate(timeout=PATIENCE)
-    assert err == "IPv6 is not supported yet; the namespace gets IPv4 only\n"
+    assert (err, got.stdout.split()[0]) == ("", web6.digest)
+
+
+def test_no_ipv6_unless_asked_for(held: Holder) -> None:
+    with attached(*SLIRP4NETNS, "-c", str(held.pid), "tap0"):
+        shown = held.run_in("ip", "-o", "-6", "addr", "show", "dev", "tap0", "scope", "global")
+        asked = held.run_in("ping", "-6", "-c1", "-W1", "fe80::2%tap0")
+    assert shown.stdout == ""
+    assert asked.returncode != 0
 
 
 # --- the end --------------------------------------------------------------------------------------
