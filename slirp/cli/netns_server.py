@@ -206,7 +206,7 @@ def restrict(options: Options, network: Network, stack: ExitStack, complain: Say
         ):
             follow_resolvers(network, stack)
         try:
-            sandbox.enter_sandbox()
+            sandbox.enter_sandbox(() if options.control is None else sandbox.CONTROL_MODULES)
         except (netns.NamespaceError, OSError) as error:
             raise Failure(f"--enable-sandbox: {error}") from None
     if load is not None:

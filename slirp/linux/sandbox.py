@@ -42,6 +42,14 @@ LAZY_MODULES: Final = (
     "ipaddress",
     "traceback",
     "linecache",
+    "slirp.linux.sd_notify",
+)
+# What a control socket's verbs need beside
+CONTROL_MODULES: Final = (
+    "pathlib",
+    "slirp.host.state",
+    "slirp.sight.capture",
+    "slirp.sight.selection",
 )
 THREAD_SETTINGS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 LONG_SUM: Final = 1 << 17  # bytes: enough for every way of summing to be taken
@@ -53,11 +61,11 @@ LOOK_EVERY: Final = 1.0  # seconds between looks at the host's resolv.conf
 RESOLV_MAX: Final = 4096  # bytes of resolv.conf that are passed on; a pipe takes them at once
 
 
-def preload() -> None:
+def preload(further: Iterable[str] = ()) -> None:
     """Import now what would be imported later, from files that will not be there."""
     for name in THREAD_SETTINGS:
         os.environ[name] = "1"  # a thread would keep its own capabilities
-    for name in LAZY_MODULES:
+    for name in (*LAZY_MODULES, *further):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     checksum.ones_sum([memoryview(bytes(LONG_SUM))])
@@ -69,9 +77,12 @@ def _be_single_threaded() -> None:
         raise netns.NamespaceError(f"{threads} threads run; only one can give up its rights")
 
 
-def enter_sandbox() -> None:
-    """Leave the file system and the capabilities behind. Raises NamespaceError or OSError."""
-    preload()
+def enter_sandbox(further: Iterable[str] = ()) -> None:
+    """Leave the file system and the capabilities behind. Raises NamespaceError or OSError.
+
+    `further`: modules that will be needed beside those that always are.
+    """
+    preload(further)
     _be_single_threaded()
     netns.unshare_as_anyone(syscalls.CLONE_NEWNS)
     syscalls.mount("", "/", flags=syscalls.MS_REC | syscalls.MS_SLAVE)

@@ -188,7 +188,14 @@ BEFORE_THE_SANDBOX = {
     "slirp.cli.capture_file _path pathlib",
     "slirp.cli.capture_file open_writer slirp.sight.pcapng",
     "slirp.cli.capture_file files_of slirp.sight.pcapng",
-    "slirp.cli.options capture_of slirp.sight.capture",
+    "slirp.cli.control open_control slirp.control.verbs",
+    "slirp.cli.control open_control slirp.control.server",
+    "slirp.cli.control _open_metrics slirp.control.metrics_port",
+    "slirp.host.own open slirp.host.datagrams",
+    "slirp.host.own _open_tftp slirp.host.datagrams",
+    "slirp.host.own _open_tftp slirp.services.tftp",
+    "slirp.host.own _open_http slirp.host.http",
+    "slirp.host.own open_guest_forward slirp.host.guestforward",
     "slirp.linux.syscalls raise_descriptor_limit resource",
 }
 
@@ -202,7 +209,7 @@ from slirp.cli import netns_server
 from slirp.control import slirp4netns
 from slirp.linux import sandbox
 from slirp.network import Network
-sandbox.preload()
+sandbox.preload(sandbox.CONTROL_MODULES)
 def late(function):
     for node in ast.walk(function):
         if isinstance(node, ast.Import):
