@@ -17,6 +17,9 @@ page straddles two regions, which the lane exchange (dma/ledma.py) relies on.
 last view goes, because a view that a socket call is using cannot be taken away; nothing that still
 holds a view is an error.
 
+`MemoryMap` is the part that finds views, whoever mapped the regions: here it is this process,
+in dma/shared.py another one.
+
 Does not do: ROM, devices (an address without RAM is a DmaFault), byte order, alignment checks.
 """
 
@@ -47,31 +50,26 @@ class Region(NamedTuple):
     view: memoryview  # all of it
 
 
-class GuestMemory:
-    """RAM of `size` bytes at address 0, or the given (address, size) regions."""
+_NOWHERE: Final = Region(0, 0, memoryview(b""))
 
-    def __init__(self, regions: int | Iterable[Range]) -> None:
-        wanted = [(0, regions)] if isinstance(regions, int) else sorted(regions)
-        _check_layout(wanted)
-        fds: list[int] = []
-        self._release_fds = weakref.finalize(self, _close_all, fds)
-        self._fds = fds
-        self._regions = tuple(
-            Region(start, start + size, memoryview(_map(size, fds))) for start, size in wanted
-        )
+
+class MemoryMap:
+    """Regions in order of address, none over another, and views of any part of them."""
+
+    def __init__(self, regions: Iterable[Region] = ()) -> None:
+        self.use(regions)
+
+    def use(self, regions: Iterable[Region]) -> None:
+        """These are the regions from now on; whoever holds a view of another one keeps it."""
+        self._regions = tuple(regions)
         self._starts = [region.start for region in self._regions]
         # The region of the last access: rings and buffers mostly lie in one.
-        self._start, self._end, self._view = self._regions[0]
+        self._start, self._end, self._view = self._regions[0] if self._regions else _NOWHERE
 
     @property
     def regions(self) -> tuple[Region, ...]:
         """In order of address; empty after close()."""
         return self._regions
-
-    @property
-    def fds(self) -> tuple[int, ...]:
-        """One descriptor per region, for another process to map; empty where there is no memfd."""
-        return tuple(self._fds)
 
     def open(self, transfer: Transfer) -> IoVec:
         """Host views of physical ranges. All or nothing: raises DmaFault before any view is out."""
@@ -106,20 +104,7 @@ class GuestMemory:
 
     def close(self) -> None:
         """Every later access is a fault; the pages go with the last view that someone holds."""
-        self._regions, self._starts = (), []
-        self._start, self._end, self._view = 0, 0, memoryview(b"")
-        self._release_fds()
-
-    def __enter__(self) -> GuestMemory:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        self.use(())
 
     def _pieces(self, addr: int, length: int) -> list[memoryview]:
         """Views of one range, region by region."""
@@ -140,6 +125,40 @@ class GuestMemory:
         region = self._regions[index]
         self._start, self._end, self._view = region
         return region
+
+
+class GuestMemory(MemoryMap):
+    """RAM of `size` bytes at address 0, or the given (address, size) regions."""
+
+    def __init__(self, regions: int | Iterable[Range]) -> None:
+        wanted = [(0, regions)] if isinstance(regions, int) else sorted(regions)
+        _check_layout(wanted)
+        fds: list[int] = []
+        self._release_fds = weakref.finalize(self, _close_all, fds)
+        self._fds = fds
+        super().__init__(
+            Region(start, start + size, memoryview(_map(size, fds))) for start, size in wanted
+        )
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """One descriptor per region, for another process to map; empty where there is no memfd."""
+        return tuple(self._fds)
+
+    def close(self) -> None:
+        super().close()
+        self._release_fds()
+
+    def __enter__(self) -> GuestMemory:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def _check_layout(regions: list[Range]) -> None:

@@ -65,8 +65,13 @@ class Frame:
 class Port(Protocol):
     """A network interface as the stack sees it."""
 
-    max_frame: int  # bytes, Ethernet header included: the largest frame that claim() takes
-    offload: bool  # True: commit() takes a virtio-net header, and frames carry one
+    @property
+    def max_frame(self) -> int:
+        """Bytes, Ethernet header included: the largest frame that claim() takes."""
+
+    @property
+    def offload(self) -> bool:
+        """True: commit() takes a virtio-net header, and frames carry one."""
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> Claim | None:
         """Room for a frame of up to `size` bytes, or None: not now.

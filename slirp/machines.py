@@ -1,12 +1,13 @@
 """The network of QEMU machines: who connects, who is connected, who left.
 
 Each machine that connects gets a port of its own on the one network, and with it an address from
-the one DHCP pool; a machine that leaves, or breaks the framing, is taken off and its flows are
-reset, while the others go on. It may come back at any time. A datagram socket has no connections:
-its port stays, and the machine behind it may change.
+the one DHCP pool; a machine that leaves, or breaks the framing or its rings, is taken off and its
+flows are reset, while the others go on. It may come back at any time. A datagram socket has no
+connections: its port stays, and the machine behind it may change.
 
-`wrap` puts something around each port (a capture); `report` gets one line per event, without a
-newline; `when_over` is called when the last machine has left and no other can come.
+`wrap` puts something around each port, and `wrap_path` around a vhost-user machine's memory (a
+capture); `report` gets one line per event, without a newline; `when_over` is called when the last
+machine has left and no other can come.
 
 Does not do: open sockets (slirp/cli/endpoint.py), move frames.
 """
@@ -20,8 +21,10 @@ from typing import TYPE_CHECKING, Final
 
 from nic.dgram import DgramPort
 from nic.stream import StreamPort
+from nic.vhost_user.port import VhostUserPort
 
 if TYPE_CHECKING:
+    from dma.transfer import DmaPath
     from nic.port import Port
     from slirp.host.attachment import Attachment
     from slirp.network import Network
@@ -33,7 +36,7 @@ ACCEPTS_PER_TURN: Final = 16
 class Machine:
     """One machine's connection."""
 
-    def __init__(self, name: str, port: StreamPort) -> None:
+    def __init__(self, name: str, port: StreamPort | VhostUserPort) -> None:
         self.name = name
         self.port = port
         self.attachment: Attachment | None = None
@@ -48,34 +51,60 @@ class Server:
         *,
         report: Callable[[str], None] = lambda line: None,
         wrap: Callable[[Port], Port] = lambda port: port,
+        wrap_path: Callable[[DmaPath], DmaPath] = lambda path: path,
         when_over: Callable[[], None] = lambda: None,
     ) -> None:
         self._network = network
         self._report = report
         self._wrap = wrap
+        self._wrap_path = wrap_path
         self._when_over = when_over
         self._listeners: list[socket.socket] = []
         self._fixed: list[tuple[DgramPort, Attachment]] = []
         self.machines: list[Machine] = []
         self._count = 0
 
-    def listen(self, listener: socket.socket, name: str) -> None:
-        """Serve every machine that connects to this socket, which is the server's from now on."""
+    def listen(self, listener: socket.socket, name: str, *, vhost_user: bool = False) -> None:
+        """Serve every machine that connects to this socket, which is the server's from now on.
+
+        They speak vhost-user, or else send frames in a stream.
+        """
         listener.setblocking(False)
         self._listeners.append(listener)
-        self._network.watch(listener.fileno(), lambda: self._handle_connect(listener, name))
+        add = self.add_vhost_user if vhost_user else self.add_stream
+        self._network.watch(listener.fileno(), lambda: self._handle_connect(listener, name, add))
 
     def add_stream(self, sock: socket.socket, name: str) -> Machine:
         """Serve the machine at the other end of this stream socket."""
-        self._count += 1
-        label = f"machine {self._count}"
         with contextlib.suppress(OSError):  # not TCP
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port = StreamPort(sock, mtu=self._network.mtu, on_gone=lambda why: self._left(machine, why))
-        machine = Machine(label, port)
-        machine.attachment = self._network.attach(self._wrap(port), label)
+        machine = self._add(port, name)
+        return machine
+
+    def add_vhost_user(self, sock: socket.socket, name: str) -> Machine:
+        """Serve the machine whose front-end is at the other end of this Unix socket."""
+
+        def changed() -> None:
+            if machine.attachment is not None:
+                machine.attachment.learn()
+
+        port = VhostUserPort(
+            sock,
+            mtu=self._network.mtu,
+            on_gone=lambda why: self._left(machine, why),
+            on_change=changed,
+            path=self._wrap_path,
+        )
+        machine = self._add(port, name)
+        return machine
+
+    def _add(self, port: StreamPort | VhostUserPort, name: str) -> Machine:
+        self._count += 1
+        machine = Machine(f"machine {self._count}", port)
+        machine.attachment = self._network.attach(self._wrap(port), machine.name)
         self.machines.append(machine)
-        self._report(f"{label} connected to {name}")
+        self._report(f"{machine.name} connected to {name}")
         return machine
 
     def add_datagram(self, sock: socket.socket, name: str, peer: str = "") -> DgramPort:
@@ -88,7 +117,9 @@ class Server:
         self._fixed.append((port, self._network.attach(self._wrap(port), name)))
         return port
 
-    def _handle_connect(self, listener: socket.socket, name: str) -> None:
+    def _handle_connect(
+        self, listener: socket.socket, name: str, add: Callable[[socket.socket, str], Machine]
+    ) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, _ = listener.accept()
@@ -102,7 +133,7 @@ class Server:
                 self._report(f"{name}: {MACHINES_MAX} machines are connected; one more turned away")
                 continue
             try:
-                self.add_stream(sock, name)
+                add(sock, name)
             except OSError as error:  # it took the last descriptor
                 sock.close()
                 self._report(f"{name}: {error.strerror}; a machine was turned away")

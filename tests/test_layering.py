@@ -76,6 +76,9 @@ ROOMS: Final = (  # the longest name that fits counts
     Room("nic.dgram", (*NIC, "slirp.errors", "slirp.shortage"), world=True),
     Room("nic.bess", (*NIC, "slirp.errors", "slirp.shortage"), world=True),
     Room("nic.readiness", world=True),
+    Room("nic.virtio.fence", NIC, world=True),  # a lock, which is a barrier
+    Room("nic.vhost_user.channel", (*NIC, "slirp.shortage"), world=True),
+    Room("nic.vhost_user.port", NIC, world=True),
     Room("slirp", ("dma.iovec",)),
     Room("slirp.address", world=True),  # inet_pton and inet_ntop only: the forms of an address
     Room("slirp.wire", ("dma.iovec",)),

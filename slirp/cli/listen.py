@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import signal
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from slirp.cli import log, options
 from slirp.cli.control import open_control, tell_ready
-from slirp.cli.endpoint import Endpoint, open_endpoint
+from slirp.cli.endpoint import Endpoint, open_endpoint, open_vhost_user
+from slirp.cli.failure import USAGE, Failure
 
 if TYPE_CHECKING:
     from slirp.machines import Server
@@ -32,6 +34,7 @@ sockets:
   fd:N                         a socket that was passed on, listening or connected
   dgram:PATH[,MACHINE]         -netdev dgram; one machine, whose own path may be given
   udp:[HOST:]PORT,[HOST:]PORT  -netdev dgram over UDP; our address and the machine's
+  --vhost-user PATH            -netdev vhost-user; any number of machines, and the fastest
 """
 EPILOG: Final = """\
 example, in two terminals:
@@ -49,7 +52,11 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--allow-remote", action="store_true", help="let machines on other hosts connect (tcp, udp)"
     )
-    parser.add_argument("sockets", nargs="+", metavar="SOCKET", help="where machines connect")
+    parser.add_argument(
+        "--vhost-user", action="append", default=[], metavar="PATH",
+        help="a socket, or fd:N, for machines that share their memory; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("sockets", nargs="*", metavar="SOCKET", help="where machines connect")
 
 
 def run(args: Namespace) -> int:
@@ -57,19 +64,22 @@ def run(args: Namespace) -> int:
     from slirp.machines import Server
 
     log.use_json(on=args.log_json)
+    if not args.sockets and not args.vhost_user:
+        raise Failure("no socket to listen on; try: slirp listen unix:/tmp/net.sock", USAGE)
     with ExitStack() as stack:
         signals = SignalFd(ENDING)
         stack.callback(signals.close)
-        wrap = options.capture_of(args, stack)
+        wrap, wrap_path = options.captures_of(args, stack)
         network = options.open_network(args, stack)
-        server = Server(network, report=report, wrap=wrap, when_over=network.stop)
+        server = Server(
+            network, report=report, wrap=wrap, wrap_path=wrap_path, when_over=network.stop
+        )
         stack.callback(server.close)
-        for text in args.sockets:
-            endpoint = open_endpoint(text, allow_remote=args.allow_remote)
+        for endpoint in open_all(args):
             stack.callback(endpoint.remove)
             serve(server, endpoint)
         open_control(args, network, stack)
-        report("listening on " + ", ".join(args.sockets))
+        report("listening on " + ", ".join([*args.sockets, *args.vhost_user]))
 
         def end() -> None:
             for _ in signals.read():  # taken: they would kill when they are no longer blocked
@@ -83,12 +93,22 @@ def run(args: Namespace) -> int:
     return 0
 
 
+def open_all(args: Namespace) -> Iterator[Endpoint]:
+    """Open what the command line names, one after the other. Raises Failure."""
+    for text in args.sockets:
+        yield open_endpoint(text, allow_remote=args.allow_remote)
+    for text in args.vhost_user:
+        yield open_vhost_user(text)
+
+
 def serve(server: Server, endpoint: Endpoint) -> None:
     """Have the server take this socket."""
     if endpoint.is_datagram:
         server.add_datagram(endpoint.sock, endpoint.name, endpoint.peer)
     elif endpoint.listens:
-        server.listen(endpoint.sock, endpoint.name)
+        server.listen(endpoint.sock, endpoint.name, vhost_user=endpoint.vhost_user)
+    elif endpoint.vhost_user:
+        server.add_vhost_user(endpoint.sock, endpoint.name)
     else:
         server.add_stream(endpoint.sock, endpoint.name)
 

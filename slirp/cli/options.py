@@ -36,6 +36,7 @@ from slirp.linux import syscalls
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from dma.transfer import DmaPath
     from nic.port import Port
     from slirp.network import Network
 
@@ -356,6 +357,20 @@ def capture_of(args: Namespace | capture_file.Output, stack: ExitStack) -> Calla
 
     stack.enter_context(writer)
     return Capture(writer).port
+
+
+def captures_of(
+    args: Namespace | capture_file.Output, stack: ExitStack
+) -> tuple[Callable[[Port], Port], Callable[[DmaPath], DmaPath]]:
+    """The same, and what puts it into the way to a virtual machine's memory."""
+    writer = capture_file.open_writer(args)
+    if writer is None:
+        return lambda port: port, lambda path: path
+    from slirp.sight.capture import Capture
+
+    stack.enter_context(writer)
+    capture = Capture(writer)
+    return capture.port, lambda path: capture.tap("virtio", capture.tap("memory", path))
 
 
 def _lease(text: str) -> tuple[str, str]:

@@ -4,6 +4,11 @@ QEMU is started with one end of a socketpair (`-netdev stream,addr.type=fd`), so
 to choose, to protect or to remove. A network device is added too, unless the command line has one
 for `netdev=slirp0` or --device is `none`.
 
+With --vhost-user there is a path, since QEMU passes descriptors over sockets that it has opened by
+name only: in a folder of our own, gone as soon as QEMU is there. vhost-user needs the machine's
+memory in a file as well: a memory backend of the size that -m says is added, unless the command
+line has one of its own.
+
 The terminal is QEMU's: its monitor and serial console work as without `slirp qemu`. Signals that
 somebody sends to this process are passed on; those of the terminal reach QEMU by themselves. The
 exit status is QEMU's, 128 plus the signal that ended it, 126 or 127 where it cannot be started.
@@ -21,15 +26,19 @@ import subprocess
 from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import pairwise
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from slirp.cli import log, options
 from slirp.cli.control import open_control, tell_ready
+from slirp.cli.endpoint import open_vhost_user
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.listen import report
 from slirp.linux.signals import SI_KERNEL, SignalFd
 
 if TYPE_CHECKING:
+    from slirp.machines import Machine, Server
     from slirp.network import Network
 
 DESCRIPTION: Final = """\
@@ -39,10 +48,15 @@ address (10.0.2.2) is the host itself, unless --no-host-loopback is given.
 EPILOG: Final = """\
 example:
   slirp qemu --forward 2222:22 -- qemu-system-x86_64 -m 1G -cdrom debian.iso
+  slirp qemu --vhost-user -- qemu-system-x86_64 -m 1G -cdrom debian.iso
 """
 NETDEV: Final = "slirp0"
+VIRTIO: Final = "virtio-net"
 DEVICE: Final = "virtio-net-pci"
 VERSION_MIN: Final = (7, 2)  # the first one with -netdev stream
+VERSION_MSIX: Final = (8, 0)  # before it, vhost-user and MSI-X without KVM end QEMU
+MEMORY: Final = "slirp-memory"
+MEMORY_USUAL: Final = "128M"  # QEMU's own default
 VERSION_FOR: Final = 10.0  # seconds that QEMU may take to say its version
 MTU_USUAL: Final = 1500
 FORWARDED: Final = (
@@ -67,6 +81,10 @@ def configure(parser: ArgumentParser) -> None:
         metavar="MODEL",
         help="the machine's network device (%(default)s), with its properties; none: add none",
     )
+    parser.add_argument(
+        "--vhost-user", action="store_true",
+        help="share the machine's memory, which is the fastest; for virtio-net devices",
+    )  # fmt: skip
     parser.add_argument("command", nargs=REMAINDER, metavar="qemu-system-… [ARG…]")
 
 
@@ -77,67 +95,130 @@ def run(args: Namespace) -> int:
     if "-daemonize" in argv or "--daemonize" in argv:
         raise Failure("-daemonize: the network would end at once; use `slirp listen`", USAGE)
     log.use_json(on=args.log_json)
+    if args.vhost_user and not args.device.startswith((VIRTIO, "none")):
+        raise Failure(f"--vhost-user works with {VIRTIO} devices, not with {args.device}", USAGE)
     with ExitStack() as stack:
-        wrap = options.capture_of(args, stack)
+        wrap, wrap_path = options.captures_of(args, stack)
         network = options.open_network(args, stack)
         args.mtu = network.mtu  # which may be the file's
         from slirp.machines import Server  # after the options were found to be good
 
-        server = Server(network, report=lambda line: None, wrap=wrap)
+        server = Server(network, report=lambda line: None, wrap=wrap, wrap_path=wrap_path)
         stack.callback(server.close)
-        check_version(argv[0])
+        version = check_version(argv[0])
         signals = SignalFd(FORWARDED)
         stack.callback(signals.close)
-        ours, theirs = socket.socketpair()
-        machine = server.add_stream(ours, argv[0])
-        with theirs:
-            process = _start(argv + arguments(argv, theirs.fileno(), args), theirs, signals)
+        machines: list[Machine] = []
+        theirs: socket.socket | None = None
+        if args.vhost_user:
+            place = await_machine(network, server, machines, stack)
+        else:
+            ours, theirs = socket.socketpair()
+            place = str(theirs.fileno())
+            machines.append(server.add_stream(ours, argv[0]))
+        process = _start(argv + arguments(argv, place, args, version), theirs, signals)
         if isinstance(process, int):
             return process
         open_control(args, network, stack, on_stop=process.terminate)
         tell_ready(args.ready_fd)
         tell_stats = options.stats_printer(args, network)
         status = _serve(network, process, signals)
-        if machine.port.broken:
-            report(f"the machine {machine.port.gone}; it had no network from then on")
+        for machine in machines:
+            if machine.port.broken:
+                report(f"the machine {machine.port.gone}; it had no network from then on")
         tell_stats()
         return status
 
 
-def arguments(argv: Sequence[str], fd: int, args: Namespace) -> list[str]:
-    """What QEMU is told in addition."""
-    added = ["-netdev", f"stream,id={NETDEV},addr.type=fd,addr.str={fd}"]
+def await_machine(
+    network: Network, server: Server, machines: list[Machine], stack: ExitStack
+) -> str:
+    """The path of a socket for one machine, which is gone when the machine is there."""
+    folder = stack.enter_context(TemporaryDirectory(prefix="slirp-"))
+    endpoint = open_vhost_user(f"{folder}/net")
+    listener = stack.enter_context(endpoint.sock)
+
+    def handle_connect() -> None:
+        sock, _ = listener.accept()
+        network.unwatch(listener.fileno())
+        endpoint.remove()
+        machines.append(server.add_vhost_user(sock, endpoint.name))
+
+    network.watch(listener.fileno(), handle_connect)
+    return endpoint.path
+
+
+def arguments(
+    argv: Sequence[str], place: str, args: Namespace, version: tuple[int, int] | None = None
+) -> list[str]:
+    """What QEMU is told in addition; `place` is a descriptor, or a path for vhost-user."""
+    if args.vhost_user:
+        added = ["-chardev", f"socket,id={NETDEV},path={place}"]
+        added += ["-netdev", f"vhost-user,id={NETDEV},chardev={NETDEV}", *_memory(argv)]
+    else:
+        added = ["-netdev", f"stream,id={NETDEV},addr.type=fd,addr.str={place}"]
     if args.device == "none" or any(re.search(rf"\bnetdev={NETDEV}\b", word) for word in argv):
         return added
+    return [*added, "-device", _device(argv, args, version)]
+
+
+def _device(argv: Sequence[str], args: Namespace, version: tuple[int, int] | None) -> str:
     device = f"{args.device},netdev={NETDEV}"
-    if args.mtu != MTU_USUAL and args.device.startswith("virtio-net") and "host_mtu" not in device:
+    if args.mtu != MTU_USUAL and args.device.startswith(VIRTIO) and "host_mtu" not in device:
         device += f",host_mtu={args.mtu}"
-    return [*added, "-device", device]
+    if args.vhost_user and args.device.startswith(DEVICE) and _lacks_msix(argv, version):
+        device += "" if "vectors" in device else ",vectors=0"
+    return device
 
 
-def check_version(program: str) -> None:
+def _memory(argv: Sequence[str]) -> list[str]:
+    """A memory backend that can be shared, unless there is one."""
+    if any("memory-backend" in word or "memdev=" in word for word in argv):
+        return []
+    backend = f"memory-backend-memfd,id={MEMORY},size={_memory_size(argv)},share=on"
+    return ["-object", backend, "-machine", f"memory-backend={MEMORY}"]
+
+
+def _memory_size(argv: Sequence[str]) -> str:
+    """What -m says: `512`, `1G`, `size=1G,slots=2`."""
+    size = MEMORY_USUAL
+    for option, value in pairwise(argv):
+        if option in ("-m", "--m"):
+            named = dict(re.findall(r"(\w+)=([^,]*)", value))
+            size = named.get("size") or value.split(",")[0]
+    return size + "M" if size.isdecimal() else size
+
+
+def _lacks_msix(argv: Sequence[str], version: tuple[int, int] | None) -> bool:
+    """Would vhost-user with MSI-X end this QEMU?"""
+    has_kvm = any(re.search(r"\bkvm\b", word) for word in argv)
+    return version is not None and version < VERSION_MSIX and not has_kvm
+
+
+def check_version(program: str) -> tuple[int, int] | None:
     """Raises Failure where QEMU is too old; what cannot be asked is left to QEMU to say."""
     try:
         answer = subprocess.run(
             [program, "--version"], capture_output=True, timeout=VERSION_FOR, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return
+        return None
     found = re.search(rb"version (\d+)\.(\d+)", answer)
     if found is None:
-        return
+        return None
     version = int(found[1]), int(found[2])
     if version < VERSION_MIN:
         raise Failure(
             f"{program} is QEMU {version[0]}.{version[1]}, which has no -netdev stream; "
             "7.2 or later is needed"
         )
+    return version
 
 
 def _start(
-    argv: Sequence[str], theirs: socket.socket, signals: SignalFd
+    argv: Sequence[str], theirs: socket.socket | None, signals: SignalFd
 ) -> subprocess.Popen[bytes] | int:
-    """The running machine, or the exit status where it cannot be started."""
+    """The running machine, or the exit status where it cannot be started. Closes its socket."""
     from slirp.linux.syscalls import die_with_parent
 
     parent = os.getpid()
@@ -146,11 +227,15 @@ def _start(
         die_with_parent(parent, signal.SIGTERM)  # QEMU closes its disks then
         signals.restore_mask()
 
+    fds = [] if theirs is None else [theirs.fileno()]
     try:
-        return subprocess.Popen(argv, pass_fds=[theirs.fileno()], preexec_fn=prepare)
+        return subprocess.Popen(argv, pass_fds=fds, preexec_fn=prepare)
     except OSError as error:
         report(f"{argv[0]}: {error.strerror}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+    finally:
+        if theirs is not None:
+            theirs.close()
 
 
 def _serve(network: Network, process: subprocess.Popen[bytes], signals: SignalFd) -> int:

@@ -19,6 +19,7 @@ from dma.iovec import IoVec, scatter_copy
 from nic.port import VNET_NONE, Frame, Port, PortDefaults
 from slirp.ip.family import Plain
 from slirp.shortage import is_shortage
+from slirp.wire.virtio_net import GSO_ECN, GSO_UDP_L4
 
 if TYPE_CHECKING:
     from slirp.tcp.ahead import Shelf
@@ -65,10 +66,9 @@ class Attachment:
         self.port: Port = port
         self.name = name
         self.number = number
-        self.offload = port.offload
         self.look: Plain | None = None  # how its frames are recognised (slirp.host.dispatch)
-        self.gso_udp: bool = getattr(port, "gso_udp", False)
         self.keeps_frames: bool = getattr(port, "keeps_frames", False)
+        self.learn()
         self.frames_in = 0
         self.frames_out = 0
         self.lost = 0
@@ -81,6 +81,20 @@ class Attachment:
         self._backlog: deque[tuple[tuple[bytes, ...], bytes, bytes]] = deque()
         self._waiting: dict[Resumable, None] = {}
         self._is_refusing = False  # somebody found no room since the last look
+
+    def learn(self) -> None:
+        """What the port can do: as it is put on the network, and where its driver changes it."""
+        port = self.port
+        self.offload = port.offload
+        self.gso_tcp: bool = getattr(port, "gso_tcp", port.offload)
+        self.gso_udp: bool = getattr(port, "gso_udp", False)
+
+    def takes(self, vnet: bytes) -> bool:
+        """May a frame with this virtio-net header pass as it is?"""
+        kind = vnet[1] & ~GSO_ECN
+        if not kind:
+            return self.offload or not vnet[0]
+        return self.gso_udp if kind == GSO_UDP_L4 else self.gso_tcp
 
     def send(
         self,

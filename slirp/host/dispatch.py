@@ -252,9 +252,9 @@ class Dispatcher:
         for target in targets:
             if target is source:
                 continue
-            if target.offload or not any(vnet[:2]):
+            if target.takes(vnet):
                 self._pass_on(target, iov.segments, len(iov), vnet)
-            else:  # a port without offloads: what the sender left to the wire is done here
+            else:  # a port without this offload: what the sender left to the wire is done here
                 for whole in self._finish(frame):
                     self._pass_on(target, (memoryview(whole),), len(whole), VNET_NONE)
 

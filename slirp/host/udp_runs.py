@@ -159,7 +159,7 @@ def _receive_run(relay: Relay, mapping: Mapping, room: int, now: float) -> bool:
     if claim is None:
         relay.wait(mapping)
         return False
-    (payload,) = payload_views(claim.iov.segments, lengths, size_max)
+    payload = IoVec(payload_views(claim.iov.segments, lengths, size_max))
     receive, overflow = mapping.sock.recvmsg_into, relay.overflow
     first: SockAddr | None = None
     odd: tuple[SockAddr, bytes] | None = None
@@ -167,7 +167,8 @@ def _receive_run(relay: Relay, mapping: Mapping, room: int, now: float) -> bool:
     more = True
     while count < RUN_MAX and at + size <= most:
         try:
-            got, _, _, peer = receive((payload[at:], overflow) if at else (payload, overflow))
+            room_left = payload.slice(at, most) if at else payload
+            got, _, _, peer = receive((*room_left, overflow))
         except OSError as error:  # nothing more, or an error that the error queue tells of
             if not count:
                 claim.cancel()
@@ -178,7 +179,7 @@ def _receive_run(relay: Relay, mapping: Mapping, room: int, now: float) -> bool:
         if not count and 0 < got <= room:
             first, size = peer, got
         elif not count or peer != first or not 0 < got <= size:
-            odd = peer, bytes(IoVec((payload[at:], overflow)).slice(0, got))
+            odd = peer, bytes(IoVec((*room_left, overflow)).slice(0, got))
             break
         at += got
         count += 1

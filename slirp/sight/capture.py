@@ -11,7 +11,8 @@ for a capture there is no tap, and nothing is spent.
 - `CapturePort` is a Port and wraps one: interfaces `ip` and `ethernet`, both directions.
 - `StageTap` is a DmaPath and wraps one. It stands in front of the stage that it is named for's
   output: `lance` sees what the chip drives (24-bit addresses, wire order, FCS), `ledma` what LEDMA
-  drives (DVMA), `memory` physical ranges and the bytes as they lie in RAM, gathered. A disk's
+  drives (DVMA), `memory` physical ranges and the bytes as they lie in RAM, gathered. A virtual
+  machine's frames pass `virtio` and `memory`, both with the guest's physical addresses. A disk's
   bytes pass `scsi`, `esp`, `espdma` and the same `memory` (slirp/sight/scsi.py has their packets).
   Only frames and disks' data are kept: a transfer whose `headers` is None is the chip's own
   business and passes.
@@ -84,6 +85,7 @@ LANCE: Final = Interface(
 )
 _BUS: Final = {
     "ledma": "behind LEDMA: bus order; DVMA addresses",
+    "virtio": "frames in virtqueue buffers, without the virtio-net header; physical addresses",
     "memory": "guest RAM, gathered; physical addresses",
 }
 
@@ -162,11 +164,21 @@ class CapturePort:
 
     def __init__(self, inner: Port, capture: Capture) -> None:
         self.inner = inner
-        self.max_frame = inner.max_frame
-        self.offload = inner.offload
         self._capture = capture
         if inner.offload:  # long sums need it: better now than between two frames
             import numpy  # noqa: F401
+
+    @property
+    def max_frame(self) -> int:
+        return self.inner.max_frame
+
+    @property
+    def offload(self) -> bool:
+        return self.inner.offload
+
+    @property
+    def gso_tcp(self) -> bool:
+        return getattr(self.inner, "gso_tcp", self.inner.offload)
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> Claim | None:
         capture = self._capture
@@ -310,6 +322,8 @@ class StageTap:
         outbound = sight.transfer.direction is Direction.TO_DEVICE
         exchanged = self.exchanges(sight.transfer)
         frame = from_words(octets, sight.passage.ranges, size) if exchanged else octets
+        if outbound and self.stage == "virtio":
+            self._capture.sent(frame, sight.passage.packet_id)
         if outbound and self.stage == "lance":
             frame = octets = self._as_on_the_wire(frame, sight.passage.packet_id)
         fcs_len = FCS_LEN if has_fcs(frame) else 0

@@ -1,12 +1,13 @@
 """The vector of a captured frame at each stage: named, written as a comment, and checked.
 
 A frame passes the stages `ip`, `ethernet`, `lance`, `ledma`, `memory`, and at each of them it is a
-list of ranges. So do a disk's bytes: `scsi` (bytes of the image), `esp` (positions in the
-request), `espdma` (DVMA), `memory`. A `Vector` is that list with names: each part of the frame
-(ethernet, ipv4, tcp, payload, pad, fcs …) with its address in the stage's own space and its length.
-At `ip` and `ethernet` an address is the offset in the packet; at `lance` it has 24 bits, at `ledma`
-32 (DVMA), at `memory` 36 (physical). A part that a descriptor's or a page's end cuts appears once
-for each piece. As a packet's comment it reads
+list of ranges; in a virtual machine `ip`, `ethernet`, `virtio`, `memory`. So do a disk's bytes:
+`scsi` (bytes of the image), `esp` (positions in the request), `espdma` (DVMA), `memory`. A `Vector`
+is that list with names: each part of the frame (ethernet, ipv4, tcp, payload, pad, fcs …) with its
+address in the stage's own space and its length. At `ip` and `ethernet` an address is the offset in
+the packet; at `lance` it has 24 bits, at `ledma` 32 (DVMA), at `virtio` and `memory` it is the
+guest's physical one. A part that a descriptor's or a page's end cuts appears once for each piece.
+As a packet's comment it reads
 
     vector lance ethernet=0x001000+14 ipv4=0x00100e+20 tcp=0x001022+20 payload=0x001036+1460 …
 
@@ -49,6 +50,7 @@ from slirp.sight import scsi
 from slirp.sight.pcapng import LINKTYPE_UPPER_PDU, Packet
 
 STAGES: Final = ("ip", "ethernet", "lance", "ledma", "memory")  # from the stack towards RAM
+VIRTIO_STAGES: Final = ("ip", "ethernet", "virtio", "memory")
 DISK_STAGES: Final = ("scsi", "esp", "espdma", "memory")  # from the disk towards RAM
 DATA: Final = "data"  # the one part of a disk's vector
 MAX_OPEN_FRAMES: Final = 1024  # frames that wait for packets of further stages
@@ -61,6 +63,7 @@ FRAME_MIN: Final = 60  # bytes without FCS: what the chip pads a frame to
 LANE: Final = "lane"  # a byte of the word at an odd end that is not the frame's
 
 _ADDRESS_DIGITS: Final = {"ip": 4, "ethernet": 4, "lance": 6, "ledma": 8, "memory": 9} | {
+    "virtio": 9,
     "scsi": 10,
     "esp": 4,
     "espdma": 8,
@@ -68,6 +71,8 @@ _ADDRESS_DIGITS: Final = {"ip": 4, "ethernet": 4, "lance": 6, "ledma": 8, "memor
 _ETHERNET_LEN: Final = 14
 _NOWHERE: Final = (-1 << 62, 1 << 61)  # the range behind the last one
 _NOT_YET: Final = {"ip": {"ethernet", "pad", "fcs"}, "ethernet": {"pad", "fcs"}}  # at that stage
+_SUMMED: Final = ("ip", "ethernet")  # where a checksum is always complete
+_CHECKSUM_AT: Final = {"tcp": 16, "udp": 6}
 _ARP_LEN: Final = 28
 _IPV6_LEN: Final = 40
 _UDP_LEN: Final = 8
@@ -384,7 +389,7 @@ def frames(packets: Iterable[Packet]) -> Iterator[FrameLayout]:
     yield from open_frames.values()
 
 
-_ORDER: Final = (*DISK_STAGES[:-1], *STAGES)
+_ORDER: Final = (*DISK_STAGES[:-1], *VIRTIO_STAGES[:-1], *STAGES[2:])
 
 
 def _rank(stage: str) -> int:
@@ -396,8 +401,9 @@ def check(frame: FrameLayout) -> Disagreement | None:
     for one in frame.seen:
         reason = _check_alone(one)
         if reason is None:
+            is_virtio = any(seen.vector.stage == "virtio" for seen in frame.seen)
             for other in frame.seen[: frame.seen.index(one)]:
-                reason = reason or _check_pair(other, one)
+                reason = reason or _check_pair(other, one, is_virtio)
         if reason is not None:
             return Disagreement(one.number, one.vector.stage, reason)
     return None
@@ -406,7 +412,7 @@ def check(frame: FrameLayout) -> Disagreement | None:
 def _check_alone(one: Seen) -> str | None:
     """The vector against the bytes, and the rules of its own stage."""
     vector, data = one.vector, one.data
-    if vector.stage not in (DISK_STAGES if vector.command else STAGES):
+    if vector.stage not in (DISK_STAGES if vector.command else (*STAGES, "virtio")):
         return "there is no such stage"
     total = sum(length for _, _, length in vector.segments)
     if total != one.captured_len:
@@ -460,7 +466,7 @@ def _check_fcs(data: bytes, fcs_len: int) -> str | None:
     return None if stored == computed else f"FCS {stored:#010x}, the bytes give {computed:#010x}"
 
 
-def _check_pair(upper: Seen, lower: Seen) -> str | None:
+def _check_pair(upper: Seen, lower: Seen, is_virtio: bool) -> str | None:
     """Two stages of one frame, `upper` nearer to the stack."""
     stages = upper.vector.stage, lower.vector.stage
     if stages[0] == stages[1]:
@@ -474,7 +480,10 @@ def _check_pair(upper: Seen, lower: Seen) -> str | None:
         return f"not the parts of {stages[0]}: {_compared(mine, theirs)}"
     start = _ETHERNET_LEN if stages[0] == "ip" else 0
     octets = _without_fcs(upper)
-    if lower.data[start : start + len(octets)] != octets:
+    below = lower.data[start : start + len(octets)]
+    if is_virtio and stages[0] in _SUMMED:  # further down the sum may be left to the other side
+        octets, below = (_unsummed(data, upper.vector.parts()) for data in (octets, below))
+    if below != octets:
         return f"not the bytes of {stages[0]}"
     length = len(_without_fcs(lower))
     if stages[0] == "ethernet" and length not in (len(octets), FRAME_MIN):
@@ -486,6 +495,17 @@ def _check_pair(upper: Seen, lower: Seen) -> str | None:
     if stages in (("lance", "memory"), ("espdma", "memory")):
         return _check_pages(upper.vector, lower.vector)
     return None
+
+
+def _unsummed(data: bytes, parts: Sequence[Part]) -> bytes:
+    """The bytes with zero in the transport's checksum."""
+    at = 0
+    for name, length in parts:
+        if name in _CHECKSUM_AT:
+            at += _CHECKSUM_AT[name]
+            return b"".join((data[:at], bytes(2), data[at + 2 :]))
+        at += length
+    return data
 
 
 def _without_fcs(one: Seen) -> bytes:

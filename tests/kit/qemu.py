@@ -180,6 +180,20 @@ def command_line(
     ]
 
 
+def sharing(memory: int) -> list[str]:
+    """What puts the machine's memory into a file that can be shared."""
+    backend = f"memory-backend-memfd,id=ram,size={memory}M,share=on"
+    return ["-object", backend, "-machine", "memory-backend=ram"]
+
+
+def vhost_user(netdev: str, line: list[str]) -> str:
+    """`vhost-user,path=…` as QEMU has it: with its socket a device of its own, added to `line`."""
+    words = netdev.split(",")[1:]
+    chardev = [word for word in words if word.startswith(("path=", "reconnect"))]
+    line += ["-chardev", ",".join(("socket", "id=c0", *chardev))]
+    return ",".join(("vhost-user", "id=n0", "chardev=c0", *(w for w in words if w not in chardev)))
+
+
 class Running:
     """QEMU with this command line. End it with `finish`, or use it in a `with` statement."""
 
@@ -247,9 +261,15 @@ class Machine(Running):
         mac: str = "52:54:00:12:34:56",
         memory: int = MEMORY,
         qemu: str = "installed",
+        device: str = "",
+        cpus: int = 1,
     ) -> None:
         folder.mkdir(exist_ok=True)
-        network: list[str] = []
+        network: list[str] = ["-smp", str(cpus)] if cpus > 1 else []
+        if netdev.startswith("vhost-user,"):
+            network += sharing(memory)
+            netdev = vhost_user(netdev, network)
         if netdev:
-            network = ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
+            properties = f"netdev=n0,mac={mac}" + (f",{device}" if device else "")
+            network += ["-netdev", netdev, "-device", f"virtio-net-pci,{properties}"]
         super().__init__(*command_line(folder, script, memory, qemu), *network)

@@ -235,9 +235,9 @@ until ping -c 1 -W 1 10.0.2.2 > /dev/null; do :; done; echo there again
         assert "there again" in machine.finish()
 
 
-def slirp_qemu(*line: str) -> subprocess.CompletedProcess[str]:
+def slirp_qemu(*line: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "slirp", "qemu", "--stats", "--", *line],
+        [sys.executable, "-m", "slirp", "qemu", "--stats", *options, "--", *line],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
 

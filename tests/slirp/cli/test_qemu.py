@@ -11,9 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+
+from slirp.cli.qemu import arguments
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -115,6 +118,49 @@ def test_the_device(
     assert isinstance(told, list)
     added = told[len(arguments) + 2 :]
     assert added == ([] if device is None else ["-device", device])
+
+
+VHOST = [
+    "-chardev",
+    "socket,id=slirp0,path=/x/net",
+    "-netdev",
+    "vhost-user,id=slirp0,chardev=slirp0",
+]
+PCI = ["-device", "virtio-net-pci,netdev=slirp0"]
+
+
+def shared(size: str) -> list[str]:
+    backend = f"memory-backend-memfd,id=slirp-memory,size={size},share=on"
+    return ["-object", backend, "-machine", "memory-backend=slirp-memory"]
+
+
+@pytest.mark.parametrize(
+    ("line", "version", "added"),
+    [
+        ("", (11, 0), [*shared("128M"), *PCI]),
+        ("-m 1G", (11, 0), [*shared("1G"), *PCI]),
+        ("-m 512", None, [*shared("512M"), *PCI]),
+        ("-m size=2G,slots=2,maxmem=4G -smp 2", (8, 0), [*shared("2G"), *PCI]),
+        ("-m 1G,slots=2", (8, 0), [*shared("1G"), *PCI]),
+        ("-object memory-backend-file,id=m,share=on -machine q35,memory-backend=m", (8, 0), PCI),
+        ("-numa node,memdev=m", (8, 0), PCI),
+        ("", (7, 2), [*shared("128M"), "-device", f"{PCI[1]},vectors=0"]),
+        ("-enable-kvm", (7, 2), [*shared("128M"), *PCI]),
+        ("-accel kvm", (7, 2), [*shared("128M"), *PCI]),
+        ("-device virtio-net-device,netdev=slirp0", (7, 2), shared("128M")),
+    ],
+)
+def test_a_machine_that_shares_its_memory(
+    line: str, version: tuple[int, int] | None, added: list[str]
+) -> None:
+    args = Namespace(vhost_user=True, device="virtio-net-pci", mtu=1500)
+    assert arguments(line.split(), "/x/net", args, version) == [*VHOST, *added]
+
+
+def test_only_virtio_devices_share_memory() -> None:
+    done = slirp_qemu("--vhost-user", "--device", "e1000", "--", "qemu-system-x86_64")
+    assert done.returncode == 2
+    assert "--vhost-user works with virtio-net devices, not with e1000" in done.stderr
 
 
 def test_the_exit_status_is_the_machines(qemu: str) -> None:

@@ -1,0 +1,64 @@
+"""Guest memory that another process has made: regions of files that it passed on by descriptor.
+
+A virtual machine's RAM is a file (a memfd, or one in /dev/shm or on hugetlbfs) which the emulator
+maps and lends to whoever serves a device of its. `add` maps the whole file and takes the region's
+part of it, which has the right alignment and length whatever the size of its pages; regions may
+come and go while the device runs. A view that somebody holds stays good until it is let go.
+
+The file is another process's. Where it allows that, it is sealed against shrinking before it is
+looked at: whoever truncates a file that we have mapped ends us with SIGBUS at the next access, and
+that is the one thing here which cannot be refused afterwards. A memfd allows it (QEMU's
+memory-backend-memfd is sealed by itself); a file with a name does not, so whoever may connect with
+such memory is trusted that far.
+
+Does not do: keep descriptors (a mapping needs none); user addresses, which the protocol has beside
+physical ones (nic/vhost_user/memory.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+from typing import Final
+
+from dma.memory import MemoryMap, Region
+
+ADDRESS_LIMIT: Final = 1 << 64  # bytes
+
+
+def map_whole(fd: int) -> memoryview:
+    """All of a file, which is sealed against shrinking where that is possible.
+
+    Raises ValueError where it is empty or no file, OSError where it cannot be mapped.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    return memoryview(mmap.mmap(fd, 0))
+
+
+class SharedMemory(MemoryMap):
+    """The regions that were added and not removed; none at first."""
+
+    def add(self, start: int, size: int, fd: int, offset: int) -> None:
+        """Map `size` bytes at `offset` of the file as the region at `start`.
+
+        Raises ValueError where that cannot be a region, OSError where it cannot be mapped.
+        """
+        end = start + size
+        if size <= 0 or end > ADDRESS_LIMIT:
+            raise ValueError(f"a region of {size:#x} bytes at {start:#x}")
+        if any(start < other.end and other.start < end for other in self.regions):
+            raise ValueError(f"a region at {start:#x} over another one")
+        whole = map_whole(fd)
+        if offset + size > len(whole):
+            raise ValueError(f"a region of {size:#x} bytes at {offset:#x} in {len(whole):#x}")
+        region = Region(start, end, whole[offset : offset + size])
+        self.use(sorted((*self.regions, region), key=lambda region: region.start))
+
+    def remove(self, start: int, size: int) -> bool:
+        """Forget a region; False: there is none such."""
+        left = [r for r in self.regions if (r.start, r.end) != (start, start + size)]
+        found = len(left) < len(self.regions)
+        self.use(left)
+        return found

@@ -1,0 +1,241 @@
+"""A vhost-user connection as a port: the guest's virtio-net rings lie in memory that it shares.
+
+The front-end (QEMU, and many others) passes its guest's memory and two eventfds for each ring over
+a Unix socket; then frames cross without it. What crosses the socket is nic/vhost_user/backend.py's,
+what crosses the rings nic/virtio/device.py's. Here is what is waited for and what is written:
+`fileno()` is an epoll descriptor with the socket, the rings' kick descriptors and a bell of the
+port's own, for when there is more to do though nobody kicks. `poll`, at the end of each turn of the
+loop, shows the driver what was done in the turn and interrupts it at most once for each ring.
+
+A host's socket fills the guest's buffers directly (`claim`), and what the guest sends is seen where
+it lies (`frames`): no byte is copied here. With the offloads that Linux agrees to, a frame has up
+to 64 KiB at any MTU, and nobody computes a checksum.
+
+`offload`, `gso_tcp`, `gso_udp` and `max_frame` are what the driver agreed to, and may change
+whenever a machine boots (firmware, then a kernel): `on_change` is called then.
+
+What a guest or a front-end does wrong ends this connection and no other: the rings stop, `on_gone`
+is told why from within `frames()` or `poll()`, and the ring's error descriptor is rung. Without
+`on_gone` they raise `DeviceGone`.
+
+Does not do: listen or connect (slirp/machines.py). A front-end may freeze its own guest, lend a
+file that it truncates (dma/shared.py), or hold a lock on nothing of ours; it is trusted that far.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from dma.transfer import DmaFault, DmaPath
+from nic.doorbell import Doorbell
+from nic.port import DeviceGone, Frame, PortDefaults
+from nic.vhost_user.backend import Backend
+from nic.vhost_user.channel import Channel, Hangup
+from nic.vhost_user.memory import MemoryTable
+from nic.vhost_user.messages import BadMessage
+from nic.vhost_user.vring import CLOSED
+from nic.virtio.chain import BrokenRing
+from nic.virtio.device import NetDevice
+from nic.virtio.receiver import RxClaim
+
+MESSAGES_PER_CALL: Final = 64  # of one frames(); the rest are there in the next
+LOOK_AFTER: Final = 0.001  # seconds between looks at rings that nobody kicks
+EVENTS_MAX: Final = 64  # descriptors that one frames() hears of
+_EVENTFD: Final = "anon_inode:[eventfd]"
+_ONE: Final = (1).to_bytes(8, "little")
+
+
+class VhostUserPort(PortDefaults):
+    """One machine's connection. `path` may put taps between the device and the guest's memory."""
+
+    keeps_frames = True  # frames stay where they are until they are released
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        mtu: int = 1500,
+        on_gone: Callable[[str], None] | None = None,
+        on_change: Callable[[], None] = lambda: None,
+        path: Callable[[DmaPath], DmaPath] = lambda memory: memory,
+    ) -> None:
+        self.mtu = mtu
+        self.gone = ""  # why it is over
+        self.broken = False  # it is, because of what the guest or the front-end did
+        self._on_gone = on_gone
+        self._on_change = on_change
+        self._channel = Channel(sock)
+        self._table = MemoryTable()
+        self.device = NetDevice(path(self._table.memory))
+        self._backend = Backend(self.device, self._table, self, mtu)
+        self._bell = Doorbell()
+        self._kicks: dict[int, int] = {}  # kick descriptor: ring
+        self._fault = ""  # what broke while nobody could be told
+        self._look_at: float | None = None
+        self._epoll = select.epoll()
+        for fd in (self._channel.fileno(), self._bell.fileno()):
+            self._epoll.register(fd, select.EPOLLIN)
+        self._read_features()
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """The device's counters."""
+        return self.device.stats
+
+    # Towards the guest
+
+    def claim(self, size: int, headers: Sequence[int] = ()) -> RxClaim | None:
+        if size > self.max_frame:
+            raise ValueError(f"a frame of {size} bytes; this port takes {self.max_frame}")
+        try:
+            return self.device.claim(size, headers)
+        except (BrokenRing, DmaFault) as broken:
+            self._fault = str(broken)
+            self._bell.set()
+            return None
+
+    def poll(self, now: float) -> float | None:
+        """Show the driver what was done; look at rings that nobody kicks."""
+        if self.gone:
+            return None
+        if self._fault:
+            self._break(self._fault)
+            return None
+        for index in self.device.publish():
+            self._interrupt(index)
+        return self._look(now)
+
+    def _look(self, now: float) -> float | None:
+        polled = [vring.index for vring in self._backend.vrings.values() if vring.is_polled]
+        if not polled:
+            self._look_at = None
+        elif self._look_at is None or now >= self._look_at:
+            for index in polled:
+                self.device.kicked(index)
+            if self.device.has_more:
+                self._bell.set()
+            self._look_at = now + LOOK_AFTER
+        return self._look_at
+
+    def _interrupt(self, index: int) -> None:
+        vring = self._backend.vrings.get(index)
+        if vring is not None and vring.call != CLOSED:
+            self.call(vring.call)
+
+    # From the guest
+
+    def frames(self) -> Iterator[Frame]:
+        if self.gone:
+            return
+        try:
+            if self._fault:
+                raise BrokenRing(self._fault)
+            self._hear()
+            yield from self.device.frames()
+        except (BrokenRing, DmaFault, BadMessage) as broken:
+            self._break(str(broken))
+        except Hangup as hangup:
+            self._end(str(hangup))
+        else:
+            if self.device.has_more:
+                self._bell.set()
+            else:
+                self._bell.clear()
+
+    def _hear(self) -> None:
+        """Who kicked, and what does the front-end want?"""
+        has_message = False
+        for fd, _ in self._epoll.poll(0, EVENTS_MAX):
+            index = self._kicks.get(fd)
+            if index is not None:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(fd, 8)
+                self.device.kicked(index)
+            elif fd == self._channel.fileno():
+                has_message = True
+        if has_message:
+            self._obey()
+
+    def _obey(self) -> None:
+        features = self.device.features
+        for _ in range(MESSAGES_PER_CALL):
+            message = self._channel.receive()
+            if message is None:
+                break
+            try:
+                reply = self._backend.handle(message)
+            finally:
+                for fd in message.fds:
+                    os.close(fd)
+            if reply is not None:
+                self._channel.send(reply)
+        if self.device.features is not features:
+            self._read_features()
+            self._on_change()
+
+    def _read_features(self) -> None:
+        features = self.device.features
+        self.offload = features.offload
+        self.gso_tcp = features.gso_tcp
+        self.gso_udp = features.gso_udp
+        self.max_frame = features.max_frame(self.mtu)
+
+    # What the back-end asks for
+
+    def kick_changed(self, index: int, old: int, new: int) -> None:
+        if old != CLOSED:
+            del self._kicks[old]
+            self._epoll.unregister(old)
+        if new != CLOSED:
+            self._kicks[new] = index
+            self._epoll.register(new, select.EPOLLIN)
+
+    def call(self, fd: int) -> None:
+        with contextlib.suppress(OSError):  # a full one has been rung often enough
+            os.write(fd, _ONE)
+
+    def check_event(self, fd: int) -> None:
+        try:
+            kind = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:  # there is no /proc
+            kind = _EVENTFD
+        if kind != _EVENTFD:
+            raise BadMessage("sent a descriptor for events that is no eventfd")
+        os.set_blocking(fd, False)
+
+    # The end
+
+    def _break(self, why: str) -> None:
+        self.broken = True
+        for vring in self._backend.vrings.values():
+            if vring.error != CLOSED:
+                self.call(vring.error)
+        self._end(why)
+
+    def _end(self, why: str) -> None:
+        self.gone = why
+        self._stop()
+        if self._on_gone is None:
+            raise DeviceGone(errno.ENOTCONN, f"the machine {why}")
+        self._on_gone(why)
+
+    def _stop(self) -> None:
+        self._bell.clear()
+        with contextlib.suppress(BrokenRing, DmaFault):
+            self._backend.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stop()
+        self._epoll.close()
+        self._bell.close()
+        self._channel.close()

@@ -1,0 +1,420 @@
+"""What a guest can write into a ring: nothing of it raises, hangs, or leaves its memory."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nic.virtio.chain import CHAIN_MAX, BrokenRing, follow
+from nic.virtio.features import (
+    EVENT_IDX,
+    INDIRECT_DESC,
+    MRG_RXBUF,
+    OFFERED,
+    RING_PACKED,
+    VERSION_1,
+)
+from tests.kit.frontend import INDIRECT, NEXT, WRITE, PackedDriver, SplitDriver
+from tests.nic.vhost_user.test_port import ALL, FRAME, Wire, wired
+
+SPLIT = {"split": ALL, "split, no events": ALL & ~EVENT_IDX, "legacy": 0}
+PACKED = {"packed": OFFERED, "packed, plain": VERSION_1 | RING_PACKED}
+BOTH = SPLIT | PACKED
+
+
+def split_of(wire: Wire, index: int) -> SplitDriver:
+    ring = wire.front.rings[index]
+    assert isinstance(ring, SplitDriver)
+    return ring
+
+
+def packed_of(wire: Wire, index: int) -> PackedDriver:
+    ring = wire.front.rings[index]
+    assert isinstance(ring, PackedDriver)
+    return ring
+
+
+# One mistake each
+
+
+def loop(ring: SplitDriver) -> None:
+    ring.describe(0, 0x10000, 100, NEXT, 1)
+    ring.describe(1, 0x10000, 100, NEXT, 0)
+    ring.offer(0)
+
+
+def loop_of_one(ring: SplitDriver) -> None:
+    ring.describe(0, 0x10000, 100, NEXT, 0)
+    ring.offer(0)
+
+
+def head_outside(ring: SplitDriver) -> None:
+    ring.offer(ring.size)
+
+
+def next_outside(ring: SplitDriver) -> None:
+    ring.describe(0, 0x10000, 100, NEXT, ring.size)
+    ring.offer(0)
+
+
+def too_far_ahead(ring: SplitDriver) -> None:
+    ring.avail[1] = ring.size + 1
+
+
+def behind(ring: SplitDriver) -> None:
+    ring.avail[1] = 0xFFFF
+
+
+def outside_memory(ring: SplitDriver) -> None:
+    ring.describe(0, 1 << 40, 100, 0)
+    ring.offer(0)
+
+
+def end_outside_memory(ring: SplitDriver) -> None:
+    ring.describe(0, len(ring.memory) - 50, 100, 0)
+    ring.offer(0)
+
+
+def address_wraps(ring: SplitDriver) -> None:
+    ring.describe(0, (1 << 64) - 50, 100, 0)
+    ring.offer(0)
+
+
+def other_direction(ring: SplitDriver) -> None:
+    ring.describe(0, 0x10000, 100, WRITE)
+    ring.offer(0)
+
+
+def other_direction_later(ring: SplitDriver) -> None:
+    ring.describe(0, 0x10000, 100, NEXT, 1)
+    ring.describe(1, 0x10000, 100, WRITE)
+    ring.offer(0)
+
+
+def table(ring: SplitDriver, *entries: tuple[int, int, int, int], length: int = 0) -> None:
+    at = ring.front.allocate(16 * len(entries))
+    for n, entry in enumerate(entries):
+        ring.write(at + 16 * n, struct.pack("<QIHH", *entry))
+    ring.describe(0, at, length or 16 * len(entries), INDIRECT)
+    ring.offer(0)
+
+
+def table_in_a_table(ring: SplitDriver) -> None:
+    table(ring, (0x10000, 16, INDIRECT, 0))
+
+
+def table_that_loops(ring: SplitDriver) -> None:
+    table(ring, (0x10000, 100, NEXT, 0))
+
+
+def table_that_leads_out(ring: SplitDriver) -> None:
+    table(ring, (0x10000, 100, NEXT, 1))
+
+
+def table_of_odd_length(ring: SplitDriver) -> None:
+    table(ring, (0x10000, 100, 0, 0), length=17)
+
+
+def table_too_long(ring: SplitDriver) -> None:
+    table(ring, (0x10000, 100, 0, 0), length=16 * (CHAIN_MAX + 1))
+
+
+def table_of_nothing(ring: SplitDriver) -> None:
+    ring.describe(0, 0x10000, 0, INDIRECT)
+    ring.offer(0)
+
+
+def table_with_a_next(ring: SplitDriver) -> None:
+    ring.describe(0, 0x10000, 16, INDIRECT | NEXT, 1)
+    ring.offer(0)
+
+
+def table_outside_memory(ring: SplitDriver) -> None:
+    ring.describe(0, 1 << 40, 16, INDIRECT)
+    ring.offer(0)
+
+
+MISTAKES: dict[Callable[[SplitDriver], None], str] = {
+    loop: "a chain that does not end",
+    loop_of_one: "a chain that does not end",
+    head_outside: "has head 256 in a ring of 256",
+    next_outside: "has descriptor 256 in a table of 256",
+    too_far_ahead: "is 257 buffers ahead in a ring of 256",
+    behind: "is 65535 buffers ahead",
+    outside_memory: "0x10000000000: outside RAM",
+    end_outside_memory: "0x800000: outside RAM",
+    address_wraps: "outside RAM",
+    other_direction: "a buffer for the other direction",
+    other_direction_later: "a buffer for the other direction",
+    table_in_a_table: "an indirect table inside another",
+    table_that_loops: "a chain that does not end",
+    table_that_leads_out: "has descriptor 1 in a table of 1",
+    table_of_odd_length: "an indirect table of 17 bytes",
+    table_too_long: "an indirect table of 16400 bytes",
+    table_of_nothing: "without a table",
+    table_with_a_next: "with a next one",
+    table_outside_memory: "0x10000000000: outside RAM",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_a_broken_transmit_ring_ends_its_connection(mistake: Callable[[SplitDriver], None]) -> None:
+    with wired(ALL) as wire, wired(ALL) as other:
+        ring = split_of(wire, 1)
+        mistake(ring)
+        ring.kick()
+        wire.turn()
+        assert len(wire.gone) == 1
+        assert MISTAKES[mistake] in wire.gone[0]
+        assert wire.port.broken
+        assert wire.sent == []
+        other.front.transmit.send(FRAME)
+        other.turn()
+        assert other.sent == [FRAME]
+
+
+def test_a_broken_ring_rings_the_error_descriptor() -> None:
+    with wired(ALL) as wire:
+        ring = split_of(wire, 1)
+        head_outside(ring)
+        ring.kick()
+        wire.turn()
+        assert os.eventfd_read(wire.front.errors[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "mistake", [m for m in MISTAKES if m is not other_direction], ids=lambda m: m.__name__
+)
+def test_a_broken_receive_ring_is_told_of_when_it_may_be(
+    mistake: Callable[[SplitDriver], None],
+) -> None:
+    """claim() says no more than None; the end comes from poll()."""
+    with wired(ALL) as wire:
+        mistake(split_of(wire, 0))
+        assert wire.port.claim(1000) is None
+        assert wire.gone == []
+        assert wire.readable
+        wire.turn()
+        assert len(wire.gone) == 1
+        assert wire.port.broken
+
+
+@pytest.mark.parametrize("room", [0, 1, 11, 12])
+def test_a_receive_buffer_without_room_breaks_the_ring(room: int) -> None:
+    with wired(ALL) as wire:
+        wire.front.receive.post(room)
+        assert wire.port.claim(60) is None
+        wire.port.poll(0.0)
+        assert wire.gone == [f"has a receive buffer of {room} bytes"]
+
+
+def test_indirect_has_to_be_agreed_upon() -> None:
+    for features in (VERSION_1, VERSION_1 | RING_PACKED):
+        with wired(features) as wire:
+            wire.front.transmit.send(FRAME, indirect=True)
+            wire.turn()
+            assert wire.gone == ["has an indirect descriptor, which was not agreed upon"]
+
+
+# Packed rings
+
+
+def flags_of(ring: PackedDriver) -> int:
+    return 1 << 7 if ring.wrap else 1 << 15
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ([(0x10000, 100, NEXT)] * 8, "a chain that does not end"),
+        ([(0x10000, 100, WRITE)], "the other direction"),
+        ([(0x10000, 100, NEXT), (0x10000, 16, INDIRECT)], "an indirect descriptor in a chain"),
+        ([(0x10000, 16, INDIRECT | NEXT), (0, 0, 0)], "with a next one"),
+        ([(0x10000, 15, INDIRECT)], "an indirect table of 15 bytes"),
+        ([(0x10000, 0, INDIRECT)], "an indirect table of 0 bytes"),
+        ([(1 << 40, 16, INDIRECT)], "outside RAM"),
+        ([(1 << 40, 100, 0)], "outside RAM"),
+    ],
+)
+def test_a_broken_packed_ring(entries: list[tuple[int, int, int]], why: str) -> None:
+    with wired(OFFERED, size=8) as wire:
+        ring = packed_of(wire, 1)
+        for n, (addr, length, flags) in enumerate(entries):
+            struct.pack_into("<QIH", ring.table, 16 * n, addr, length, 0)
+            ring.set_flags(n, flags | flags_of(ring))
+        ring.kick()
+        wire.turn()
+        assert len(wire.gone) == 1
+        assert why in wire.gone[0]
+
+
+def test_a_packed_table_in_a_table() -> None:
+    with wired(OFFERED, size=8) as wire:
+        ring = packed_of(wire, 1)
+        at = wire.front.allocate(16)
+        ring.write(at, struct.pack("<QIHH", 0x10000, 16, 0, INDIRECT))
+        struct.pack_into("<QIH", ring.table, 0, at, 16, 0)
+        ring.set_flags(0, INDIRECT | flags_of(ring))
+        ring.kick()
+        wire.turn()
+        assert wire.gone == ["has an indirect table inside another"]
+
+
+def test_a_packed_ring_has_no_more_than_it_holds() -> None:
+    """The driver makes descriptors available again that were not given back."""
+    with wired(OFFERED, size=4) as wire:
+        ring = packed_of(wire, 0)
+        for _ in range(4):
+            ring.post(40)
+        assert wire.port.claim(14 * 10) is not None
+        for n in range(4):
+            ring.set_flags(n, WRITE | 1 << 15)
+        assert wire.port.claim(60) is None
+        wire.port.poll(0.0)
+        assert wire.gone == ["has more descriptors out than there are in a ring of 4"]
+
+
+@pytest.mark.parametrize("base", [0xFFFF, 0x8100, 0x8000 | 0x8100 << 16])
+def test_a_packed_ring_begins_inside(base: int) -> None:
+    with wired(OFFERED, started=False) as wire:
+        wire.front.negotiate(OFFERED)
+        wire.front.start([base, base])
+        assert len(wire.gone) == 1
+        assert "goes on at" in wire.gone[0]
+
+
+# Anything at all
+
+
+def words_of(choice: random.Random) -> bytes:
+    """Length, id and flags, or length, flags and next."""
+    flags = choice.choice((0, NEXT, WRITE, INDIRECT, 0x80, 0x82, 0x8000, 0x8002))
+    words = [choice.randrange(8), flags]
+    choice.shuffle(words)
+    return struct.pack("<IHH", choice.randrange(4096), *words)
+
+
+NONSENSE: list[Callable[[random.Random], bytes]] = [
+    lambda choice: choice.randbytes(8),
+    lambda choice: bytes(8),
+    words_of,
+    lambda choice: struct.pack("<HHHH", 0, choice.randrange(9), 0, choice.randrange(9)),
+    lambda choice: struct.pack("<Q", choice.randrange(1 << 20)),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(BOTH)), st.integers(0, 1 << 32), st.integers(1, 200))
+def test_any_bytes_in_any_ring(kind: str, seed: int, count: int) -> None:
+    """Rings that are overwritten while they run: the port goes on, or is gone with a word."""
+    choice = random.Random(seed)
+    with wired(BOTH[kind], size=8, memory=1 << 20) as wire:
+        front = wire.front
+        for _ in range(4):
+            front.receive.post(2000)
+        area = len(front.rings) * front.rings[1].at
+        for _ in range(count):
+            at = choice.randrange(area // 8) * 8
+            front.memory[at : at + 8] = choice.choice(NONSENSE)(choice)
+            front.transmit.kick()
+            claim = wire.port.claim(choice.choice((60, 1514)))
+            if claim is not None and choice.random() < 0.8:
+                claim.commit(60)
+            for _ in range(3):  # not until it rests: a ring of nonsense may never
+                for frame in wire.port.frames():
+                    bytes(frame.iov)
+                    frame.release()
+                wire.port.poll(0.0)
+            if wire.gone:
+                assert len(wire.gone) == 1
+                break
+
+
+def sizes() -> st.SearchStrategy[list[tuple[int, list[int], bool]]]:
+    piece = st.tuples(
+        st.integers(14, 1500), st.lists(st.integers(1, 1500), max_size=5), st.booleans()
+    )
+    return st.lists(piece, min_size=1, max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(BOTH)), sizes(), st.integers(0, 1 << 32), st.integers(3, 6))
+def test_any_traffic_arrives(
+    kind: str, frames: list[tuple[int, list[int], bool]], seed: int, log2: int
+) -> None:
+    """Frames in any pieces, rings of any size, stops and starts: all arrive, in order."""
+    features = BOTH[kind]
+    choice = random.Random(seed)
+    expected: list[bytes] = []
+    received: list[bytes] = []
+    with wired(features, size=1 << log2) as wire:
+        front = wire.front
+        for length, cuts, indirect in frames:
+            frame = choice.randbytes(length)
+            front.transmit.send(
+                frame, cuts=cuts, indirect=indirect and bool(features & INDIRECT_DESC)
+            )
+            expected.append(frame)
+            if features & MRG_RXBUF:
+                for _ in range(3):
+                    if len(front.receive.free) > 4:
+                        front.receive.post(600)
+            elif len(front.receive.free) > 4:
+                front.receive.post(front.header_len, 1514)
+            if choice.random() < 0.1:
+                bases = [front.stop_ring(index) for index in (0, 1)]
+                for index in (0, 1):
+                    front.start_ring(index, bases[index])
+            wire.turn()
+            front.transmit.used()
+            if choice.random() < 0.3:
+                claim = wire.port.claim(1514)
+                if claim is not None:
+                    claim.cancel()
+            if wire.give(frame, claimed=choice.choice((length, 1514))):
+                received.append(frame)
+            got = [octets for _, octets in front.receive.collect()]
+            assert got == received
+            received.clear()
+        assert wire.gone == []
+        assert wire.sent == expected
+
+
+# Reading once
+
+
+class Watched:
+    """Words that change after they were read."""
+
+    def __init__(self, words: list[int]) -> None:
+        self.words = words
+        self.reads = [0] * len(words)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, at: int) -> int:
+        self.reads[at] += 1
+        word = self.words[at]
+        self.words[at] = 0xFFFF_FFFF_FFFF_FFFF
+        return word
+
+
+def test_each_word_of_a_chain_is_read_once() -> None:
+    words = Watched([1000, 100 | NEXT << 32 | 2 << 48, 0, 0, 2000, 200 | 9 << 48])
+    assert follow(words, 0, 0, 8) == [(1000, 100), (2000, 200)]  # type: ignore[arg-type]
+    assert words.reads == [1, 1, 0, 0, 1, 1]
+
+
+def test_a_chain_has_a_most() -> None:
+    words = [0, 1 | NEXT << 32 | 1 << 48] * 10
+    for n in range(10):
+        words[2 * n + 1] = 1 | NEXT << 32 | (n + 1) % 10 << 48
+    with pytest.raises(BrokenRing, match="does not end"):
+        follow(words, 0, 0, 10)
