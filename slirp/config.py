@@ -34,6 +34,7 @@ from slirp.address import (
     is_reserved,
     mac_from_text,
 )
+from slirp.autoforward import parse_auto
 from slirp.errors import ConfigError, shown
 from slirp.forward import ForwardSpec, is_name, parse_forward
 from slirp.guestforward import GuestForward, parse_guest_forward
@@ -171,6 +172,7 @@ class Fields(TypedDict, total=False):
     domain_resolvers: Mapping[str, Sequence[str | Resolver]]
     dns_cache: int
     guest_forwards: Iterable[str | GuestForward]
+    auto_forward: str | None
 
 
 class _Values(NamedTuple):
@@ -211,6 +213,7 @@ class _Values(NamedTuple):
     domain_resolvers: Mapping[str, tuple[Resolver, ...]] = MappingProxyType({})  # by domain
     dns_cache: int = DNS_CACHE  # answers that are kept; 0: none
     guest_forwards: tuple[GuestForward, ...] = ()  # from the network to the host
+    auto_forward: str | None = None  # rules by which whoever has a namespace forwards its ports
 
 
 class Config(_Values):
@@ -652,6 +655,12 @@ def _bootfiles(field: str, value: Any) -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
+def _auto_forward(field: str, value: Any) -> str | None:
+    if value is not None:
+        parse_auto(_text(field, value))
+    return value if value is None else str(value)
+
+
 def _guest_forwards(field: str, value: Any) -> tuple[GuestForward, ...]:
     found: list[GuestForward] = []
     for item in _items(field, value):
@@ -738,4 +747,5 @@ _CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "domain_resolvers": _domain_resolvers,
     "dns_cache": _integer,
     "guest_forwards": _guest_forwards,
+    "auto_forward": _auto_forward,
 }

@@ -525,6 +525,8 @@ def describe_forward(forward: Forward) -> dict[str, Any]:
         "proto": forward.proto,
         "host": host_text(forward.host),
         "guest": host_text(forward.guest),
+        "proxy": forward.proxy,
+        "source": forward.source,
     }
 
 

@@ -39,6 +39,7 @@ FLOORS: Final = (
         "slirp.config",
         "slirp.forward",
         "slirp.guestforward",
+        "slirp.autoforward",
     ),
     ("slirp.statefile",),
     ("slirp.wire",),

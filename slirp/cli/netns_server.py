@@ -32,6 +32,8 @@ from slirp.cli.options import (
     NO_DNS,
     OPTIONS,
     capture_of,
+    forward_auto,
+    forward_fields,
     leading_to,
     make_network,
     named,
@@ -43,6 +45,7 @@ from slirp.cli.options import (
 )
 from slirp.config import Config
 from slirp.linux import netns
+from slirp.linux.listening import Namespace
 from slirp.linux.signals import SignalFd
 from slirp.network import Network
 
@@ -90,6 +93,9 @@ def serve(
             default_guest=where.guest,
             namespace_pid=lambda: namespace_pid(options),
         )
+        if config.auto_forward is not None:
+            pid = namespace_of(options, config.auto_forward).pid
+            forward_auto(config, network, where.guest, pid, stack)
         describe(options, where)
         tell_stats = stats_printer(options, network)
         restrict(options, network, stack, complain)
@@ -97,6 +103,21 @@ def serve(
         status = ending.run(options.tap_name)
         tell_stats()
         return status
+
+
+def namespace_of(options: Options, wish: str) -> Namespace:
+    """Where listening programs are looked for. Raises Failure."""
+    if options.target_type != "netns" or options.netns_type == "tapfd":
+        raise Failure(f"--forward {wish}: needs a namespace, by process or file", USAGE)
+    if options.sandbox:
+        raise Failure(f"--forward {wish}: --enable-sandbox hides who listens", USAGE)
+    path = options.target
+    if options.netns_type == "pid":
+        path = f"/proc/{options.target}/ns/net"
+    try:
+        return Namespace(os.stat(path).st_ino)
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
 
 
 # --- setting up -----------------------------------------------------------------------------------
@@ -155,7 +176,7 @@ def make_config(options: Options) -> Config:
             host_loopback=not options.disable_host_loopback,
             outbound_addr=outbound(options.outbound_addr),
             outbound_addr6=outbound6(options.outbound_addr6),
-            forwards=options.forwards,
+            **forward_fields(options.forwards),
             **fields,
         )
 

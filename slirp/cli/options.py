@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from slirp.address import addr_from_text, addr_to_text
+from slirp.autoforward import is_auto
 from slirp.cli import capture_file, control, log
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.service_options import add_dns_options, add_service_options
@@ -61,6 +62,7 @@ OPTIONS: Final = {
     "outbound_addr": "--outbound-addr",
     "outbound_addr6": "--outbound-addr6",
     "forwards": "--forward",
+    "auto_forward": "--forward",
     "static_leases": "--lease",
     "isolate": "--isolate",
     "port_share": "--port-share",
@@ -152,7 +154,11 @@ def add_machines_options(parser: ArgumentParser) -> None:
 
 def open_network(args: Namespace, stack: ExitStack) -> Network:
     """The network that the options ask for, its forwards open; closed with `stack`."""
-    return stack.enter_context(make_network(make_machines_config(args)))
+    config = make_machines_config(args)
+    if config.auto_forward is not None:
+        why = "machines do not say on which ports they listen; name the ports"
+        raise Failure(f"--forward {config.auto_forward}: {why}", USAGE)
+    return stack.enter_context(make_network(config))
 
 
 def make_machines_config(args: Namespace) -> Config:
@@ -188,7 +194,7 @@ def _network_fields(args: Namespace) -> dict[str, Any]:
         "dns_enabled": args.dns != NO_DNS,
         "outbound_addr": outbound(args.outbound_addr),
         "outbound_addr6": outbound6(args.outbound_addr6),
-        "forwards": args.forward,
+        **forward_fields(args.forward),
         **service_fields(args),
     }
 
@@ -208,6 +214,17 @@ def not_given(args: Namespace | None, fields: Mapping[str, Any]) -> dict[str, An
         name: value
         for name, value in fields.items()
         if OPTIONS.get(name, "").lstrip("-").replace("-", "_") not in given
+    }
+
+
+def forward_fields(words: Sequence[str]) -> dict[str, Any]:
+    """What --forward says: forwards, and `auto`."""
+    wishes = [word for word in words if is_auto(word)]
+    if len(wishes) > 1:
+        raise Failure(f"--forward {wishes[1]}: auto is given twice; join the rules", USAGE)
+    return {
+        "forwards": [word for word in words if not is_auto(word)],
+        "auto_forward": wishes[0] if wishes else None,
     }
 
 
@@ -273,6 +290,22 @@ def leading_to(config: Config, guest: str) -> Config:
             for spec in config.forwards
         ]
     )
+
+
+def forward_auto(
+    config: Config, network: Network, guest: str, pid: Callable[[], int | None], stack: ExitStack
+) -> None:
+    """What `--forward auto` asks for; `pid`: a process in the namespace."""
+    if config.auto_forward is None:
+        return
+    from slirp.autoforward import parse_auto
+    from slirp.control.auto import AutoForward
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"slirp: {text}\n")
+
+    auto = AutoForward(network, guest, parse_auto(config.auto_forward), pid, say)
+    stack.callback(auto.close)
 
 
 def make_network(config: Config) -> Network:

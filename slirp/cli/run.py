@@ -108,6 +108,7 @@ def run(args: Namespace) -> int:
             default_guest=where.guest,
             namespace_pid=lambda: command.pid,
         )
+        options.forward_auto(config, network, where.guest, lambda: command.pid, stack)
         tell_ready(args.ready_fd)
         tell_stats = options.stats_printer(args, network)
         status = _serve(network, command, signals)

@@ -97,7 +97,7 @@ def _lease(lease: Lease, now: float) -> dict[str, Any]:
 
 
 def _spec(forward: Forward) -> ForwardSpec:
-    return ForwardSpec(forward.proto, forward.host, *forward.guest)
+    return ForwardSpec(forward.proto, forward.host, *forward.guest, forward.proxy, forward.source)
 
 
 def _mapping(mapping: UdpMapping) -> dict[str, Any]:

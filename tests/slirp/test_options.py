@@ -329,7 +329,7 @@ OPTIONS: Final[dict[str, tuple[Any, dict[str, str]]]] = {
 # opened at once (tests/slirp/test_network.py).
 ELSEWHERE_TESTED: Final = {
     "first_lease", "hostname", "domain", "search", "static_leases", "port_share",
-    "forwards", "bootfiles", "next_server",
+    "forwards", "bootfiles", "next_server", "auto_forward",
     # tests/slirp/test_ipv6_options.py
     "network6", "ipv4_only", "ipv6_only", "gateway6", "dns6", "outbound_addr6", "either_loopback",
 }  # fmt: skip

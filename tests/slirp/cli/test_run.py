@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -251,6 +254,53 @@ def test_forwarded_range() -> None:
         assert running.first_line == "listening\n"
         with socket.create_connection(("127.0.0.1", first + 1)) as sock:
             assert ask_tcp(sock) == b"HELLO"
+
+
+LISTENS = """
+import socket, sys
+port = int(sys.argv[1])
+with socket.create_server(("", port)) as server:
+    peer, _ = server.accept()
+    peer.sendall(b"first")
+    peer.close()
+with socket.create_server(("", port)) as server:  # and once more, when the first has gone
+    server.accept()[0].sendall(b"second")
+"""
+
+
+def test_a_program_that_listens_is_forwarded_by_itself() -> None:
+    port = free_port()
+    command = ("--", "python3", "-c", LISTENS, str(port))
+    with subprocess.Popen(
+        [*SLIRP, "run", "--forward", f"auto:{port}", *command],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith(f"slirp: forward 127.0.0.1:{port}:10.0.2.100:{port}")
+        for expected in (b"first", b"second"):
+            got = b""
+            until = time.monotonic() + 20
+            while got != expected and time.monotonic() < until:
+                with (
+                    contextlib.suppress(OSError),  # refused or reset: it is between the two
+                    socket.create_connection(("127.0.0.1", port), 5) as sock,
+                ):
+                    got = sock.recv(100)
+            assert got == expected
+        assert process.wait(20) == 0
+
+
+def test_machines_ports_are_not_forwarded_by_themselves() -> None:
+    result = run(*SLIRP, "listen", "--forward", "auto", "unix:/nowhere/at/all")
+    assert result.returncode == 2
+    assert "--forward auto: machines do not say" in result.stderr
+
+
+def test_a_port_that_is_free_is_told() -> None:
+    result = slirp_run("--forward", "0:80", "--", "true")
+    assert result.returncode == 0
+    assert re.fullmatch(r"slirp: forward 127\.0\.0\.1:\d+:10\.0\.2\.100:80\n", result.stderr)
 
 
 def is_free(port: int) -> bool:

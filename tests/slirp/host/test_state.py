@@ -68,8 +68,8 @@ def test_forwards_survive_and_those_that_cannot_are_told(tmp_path: Path) -> None
     with Lab(forwards=[f"{ports[0]}:80"]) as lab:
         lab.network.forward(f"{ports[1]}:10.0.2.20:53/udp")
         lab.network.forward(f"{ports[2]}:443")
-        lab.network.forward(f"{web}:8000")
-        before = [(f.proto, f.host, f.guest) for f in lab.network.forwards()]
+        lab.network.forward(f"{web}:web:8000,proxy=2,source=gateway")
+        before = [(f.proto, f.host, f.guest, f.proxy, f.source) for f in lab.network.forwards()]
         assert lab.network.save(path)["forwards"] == 4
     with socket.create_server(("127.0.0.1", ports[2])), Lab(forwards=[f"{ports[0]}:80"]) as lab:
         report = lab.network.restore(path)
@@ -77,7 +77,7 @@ def test_forwards_survive_and_those_that_cannot_are_told(tmp_path: Path) -> None
         (failed,) = report["failed"]
         assert f"127.0.0.1:{ports[2]}" in failed
         assert "in use" in failed
-        after = [(f.proto, f.host, f.guest) for f in lab.network.forwards()]
+        after = [(f.proto, f.host, f.guest, f.proxy, f.source) for f in lab.network.forwards()]
         assert set(after) == {f for f in before if f[1] != ("127.0.0.1", ports[2])}
 
 
