@@ -52,3 +52,26 @@ def test_the_names_of_the_readme_s_path_are_checked() -> None:
     checked = [name for name, target in links(ROOT / "README.md") if target.endswith(".py")]
     assert "`Feeder._peek`" in checked
     assert "Feeder._peek" in names_in(ROOT / "slirp/host/tcp_feed.py")
+
+
+def feature_rows() -> list[tuple[str, ...]]:
+    """The rows of docs/features.md: the feature and a cell for each network."""
+    text = (ROOT / "docs/features.md").read_text(encoding="utf-8")
+    lines = [
+        line for line in text.splitlines() if line.startswith("| ") and "slirp4netns |" not in line
+    ]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
+
+@pytest.mark.parametrize("row", feature_rows(), ids=lambda row: row[0])
+def test_each_feature_is_a_test(row: tuple[str, ...]) -> None:
+    assert len(row) == 6
+    own, *others = row[1:]
+    if own.startswith("yes"):
+        (_, target), *more = LINK.findall(own)
+        assert not more
+        assert target.startswith("../tests/")
+        assert target.endswith(".py")
+    else:
+        assert own == "no"
+    assert all(re.fullmatch(r"yes|no|part(: .+)?", cell) for cell in others)

@@ -24,9 +24,10 @@ namespace's last process has ended. Takes slirp4netns's options; slirp4netns-py 
 slirp4netns's very form.
 """
 EPILOG: Final = """\
-example:
+examples:
   unshare --user --map-root-user --net sleep 1000 &
   slirp attach --configure $!
+  slirp attach --configure --forward auto --dns 192.0.2.53 $!
 """
 
 

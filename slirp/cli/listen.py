@@ -41,6 +41,10 @@ example, in two terminals:
   slirp listen --forward 2222:22 unix:/tmp/net.sock
   qemu-system-x86_64 -m 1G -cdrom debian.iso -device virtio-net-pci,netdev=n0 \\
       -netdev stream,id=n0,addr.type=unix,addr.path=/tmp/net.sock
+
+machines that boot from the network:
+  slirp listen --tftp ./boot --bootfile bios=undionly.kpxe --bootfile efi-x64=ipxe.efi \\
+      --bootfile ipxe=boot.ipxe unix:/tmp/net.sock
 """
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -46,9 +46,10 @@ Start a QEMU machine (7.2 or later) with this network. It gets its address by DH
 address (10.0.2.2) is the host itself, unless --no-host-loopback is given.
 """
 EPILOG: Final = """\
-example:
+examples:
   slirp qemu --forward 2222:22 -- qemu-system-x86_64 -m 1G -cdrom debian.iso
   slirp qemu --vhost-user -- qemu-system-x86_64 -m 1G -cdrom debian.iso
+  slirp qemu --http ./boot --bootfile boot.ipxe -- qemu-system-x86_64 -m 1G -boot n
 """
 NETDEV: Final = "slirp0"
 VIRTIO: Final = "virtio-net"

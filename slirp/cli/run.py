@@ -43,10 +43,14 @@ EPILOG: Final = """\
 examples:
   slirp run -- curl https://example.org/
   slirp run --forward 8080:80 -- python3 -m http.server 80
+  slirp run --forward 'auto:!22' -- ./server
+  slirp run --dns-record db.test=10.0.2.2 --guestfwd :5432=/run/postgresql/.s.PGSQL.5432 -- ./app
   slirp run --capture curl.pcapng --stats -- curl http://10.0.2.2:8000/
 
-forwards: [HOST:]PORT[:[GUEST:]PORT][/udp], FIRST-LAST for ranges, /PATH:PORT for a Unix socket
-resolvers: ADDR, ADDR:PORT, [ADDR]:PORT or ADDR#PORT
+forwards: [HOST:]PORT[:[GUEST:]PORT][/udp], FIRST-LAST for ranges, 0:PORT for a port that is free,
+  /PATH:PORT for a Unix socket, auto[:RULES] for whatever listens; behind them ,proxy=1|2 and
+  ,source=gateway
+resolvers: ADDR, ADDR:PORT, [ADDR]:PORT or ADDR#PORT; for one domain DOMAIN=ADDR
 """
 DEVICE: Final = "tap0"
 RESOLV_CONF: Final = "/etc/resolv.conf"
