@@ -32,8 +32,10 @@ from slirp.host.loop import READABLE, WRITABLE, Loop, Timed
 from slirp.host.observer import Observer
 from slirp.host.own import OwnServices
 from slirp.services.dhcp import DhcpConfig, DhcpServer
+from slirp.services.dhcpv6 import Dhcpv6Config, Dhcpv6Server
 from slirp.services.dns import DnsService
 from slirp.services.dns_cache import DnsCache
+from slirp.services.ra import Advertiser, RaConfig
 from slirp.services.resolv import ResolvConf
 from slirp.services.zones import LeasedNames, Zones
 from slirp.stack import Stack
@@ -72,7 +74,13 @@ class Network:
         self._dhcp = (
             DhcpServer(DhcpConfig.of(config), self._holder) if config.dhcp_enabled else None
         )
-        sources = [self._dhcp] if self._dhcp is not None else []
+        self._dhcpv6 = (
+            Dhcpv6Server(Dhcpv6Config.of(config), self._holder)
+            if config.dhcp_enabled and config.has_ipv6
+            else None
+        )
+        router = Advertiser(RaConfig.of(config)) if config.ra_enabled else None
+        sources = [server for server in (self._dhcp, self._dhcpv6) if server is not None]
         self._leased = LeasedNames(sources, config.domain)
         self._resolv = ResolvConf(config.resolv_conf)
         self._resolvers = config.resolvers
@@ -81,7 +89,7 @@ class Network:
             domains=config.domain_resolvers,
             cache=DnsCache(config.dns_cache) if config.dns_cache else None,
         )  # fmt: skip
-        self._stack = Stack(config, self._dhcp)
+        self._stack = Stack(config, self._dhcp, self._dhcpv6, router)
         self._loop = Loop(clock)
         relays = self._dispatcher = Dispatcher(self._loop, self._stack, self._dns, config)
         self._loop.add_settler(relays.settle_ports)
@@ -142,7 +150,7 @@ class Network:
         self._attached += 1
         attachment = Attachment(port, name or f"port{self._attached}", self._attached)
         self._dispatcher.attachments.append(attachment)
-        self._stack.ports += 1
+        self._stack.add_port(attachment, self._loop.now)
 
         def ready(events: int, now: float) -> None:
             self._dispatcher.handle_port(attachment, now)

@@ -36,6 +36,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 from slirp.address import Prefix
+from slirp.config import Config
 from slirp.errors import MalformedPacket
 from slirp.services.leases import BOUND, OFFERED, Binding, Ledger
 from slirp.services.leases import Client as Key
@@ -71,6 +72,20 @@ class Dhcpv6Config(NamedTuple):
     lease_time: int = LEASE_TIME  # seconds, or FOREVER
     static_leases: Mapping[bytes, bytes] = MappingProxyType({})  # hardware address or DUID → addr
     rapid_commit: bool = True
+
+    @classmethod
+    def of(cls, config: Config) -> Dhcpv6Config:
+        """The part of a network's configuration that concerns its guests."""
+        return cls(
+            prefix=config.prefix6,
+            mac=config.mac_addr,
+            reserved=frozenset(config.own_addrs),
+            dns=(config.dns6_addr,) if config.dns_enabled and not config.restrict else (),
+            search=config.search,
+            domain=config.domain,
+            first_lease=config.first_guest6_addr,
+            static_leases=config.leases6,
+        )
 
     def pool(self) -> Iterator[bytes]:
         """The addresses of the dynamic pool, in the order in which they are given out."""

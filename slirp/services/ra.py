@@ -29,6 +29,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from slirp.address import UNSPECIFIED_V6, Prefix
+from slirp.config import Config
 from slirp.errors import MalformedPacket
 from slirp.wire import ndp
 from slirp.wire.dns import emit_name, labels_of
@@ -67,6 +68,21 @@ class RaConfig(NamedTuple):
     other: bool = False  # the rest by DHCPv6
     routes: bool = True  # is there a way out? False: no default router
     nat64: Prefix | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> RaConfig:
+        """The part of a network's configuration that concerns its guests."""
+        return cls(
+            mac=config.mac_addr,
+            prefix=config.prefix6,
+            mtu=config.mtu,
+            dns=(config.dns6_addr,) if config.dns_enabled and not config.restrict else (),
+            search=config.search,
+            managed=config.dhcp_enabled,
+            other=config.dhcp_enabled,
+            routes=not config.restrict,
+            nat64=config.nat64_prefix,
+        )
 
     def message(self) -> bytes:
         """The advertisement, an ICMPv6 message without its checksum."""
