@@ -88,8 +88,10 @@ _UNUSABLE: Final = (  # networks that no host's kernel routes to
     (Prefix.from_text("fe80::/10"), "is every link's own"),
     (Prefix.from_text("ff00::/8"), "is multicast"),
 )
-_UNUSABLE_NAT64: Final = tuple(  # the prefix that a network cannot have is NAT64's own
-    found for found in _UNUSABLE if len(found[0].addr) == 16 and str(found[0]) != NAT64
+_UNUSABLE_NAT64: Final = (
+    (Prefix.from_text("::/64"), "is no network (RFC 4291 §2.5.5)"),
+    (Prefix.from_text("fe80::/10"), "is every link's own"),
+    (Prefix.from_text("ff00::/8"), "is multicast"),
 )
 
 

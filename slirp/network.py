@@ -31,9 +31,11 @@ from slirp.host.forward import Forward, Forwards
 from slirp.host.loop import READABLE, WRITABLE, Loop, Timed
 from slirp.host.observer import Observer
 from slirp.host.own import OwnServices
+from slirp.ip.nat64 import Nat64
 from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.services.dhcpv6 import Dhcpv6Config, Dhcpv6Server
 from slirp.services.dns import DnsService
+from slirp.services.dns64 import Dns64
 from slirp.services.dns_cache import DnsCache
 from slirp.services.ra import Advertiser, RaConfig
 from slirp.services.resolv import ResolvConf
@@ -72,24 +74,30 @@ class Network:
             config = config.replace(**fields)
         self.config = config
         self._dhcp = (
-            DhcpServer(DhcpConfig.of(config), self._holder) if config.dhcp_enabled else None
+            DhcpServer(DhcpConfig.of(config), self._holder)
+            if config.dhcp_enabled and config.has_ipv4
+            else None
         )
         self._dhcpv6 = (
             Dhcpv6Server(Dhcpv6Config.of(config), self._holder)
             if config.dhcp_enabled and config.has_ipv6
             else None
         )
-        router = Advertiser(RaConfig.of(config)) if config.ra_enabled else None
+        self._router = (
+            Advertiser(RaConfig.of(config)) if config.ra_enabled and config.has_ipv6 else None
+        )
         sources = [server for server in (self._dhcp, self._dhcpv6) if server is not None]
         self._leased = LeasedNames(sources, config.domain)
         self._resolv = ResolvConf(config.resolv_conf)
         self._resolvers = config.resolvers
+        nat64 = config.nat64_prefix
         self._dns = DnsService(
             self._zones(config), self._servers,
             domains=config.domain_resolvers,
             cache=DnsCache(config.dns_cache) if config.dns_cache else None,
+            dns64=None if nat64 is None else Dns64(Nat64(nat64)),
         )  # fmt: skip
-        self._stack = Stack(config, self._dhcp, self._dhcpv6, router)
+        self._stack = Stack(config, self._dhcp, self._dhcpv6, self._router)
         self._loop = Loop(clock)
         relays = self._dispatcher = Dispatcher(self._loop, self._stack, self._dns, config)
         self._loop.add_settler(relays.settle_ports)
@@ -386,6 +394,8 @@ class Network:
             "resolution": relays.holding.stats(),
             "dns": {**self._dns.stats, "shortages": relays.dns.shortages},
             "dhcp": dict(self._dhcp.stats) if self._dhcp else {},
+            "dhcpv6": dict(self._dhcpv6.stats) if self._dhcpv6 else {},
+            "ra": dict(self._router.stats) if self._router else {},
             **self._own.stats(),
             **{name: dict(counters) for name, counters in self._counters.items()},
         }
@@ -452,10 +462,9 @@ class Network:
         return self._observer.stop_capture()
 
     def leases(self) -> list[dict[str, Any]]:
-        """DHCP leases: address, MAC, seconds left."""
-        if self._dhcp is None:
-            return []
+        """DHCP leases of both families: address, MAC, seconds left."""
         now = self._loop.now
+        servers = (server for server in (self._dhcp, self._dhcpv6) if server is not None)
         return [
             {
                 "address": addr_to_text(lease.addr),
@@ -463,7 +472,8 @@ class Network:
                 "hostname": lease.hostname.decode("ascii", "replace"),
                 "expires_in": _seconds(lease.expires_at - now),
             }
-            for lease in self._dhcp.leases(now)
+            for server in servers
+            for lease in server.leases(now)
         ]
 
     def close(self) -> None:

@@ -177,11 +177,6 @@ class Dhcpv6Server:
         """The port was taken off the network."""
         self._ledger.forget_port(port)
 
-    @property
-    def reclaimed(self) -> int:
-        """Leases taken from the port with the most."""
-        return self._ledger.reclaimed
-
     # RFC 8415 §16: what a server must not answer
 
     def _is_valid(self, message: Dhcpv6Message, rule: _Rule) -> bool:
@@ -303,6 +298,7 @@ class Dhcpv6Server:
             addr: bytes | None = static
         else:
             addr = self._ledger.choose(key, client.mac, client.port, wanted, client.now)
+        self.stats["reclaimed"] = self._ledger.reclaimed
         if addr is None:
             self.stats["pool_exhausted"] += 1
             return IaNa(ia.iaid, status=Status(wire.NO_ADDRS_AVAILABLE, b"no address is left"))

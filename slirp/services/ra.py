@@ -24,6 +24,7 @@ last one with a lifetime of 0 (a port that is taken off hears nothing any more),
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from math import inf
 from typing import Final, NamedTuple
@@ -146,8 +147,7 @@ class Advertiser:
         self, config: RaConfig, uniform: Callable[[float, float], float] = random.uniform
     ) -> None:
         self.message = config.message()
-        self.solicited = 0  # counts, for the statistics
-        self.sent = 0
+        self.stats: Counter[str] = Counter()
         self._uniform = uniform
         self._ports: dict[Hashable, _Port] = {}
         self._due_at = inf  # nothing is due before; may be early
@@ -167,7 +167,7 @@ class Advertiser:
         """Somebody asks; `mac` is his frame's source."""
         if src == UNSPECIFIED_V6 and solicitation.link_addr is not None:  # RFC 4861 §6.1.1
             raise MalformedPacket("ndp", "link-layer address of nobody")
-        self.solicited += 1
+        self.stats["solicited"] += 1
         state = self._ports.get(port)
         if state is None:
             return  # of a port that is gone
@@ -200,7 +200,7 @@ class Advertiser:
         self._due_at = min(
             (min(state.next_at, state.due_at()) for state in self._ports.values()), default=inf
         )
-        self.sent += len(found)
+        self.stats["sent"] += len(found)
         return found
 
     def _delay(self) -> float:

@@ -455,7 +455,7 @@ def test_the_port_with_the_most_leases_gives_one_up() -> None:
     assert ia_status(Client(target, MAC, port="a").send(wire.SOLICIT)) == wire.NO_ADDRS_AVAILABLE
     used[addr(15)] = bytes((2, 0, 0, 0, 0, 0))
     assert Client(target, MAC, port="b").lease(now=5.0) == addr(16)
-    assert target.reclaimed == 1
+    assert target.stats["reclaimed"] == 1
 
 
 def test_ports_that_are_gone_give_up_first() -> None:
@@ -565,6 +565,6 @@ def test_no_address_is_ever_anothers(sent: list[tuple[Dhcpv6Message, bytes, str,
         for leased in reply.leases if reply else ():
             assert PREFIX.covers(leased)
             assert leased not in (addr(2), addr(3))
-            if target.reclaimed == 0:
+            if target.stats["reclaimed"] == 0:
                 assert before.get(leased, port) == port
         assert len(target.leases(now)) <= 5
