@@ -87,9 +87,8 @@ class Nat6:
 
     def _outward4(self, addr: bytes) -> bytes | Refusal:
         """The same of an IPv4 address inside one of NAT64's."""
-        if not is_host(addr):
-            return MARTIAN
-        if self._network4 is not None and self._network4.covers(addr):
+        own = self._network4 is not None and self._network4.covers(addr)
+        if own or not is_host(addr):  # the outer address is one that packets may have: say so
             return NOT_ROUTED
         return self._beyond(addr)
 

@@ -9,7 +9,7 @@ caller's.
     REQUEST              the lease
     RENEW, REBIND        the lease again; one that nobody here knows is given anew where its address
                          is free (the guest outlived us), else NoBinding
-    CONFIRM              are these addresses of this link?
+    CONFIRM              are these addresses of this link? Those that are free are leased again
     RELEASE, DECLINE     done for what the client has at this port (slirp.services.leases), and
                          NoBinding for all else
     INFORMATION-REQUEST  resolvers, search list, boot file: no address
@@ -218,9 +218,16 @@ class Dhcpv6Server:
         addrs = [given.addr for ia in client.message.ias for given in ia.addrs]
         if not addrs:
             return None
-        if all(map(self._is_on_link, addrs)):
-            return self._reply(client.message, status=Status(wire.SUCCESS, b"all on this link"))
-        return self._reply(client.message, status=Status(wire.NOT_ON_LINK, b"not of this link"))
+        if not all(map(self._is_on_link, addrs)):
+            return self._reply(client.message, status=Status(wire.NOT_ON_LINK, b"not of this link"))
+        # Who outlived us goes on using his address until he renews it: let nobody else have it.
+        for ia in client.message.ias:
+            wanted = [given.addr for given in ia.addrs]
+            known = self._ledger.find((client.duid, ia.iaid), client.port)
+            addr = next((a for a in wanted if self._is_free(client, ia, a)), None)
+            if addr is not None and (known is None or not known.is_live(client.now)):
+                self._bind(client, ia, addr, BOUND)
+        return self._reply(client.message, status=Status(wire.SUCCESS, b"all on this link"))
 
     # RFC 8415 §18.3.4 and §18.3.5
     def _handle_renew(self, client: _Client) -> Dhcpv6Reply:
@@ -298,7 +305,8 @@ class Dhcpv6Server:
             addr: bytes | None = static
         else:
             addr = self._ledger.choose(key, client.mac, client.port, wanted, client.now)
-        self.stats["reclaimed"] = self._ledger.reclaimed
+        if self._ledger.reclaimed:
+            self.stats["reclaimed"] = self._ledger.reclaimed
         if addr is None:
             self.stats["pool_exhausted"] += 1
             return IaNa(ia.iaid, status=Status(wire.NO_ADDRS_AVAILABLE, b"no address is left"))

@@ -230,6 +230,15 @@ def test_confirm_says_whether_addresses_are_of_this_link(
     assert status(reply) == expected
 
 
+def test_who_confirms_an_address_that_nobody_knows_of_has_it_leased() -> None:
+    target = Dhcpv6Server(config())
+    assert status(Client(target).send(wire.CONFIRM, addr(15))) == wire.SUCCESS
+    assert [lease.addr for lease in target.leases(0.0)] == [addr(15)]
+    assert status(Client(target, OTHER).send(wire.CONFIRM, addr(15))) == wire.SUCCESS
+    assert [lease.mac for lease in target.leases(0.0)] == [MAC]
+    assert Client(target, OTHER).lease(addr(15)) == addr(16)
+
+
 def test_confirm_without_addresses_is_not_answered() -> None:
     assert Client(Dhcpv6Server(config())).send(wire.CONFIRM) is None
 
