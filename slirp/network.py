@@ -35,7 +35,7 @@ from slirp.ip.nat64 import Nat64
 from slirp.services.dhcp import DhcpConfig, DhcpServer
 from slirp.services.dhcpv6 import Dhcpv6Config, Dhcpv6Server
 from slirp.services.dns import DnsService
-from slirp.services.dns64 import Dns64
+from slirp.services.dns64 import IPV4ONLY, IPV4ONLY_ADDRS, Dns64
 from slirp.services.dns_cache import DnsCache
 from slirp.services.ra import Advertiser, RaConfig
 from slirp.services.resolv import ResolvConf
@@ -532,6 +532,8 @@ def _names(config: Config) -> dict[str, list[bytes]]:
     gateway, dns = config.gateway_addrs, config.dns_addrs
     found = {n: [*gateway] for n in HOST_NAMES if config.host_loopback or "host" not in n}
     found.update({name: [*dns] for name in DNS_NAMES})
+    if config.nat64_prefix is not None:
+        found[IPV4ONLY] = [*IPV4ONLY_ADDRS]
     found.update({n: [addr_from_text(a) for a in addrs] for n, addrs in config.names.items()})
     return found
 

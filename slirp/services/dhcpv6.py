@@ -138,6 +138,7 @@ class Dhcpv6Server:
     ) -> None:
         self.config = config
         self.stats: Counter[str] = Counter()
+        self.changes = 0  # messages that may have changed a lease
         self.duid = DUID_LL + config.mac
         self._ledger = Ledger(config.pool(), holder)
         self._search = tuple(map(labels_of, config.search))
@@ -162,6 +163,7 @@ class Dhcpv6Server:
             return None
         if not to_group and message.kind != wire.INFORMATION_REQUEST:
             return self._refuse_unicast(message, rule)
+        self.changes += 1
         client = _Client(message, message.client_id or b"", mac, port, now)
         return rule.handler(self, client)
 

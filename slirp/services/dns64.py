@@ -173,5 +173,7 @@ def _is_plain(query: DnsQuery, qtype: int) -> bool:
 def _validates(query: DnsQuery) -> bool:
     """Does its client validate by itself? RFC 6147 §5.5."""
     return bool(
-        query.header.flags & wire.CD and query.edns is not None and query.edns.flags & wire.DNSSEC_OK
+        query.header.flags & wire.CD
+        and query.edns is not None
+        and query.edns.flags & wire.DNSSEC_OK
     )

@@ -1,4 +1,4 @@
-"""Guests that configure IPv6 themselves: Linux's SLAAC, and other people's clients of RA and DHCPv6.
+"""Guests that configure IPv6 themselves: Linux's SLAAC, other people's clients of RA and DHCPv6.
 
 Does not do: machines (tests/qemu).
 """
@@ -12,11 +12,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from slirp import Network
+from slirp.host.forward import Forward
 from tests.kit.need import need_ipv6, need_tool
 from tests.kit.served import DEVICE, DNS6, GATEWAY6, Served, served
 
@@ -109,12 +112,14 @@ def test_forwards_reach_the_lasting_address_and_the_private_one(bare: Served) ->
         assert server.stdout is not None
         server.stdout.readline()
         for address in (eui64(bare), private):
-            forward = bare.call(
-                lambda net, to=address: net.forward("tcp", host=("::1", 0), guest=(to, 80))
-            )
+            forward = bare.call(partial(forward_to, address))
             with socket.create_connection(("::1", forward.host[1]), timeout=PATIENCE) as sock:
                 assert sock.recv(4) == b"here"
         server.kill()
+
+
+def forward_to(address: str, network: Network) -> Forward:
+    return network.forward("tcp", host=("::1", 0), guest=(address, 80))
 
 
 def test_what_linux_reports_of_the_advertisement() -> None:
@@ -126,7 +131,9 @@ def test_what_linux_reports_of_the_advertisement() -> None:
             ready, _, _ = select.select([monitor.stdout], [], [], PATIENCE)
             monitor.kill()
             line = monitor.stdout.readline().decode() if ready else ""
-        assert re.search(rf"prefix fd00::/64 ?dev {DEVICE} .*valid 86400 preferred 14400", line), line
+        assert re.search(rf"prefix fd00::/64 ?dev {DEVICE} .*valid 86400 preferred 14400", line), (
+            line
+        )
         wait_for(guest, lambda found: bool(found))
         assert guest.run("cat", f"{SETTINGS}/{DEVICE}/mtu").stdout.strip() == "1400"
 
