@@ -42,6 +42,10 @@ from slirp.guestforward import GuestForward, parse_guest_forward
 NETWORK: Final = "10.0.2.0/24"
 NETWORK6: Final = "fd00::/64"
 ROUTER6: Final = "fe80::2"  # the gateway's link-local address, as guests know their router by
+NAT64: Final = "64:ff9b::/96"  # RFC 6052 §2.1
+NAT64_AUTO: Final = "auto"  # on in a network without IPv4
+NAT64_LENGTHS: Final = (32, 40, 48, 56, 64, 96)  # bits, RFC 6052 §2.2
+DUID_SIZES: Final = range(7, 131)  # bytes; RFC 8415 §11.1 has 3 at least, but 6 are a MAC
 MTU: Final = 1500  # bytes of an IP packet
 MTU_MIN: Final = 68  # bytes, RFC 791 §3.2
 MTU_MIN6: Final = 1280  # bytes, RFC 8200 §5: on a smaller one Linux has no IPv6 either
@@ -82,6 +86,11 @@ _UNUSABLE: Final = (  # networks that no host's kernel routes to
     (Prefix(bytes((240, 0, 0, 0)), 4), "is reserved"),
     (Prefix(bytes(16), 8), "is no network (RFC 4291 §2.4)"),
     (Prefix.from_text("64:ff9b::/96"), "stands for IPv4 addresses (RFC 6052 §2.1)"),
+    (Prefix.from_text("fe80::/10"), "is every link's own"),
+    (Prefix.from_text("ff00::/8"), "is multicast"),
+)
+_UNUSABLE_NAT64: Final = (
+    (Prefix.from_text("::/64"), "is no network (RFC 4291 §2.5.5)"),
     (Prefix.from_text("fe80::/10"), "is every link's own"),
     (Prefix.from_text("ff00::/8"), "is multicast"),
 )
@@ -150,10 +159,12 @@ class Fields(TypedDict, total=False):
     restrict: bool
     isolate: bool
     either_loopback: bool
+    nat64: str
     outbound_addr: str | None
     outbound_addr6: str | None
     dns_enabled: bool
     dhcp_enabled: bool
+    ra_enabled: bool
     resolv_conf: str | os.PathLike[str]
     resolvers: Sequence[str | Resolver] | None
     names: Mapping[str, Sequence[str]]
@@ -161,6 +172,7 @@ class Fields(TypedDict, total=False):
     domain: str
     search: Iterable[str]
     static_leases: Mapping[str, str]
+    static_leases6: Mapping[str, str]
     port_share: float
     forwards: Iterable[str | ForwardSpec]
     tftp: str | os.PathLike[str] | None
@@ -191,10 +203,12 @@ class _Values(NamedTuple):
     restrict: bool = False  # guests reach the network's own services and each other only
     isolate: bool = False  # guests do not reach each other
     either_loopback: bool = True  # what listens on one of 127.0.0.1 and ::1 is found by both
+    nat64: str = NAT64_AUTO  # "on", "off", or a prefix: guests reach IPv4 hosts by IPv6
     outbound_addr: str | None = None  # the host's IPv4 address that connections come from
     outbound_addr6: str | None = None  # the same of IPv6
     dns_enabled: bool = True
-    dhcp_enabled: bool = True
+    dhcp_enabled: bool = True  # DHCPv6 as well
+    ra_enabled: bool = True  # router advertisements
     resolv_conf: str = RESOLV_CONF  # where the host's resolvers are named
     resolvers: tuple[Resolver, ...] | None = None  # asked instead of those; empty: nobody
     names: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # further DNS names
@@ -202,6 +216,7 @@ class _Values(NamedTuple):
     domain: str = ""
     search: tuple[str, ...] = ()
     static_leases: Mapping[str, str] = MappingProxyType({})  # MAC → address
+    static_leases6: Mapping[str, str] = MappingProxyType({})  # MAC or DUID → IPv6 address
     port_share: float = PORT_SHARE  # of descriptors, flows and memory, for one port among others
     forwards: tuple[ForwardSpec, ...] = ()  # opened with the network
     tftp: str | None = None  # folder that the gateway serves by TFTP
@@ -319,6 +334,16 @@ class Config(_Values):
         return self._own("dns6", DNS_HOST)
 
     @property
+    def nat64_prefix(self) -> Prefix | None:
+        """Where guests find IPv4 hosts in IPv6; None: nowhere."""
+        wanted = self.nat64
+        if wanted == NAT64_AUTO:
+            wanted = "on" if self.ipv6_only else "off"
+        if wanted == "off" or not self.has_ipv6:
+            return None
+        return Prefix.from_text(NAT64 if wanted == "on" else wanted)
+
+    @property
     def first_guest6_addr(self) -> bytes:
         """The IPv6 address of the first guest, and of forwards to it."""
         return self.prefix6.host(FIRST_GUEST6)
@@ -408,6 +433,13 @@ class Config(_Values):
             return addr_from_text(self.next_server)
         return self.gateway_addr if self.tftp is not None else bytes(4)
 
+    @property
+    def leases6(self) -> dict[bytes, bytes]:
+        """Static leases of IPv6 addresses: MAC or DUID → address."""
+        return {
+            client_from_text(who): addr_from_text(addr) for who, addr in self.static_leases6.items()
+        }
+
     def guest_addr(self, text: str, field: str = "guest") -> bytes:
         """The address of a guest; a ConfigError about `field` where no guest can have it."""
         addr = _literal(field, text)
@@ -457,7 +489,9 @@ class Config(_Values):
         if len(self.boot_server) != 4:
             _refuse("next_server", self.next_server, "must be IPv4")
         self._check_guest_forwards()
-        self._check_leases()
+        self._check_nat64()
+        self._check_leases("static_leases", self.static_leases, 4)
+        self._check_leases("static_leases6", self.static_leases6, 16)
 
     def _check_guest_forwards(self) -> None:
         taken = {(addr, DNS_PORT) for addr in (self.dns_addr, self.dns6_addr) if self.dns_enabled}
@@ -476,14 +510,41 @@ class Config(_Values):
                 _refuse("guest_forwards", str(spec), "something is there already")
             taken.add((addr, spec.port))
 
-    def _check_leases(self) -> None:
-        macs, addrs = set(), set()
-        for mac, text in self.static_leases.items():
-            addr, station = self.guest_addr(text, "static_leases"), mac_from_text(mac)
-            if station in macs or addr in addrs:
-                _refuse("static_leases", f"{mac}={text}", "one of the two has a lease already")
-            macs.add(station)
+    def _check_nat64(self) -> None:
+        prefix = self.nat64_prefix
+        if prefix is None:
+            return
+        if prefix.length not in NAT64_LENGTHS or prefix.addr[8]:
+            lengths = ", ".join(map(str, NAT64_LENGTHS))
+            _refuse("nat64", self.nat64, f"must be /{lengths}, its bits 64 to 71 zero (RFC 6052)")
+        for block, why in (*_UNUSABLE_NAT64, (self.prefix6, "is the network's own")):
+            if prefix.overlaps(block):
+                _refuse("nat64", self.nat64, f"{block} {why}")
+
+    def _check_leases(self, field: str, leases: Mapping[str, str], size: int) -> None:
+        clients, addrs = set(), set()
+        for who, text in leases.items():
+            addr, client = self.guest_addr(text, field), client_from_text(who)
+            if len(addr) != size or is_link_local(addr):
+                _refuse(field, text, "is no address of this network")
+            if client in clients or addr in addrs:
+                _refuse(field, f"{who}={text}", "one of the two has a lease already")
+            clients.add(client)
             addrs.add(addr)
+
+
+def client_from_text(text: str) -> bytes:
+    """Who has a static lease: the bytes of a MAC, or of a DUID, which are more."""
+    parts = text.replace("-", ":").split(":")
+    if len(parts) == 6:
+        return mac_from_text(text)
+    try:
+        octets = bytes.fromhex("".join(part.zfill(2) for part in parts))
+    except ValueError:
+        octets = b""
+    if len(octets) not in DUID_SIZES:
+        raise ValueError(f"neither a MAC address nor a DUID: {text!r}")
+    return octets
 
 
 def _restore(kind: type[Config], fields: Fields) -> Config:
@@ -690,6 +751,32 @@ def _leases(field: str, value: Any) -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
+def _leases6(field: str, value: Any) -> Mapping[str, str]:
+    found = {}
+    for who, addr in _pairs(field, value):
+        try:
+            client = client_from_text(_text(field, who))
+        except ValueError as error:
+            _refuse(field, who, str(error).partition(":")[0])
+        if len(client) == 6:
+            _station(field, who)
+        found[who] = addr_to_text(_literal(field, addr))
+    return MappingProxyType(found)
+
+
+def _nat64(field: str, value: Any) -> str:
+    text = _prefix(field, value)
+    if text in (NAT64_AUTO, "on", "off"):
+        return text
+    try:
+        prefix = Prefix.from_text(text)
+    except ValueError as error:
+        _refuse(field, text, str(error))
+    if len(prefix.addr) != 16:
+        _refuse(field, text, "must be IPv6, on, off or auto")
+    return text
+
+
 def _search(field: str, value: Any) -> tuple[str, ...]:
     return tuple(_name(field, name) for name in _items(field, value))
 
@@ -725,10 +812,12 @@ _CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "restrict": _flag,
     "isolate": _flag,
     "either_loopback": _flag,
+    "nat64": _nat64,
     "outbound_addr": _address,
     "outbound_addr6": _address,
     "dns_enabled": _flag,
     "dhcp_enabled": _flag,
+    "ra_enabled": _flag,
     "resolv_conf": _path,
     "resolvers": _resolvers,
     "names": _names,
@@ -736,6 +825,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "domain": _optional_name,
     "search": _search,
     "static_leases": _leases,
+    "static_leases6": _leases6,
     "port_share": _share,
     "forwards": _forwards,
     "tftp": _optional_path,

@@ -31,9 +31,13 @@ from slirp.host.forward import Forward, Forwards
 from slirp.host.loop import READABLE, WRITABLE, Loop, Timed
 from slirp.host.observer import Observer
 from slirp.host.own import OwnServices
+from slirp.ip.nat64 import Nat64
 from slirp.services.dhcp import DhcpConfig, DhcpServer
+from slirp.services.dhcpv6 import Dhcpv6Config, Dhcpv6Server
 from slirp.services.dns import DnsService
+from slirp.services.dns64 import IPV4ONLY, IPV4ONLY_ADDRS, Dns64
 from slirp.services.dns_cache import DnsCache
+from slirp.services.ra import Advertiser, RaConfig
 from slirp.services.resolv import ResolvConf
 from slirp.services.zones import LeasedNames, Zones
 from slirp.stack import Stack
@@ -70,18 +74,30 @@ class Network:
             config = config.replace(**fields)
         self.config = config
         self._dhcp = (
-            DhcpServer(DhcpConfig.of(config), self._holder) if config.dhcp_enabled else None
+            DhcpServer(DhcpConfig.of(config), self._holder)
+            if config.dhcp_enabled and config.has_ipv4
+            else None
         )
-        sources = [self._dhcp] if self._dhcp is not None else []
+        self._dhcpv6 = (
+            Dhcpv6Server(Dhcpv6Config.of(config), self._holder)
+            if config.dhcp_enabled and config.has_ipv6
+            else None
+        )
+        self._router = (
+            Advertiser(RaConfig.of(config)) if config.ra_enabled and config.has_ipv6 else None
+        )
+        sources = [server for server in (self._dhcp, self._dhcpv6) if server is not None]
         self._leased = LeasedNames(sources, config.domain)
         self._resolv = ResolvConf(config.resolv_conf)
         self._resolvers = config.resolvers
+        nat64 = config.nat64_prefix
         self._dns = DnsService(
             self._zones(config), self._servers,
             domains=config.domain_resolvers,
             cache=DnsCache(config.dns_cache) if config.dns_cache else None,
+            dns64=None if nat64 is None else Dns64(Nat64(nat64)),
         )  # fmt: skip
-        self._stack = Stack(config, self._dhcp)
+        self._stack = Stack(config, self._dhcp, self._dhcpv6, self._router)
         self._loop = Loop(clock)
         relays = self._dispatcher = Dispatcher(self._loop, self._stack, self._dns, config)
         self._loop.add_settler(relays.settle_ports)
@@ -142,7 +158,7 @@ class Network:
         self._attached += 1
         attachment = Attachment(port, name or f"port{self._attached}", self._attached)
         self._dispatcher.attachments.append(attachment)
-        self._stack.ports += 1
+        self._stack.add_port(attachment, self._loop.now)
 
         def ready(events: int, now: float) -> None:
             self._dispatcher.handle_port(attachment, now)
@@ -378,6 +394,8 @@ class Network:
             "resolution": relays.holding.stats(),
             "dns": {**self._dns.stats, "shortages": relays.dns.shortages},
             "dhcp": dict(self._dhcp.stats) if self._dhcp else {},
+            "dhcpv6": dict(self._dhcpv6.stats) if self._dhcpv6 else {},
+            "ra": dict(self._router.stats) if self._router else {},
             **self._own.stats(),
             **{name: dict(counters) for name, counters in self._counters.items()},
         }
@@ -444,10 +462,9 @@ class Network:
         return self._observer.stop_capture()
 
     def leases(self) -> list[dict[str, Any]]:
-        """DHCP leases: address, MAC, seconds left."""
-        if self._dhcp is None:
-            return []
+        """DHCP leases of both families: address, MAC, seconds left."""
         now = self._loop.now
+        servers = (server for server in (self._dhcp, self._dhcpv6) if server is not None)
         return [
             {
                 "address": addr_to_text(lease.addr),
@@ -455,7 +472,8 @@ class Network:
                 "hostname": lease.hostname.decode("ascii", "replace"),
                 "expires_in": _seconds(lease.expires_at - now),
             }
-            for lease in self._dhcp.leases(now)
+            for server in servers
+            for lease in server.leases(now)
         ]
 
     def close(self) -> None:
@@ -514,6 +532,8 @@ def _names(config: Config) -> dict[str, list[bytes]]:
     gateway, dns = config.gateway_addrs, config.dns_addrs
     found = {n: [*gateway] for n in HOST_NAMES if config.host_loopback or "host" not in n}
     found.update({name: [*dns] for name in DNS_NAMES})
+    if config.nat64_prefix is not None:
+        found[IPV4ONLY] = [*IPV4ONLY_ADDRS]
     found.update({n: [addr_from_text(a) for a in addrs] for n, addrs in config.names.items()})
     return found
 

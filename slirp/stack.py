@@ -37,6 +37,8 @@ from slirp.wire.ethernet import EthernetHeader
 if TYPE_CHECKING:
     from nic.port import Frame
     from slirp.services.dhcp import DhcpServer
+    from slirp.services.dhcpv6 import Dhcpv6Server
+    from slirp.services.ra import Advertiser
 
 HEADERS_MAX: Final = 14 + 60 + 60  # bytes that may be headers; the rest is payload for sure
 CHECKSUM_KNOWN: Final = 3  # virtio-net NEEDS_CSUM | DATA_VALID: nothing to verify
@@ -56,7 +58,13 @@ Action: TypeAlias = IpAction | Switch
 class Stack:
     """The virtual network's own side of the wire."""
 
-    def __init__(self, config: Config, dhcp: DhcpServer | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dhcp: DhcpServer | None = None,
+        dhcpv6: Dhcpv6Server | None = None,
+        router: Advertiser | None = None,
+    ) -> None:
         self.link = Link(config.mac_addr, config.mtu, dns_enabled=config.dns_enabled)
         self.guests = self.link.guests
         self.refused = self.link.refused
@@ -64,7 +72,7 @@ class Stack:
         self.switch = LearningSwitch(config.mac_addr)
         self.isolated = config.isolate  # guests do not reach each other
         self.ports = 0  # attachments on this network
-        self.inputs = _inputs(self.link, config, dhcp)
+        self.inputs = _inputs(self.link, config, dhcp, dhcpv6, router)
         self._by_length = {found.layer.family.addr_len: found for found in self.inputs}
         self._handlers: dict[int, Handler] = {}  # by ethertype
         self._claims: dict[int, Claim] = {}
@@ -131,6 +139,12 @@ class Stack:
         target = self.switch.lookup(header.dst)  # None for a group: no source is one
         return [] if target is attachment else [Switch(target, attachment, frame)]
 
+    def add_port(self, attachment: Any, now: float) -> None:
+        """A port was put on the network."""
+        self.ports += 1
+        for found in self.inputs:
+            found.add_port(attachment, now)
+
     def forget_port(self, attachment: Any) -> None:
         """The port was taken off the network."""
         self.ports -= 1
@@ -149,11 +163,19 @@ class Stack:
         return [action for found in self.inputs for action in found.handle_timeout(now)]
 
 
-def _inputs(link: Link, config: Config, dhcp: DhcpServer | None) -> tuple[Input, ...]:
+def _inputs(
+    link: Link,
+    config: Config,
+    dhcp: DhcpServer | None,
+    dhcpv6: Dhcpv6Server | None,
+    router: Advertiser | None,
+) -> tuple[Input, ...]:
     """The families that guests have."""
     found: list[Input] = []
     if config.has_ipv4:
         found.append(Ipv4Input(link, config, dhcp))
     if config.has_ipv6:
-        found.append(Ipv6Input(link, config))
+        ipv6 = Ipv6Input(link, config)
+        ipv6.services.dhcp, ipv6.services.router = dhcpv6, router
+        found.append(ipv6)
     return tuple(found)

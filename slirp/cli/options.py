@@ -64,6 +64,9 @@ OPTIONS: Final = {
     "forwards": "--forward",
     "auto_forward": "--forward",
     "static_leases": "--lease",
+    "static_leases6": "--lease",
+    "ra_enabled": "--no-ra",
+    "nat64": "--nat64",
     "isolate": "--isolate",
     "port_share": "--port-share",
     "tftp": "--tftp",
@@ -142,7 +145,7 @@ def add_machines_options(parser: ArgumentParser) -> None:
     add_network_options(parser)
     add(
         "--lease", action="append", default=[], metavar="MAC=ADDR",
-        help="always the same address for this machine",
+        help="always the same address for this machine; of IPv6 also DUID=ADDR",
     )  # fmt: skip
     add("--isolate", action="store_true", help="machines do not reach each other")
     add(
@@ -163,11 +166,12 @@ def open_network(args: Namespace, stack: ExitStack) -> Network:
 
 def make_machines_config(args: Namespace) -> Config:
     """What `add_options` asks for. Raises Failure."""
-    leases = dict(map(_lease, args.lease))
+    leases = list(map(_lease, args.lease))
     with named(OPTIONS):
         return configured(
             args,
-            static_leases=leases,
+            static_leases={who: addr for who, addr in leases if ":" not in addr},
+            static_leases6={who: addr for who, addr in leases if ":" in addr},
             isolate=args.isolate,
             port_share=args.port_share,
             bootfiles=dict(map(_bootfile, args.bootfile)),
@@ -241,6 +245,8 @@ def service_fields(args: Namespace) -> dict[str, Any]:
         "tftp": args.tftp,
         "http": args.http,
         "ntp": args.ntp,
+        "ra_enabled": not args.no_ra,
+        "nat64": args.nat64,
         "guest_forwards": args.guestfwd,
     }
 

@@ -46,6 +46,11 @@ def add_service_options(parser: ArgumentParser) -> None:
     add("--tftp", metavar="DIR", help="serve this folder's files by TFTP, for reading")
     add("--http", metavar="DIR", help="serve this folder's files by HTTP, at port 80")
     add("--ntp", action="store_true", help="tell the host's time by NTP")
+    add("--no-ra", action="store_true", help="send no router advertisements")
+    add(
+        "--nat64", default="auto", metavar="on|off|PREFIX",
+        help="reach IPv4 hosts by IPv6, with DNS64 (on where guests have no IPv4)",
+    )  # fmt: skip
     add(
         "--guestfwd", action="append", default=[], metavar="ADDR:PORT=TARGET",
         help="lead a guest's connections to the host: 10.0.2.100:80=127.0.0.1:8080, "

@@ -14,6 +14,7 @@ Does not do: protocol decisions (slirp.stack, slirp.flow), waiting (slirp.host.l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dma.iovec import IoVec
@@ -105,6 +106,7 @@ class Dispatcher:
             descriptors.add(lender)
         stack.link.on_guest = self.holding.guest_seen
         stack.link.is_answer = self.udp.is_answer
+        stack.link.wake_at = partial(loop.visit_at, self)
 
     # Frames
 
@@ -162,7 +164,7 @@ class Dispatcher:
             self.loop.visit_at(self, self.stack.poll_at())
 
     def handle_timeout(self, now: float) -> float | None:
-        """The loop's visit: datagrams that never became whole."""
+        """The loop's visit: advertisements, datagrams that never became whole."""
         self.perform_all(self.stack.handle_timeout(now))
         return self.stack.poll_at()
 

@@ -27,6 +27,7 @@ from slirp.host.descriptors import Descriptors, Idle
 from slirp.host.loop import HANGUP, READABLE, Loop
 from slirp.host.socket_errors import icmp_from_error
 from slirp.host.sockets import LOCAL_CAUSES, SocketFamily, Sockets, addr_of
+from slirp.ip.icmp_translation import mtu_of
 from slirp.ip.neighbours import Guest
 from slirp.ip.packet import EchoArrived
 from slirp.shortage import SHORTAGES, is_shortage, persist
@@ -236,10 +237,11 @@ class PingRelay:
         layer, guest, dst = ping.layer, ping.guest, ping.key[2]
         try:
             for error in ping.family.errors(ping.sock):
-                mtu = error.mtu or mtu
+                mtu = mtu_of(error.mtu, ping.family.addr_len, guest.family.addr_len) or mtu
                 if len(error.quoted) < ECHO_LEN:
                     continue
-                quoted = error.quoted[:4] + ping.ident.to_bytes(2, "big") + error.quoted[6:]
+                head = bytes((guest.family.echo_request, 0)) + error.quoted[2:4]
+                quoted = head + ping.ident.to_bytes(2, "big") + error.quoted[6:]
                 send_all(icmp_from_error(layer, guest, error, layer.family.icmp, dst, quoted))
         except OSError as failure:
             self._bear(failure)

@@ -50,6 +50,7 @@ from slirp.host.sockets import LOCAL_CAUSES, SocketError, Sockets, addr_of
 from slirp.host.udp_mapping import MAPPING_FOR, Mapping, Replier
 from slirp.host.udp_runs import Outgoing, Route, receive_runs
 from slirp.host.udp_send import dropped_by_kernel, send_datagrams, widen_queue
+from slirp.ip.icmp_translation import mtu_of
 from slirp.ip.layer import Layer, udp_datagram
 from slirp.ip.neighbours import Guest
 from slirp.ip.packet import UdpArrived
@@ -454,7 +455,7 @@ class UdpRelay:
         layer, guest = mapping.layer, mapping.guest
         try:
             for error in mapping.family.errors(mapping.sock):
-                mtu = error.mtu or mtu
+                mtu = mtu_of(error.mtu, mapping.family.addr_len, guest.family.addr_len) or mtu
                 if self._is_elsewhere(mapping, error):
                     continue
                 dst = layer.nat.inward(addr_of(error.peer))

@@ -202,6 +202,9 @@ class Ipv4Input:
                 message = IPV4.error(src, header.src, kind, code, 0, original)
                 yield from self.layer.packets_to(header.src, src, PROTOCOL_ICMP, message)
 
+    def add_port(self, attachment: Any, now: float) -> None:
+        """A port was put on the network: nothing is said of ourselves."""
+
     def forget_port(self, attachment: Any) -> None:
         """The port was taken off the network."""
         self.reassemblers.pop(attachment, None)

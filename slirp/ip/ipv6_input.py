@@ -8,7 +8,7 @@ Parameter Problem that points at them.
 Neighbour discovery asks for guests' addresses and answers for the network's own. A message of it
 counts only with a hop limit of 255, so that it comes from this link, and never in fragments
 (RFC 6980). An advertisement is believed as any other frame's source is: slirp.ip.neighbours decides
-whose an address may be. Solicitations of routers go to whoever `advertise` is.
+whose an address may be. What configures guests is slirp.ip.ipv6_services.
 
 Guests must not speak in the network's name (slirp.guard): `claims` knows a packet from one of its
 addresses, an advertisement of one or of an address that another port's guest has, a router's
@@ -21,7 +21,7 @@ Does not do: forwarding of multicast, group membership (MLD is read over), redir
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from dma.iovec import IoVec
 from slirp.address import UNSPECIFIED_V6, is_multicast
@@ -32,6 +32,7 @@ from slirp.ip import ndp
 from slirp.ip.ipv6 import IPV6
 from slirp.ip.ipv6_fragments import Ipv6Reassembler, Piece, joined
 from slirp.ip.ipv6_nat import Nat6
+from slirp.ip.ipv6_services import SERVER_PORT, Ipv6Services
 from slirp.ip.layer import Claim, Handler, Layer
 from slirp.ip.link import Link
 from slirp.ip.packet import Action, Context, Packet, Send
@@ -71,7 +72,6 @@ from slirp.wire.ipv6 import (
 )
 from slirp.wire.ndp import SOLICITED, NeighbourMessage, RouterSolicitation
 
-DHCPV6_SERVER_PORT: Final = 547  # RFC 8415 §7.2
 CHAIN_MAX: Final = MIN_MTU  # bytes that headers may take: what a first fragment has to hold
 PAYLOAD_LEN_AT: Final = 4  # bytes into the header, and into a fragment header
 OFFSET_AT: Final = 2
@@ -83,9 +83,6 @@ LEAST: Final = {  # bytes of a transport's header, which a first fragment holds 
     PROTOCOL_ICMPV6: wire_icmpv6.HEADER_LEN,
 }
 
-# What a router says to a guest that asks for one
-Advertise: TypeAlias = Callable[[Packet, RouterSolicitation], Sequence[Action]]
-
 
 class Ipv6Input:
     """IPv6 on one network."""
@@ -94,7 +91,7 @@ class Ipv6Input:
         self._link = link
         self._nat = Nat6(config)
         self.layer = Layer(link, IPV6, self._nat)
-        self.advertise: Advertise | None = None
+        self.services = Ipv6Services(link, self.layer, self._nat)
         self.handlers: Mapping[int, Handler] = {ETHERTYPE_IPV6: self._handle_packet}
         self.claims: Mapping[int, Claim] = {ETHERTYPE_IPV6: self._claims}
         self._messages: Mapping[int, Callable[[Packet, memoryview], Sequence[Action]]] = {
@@ -200,7 +197,8 @@ class Ipv6Input:
             raise MalformedPacket("ndp", "link-layer address of nobody")
         if message.link_addr is not None:
             self._learn(packet.src, message.link_addr, packet.context)
-        return [] if self.advertise is None else self.advertise(packet, message)
+        self.services.handle_solicitation(packet, message)
+        return []
 
     def _learn(self, addr: bytes, mac: bytes, context: Context) -> None:
         self._link.learn(IPV6, addr, mac, context.attachment, context.now)
@@ -232,7 +230,7 @@ class Ipv6Input:
             protocol, start = found.fragment.next_header, start + FRAGMENT_LEN
         message = view[start:]
         if protocol == PROTOCOL_UDP:
-            return bytes(message[:2]) == DHCPV6_SERVER_PORT.to_bytes(2, "big")
+            return bytes(message[:2]) == SERVER_PORT.to_bytes(2, "big")
         if protocol == PROTOCOL_ICMPV6:
             return self._message_claims(message, attachment)
         return found.fragment is not None and protocol not in LEAST
@@ -285,12 +283,13 @@ class Ipv6Input:
         return found
 
     def poll_at(self) -> float | None:
-        """When an incomplete datagram is given up."""
-        due = [at for r in self.reassemblers.values() if (at := r.poll_at()) is not None]
-        return min(due, default=None)
+        """When an incomplete datagram is given up, or an advertisement is due."""
+        due = [self.services.poll_at(), *(r.poll_at() for r in self.reassemblers.values())]
+        return min((at for at in due if at is not None), default=None)
 
     def handle_timeout(self, now: float) -> Iterable[Action]:
-        """Give up incomplete datagrams; their senders are told (RFC 8200 §4.5)."""
+        """Advertise; give up incomplete datagrams, whose senders are told (RFC 8200 §4.5)."""
+        yield from self.services.handle_timeout(now)
         for attachment, reassembler in self.reassemblers.items():
             for piece, first in reassembler.handle_timeout(now):
                 if is_multicast(piece.dst) or not self._link.may_tell(attachment, now):
@@ -302,9 +301,14 @@ class Ipv6Input:
                 message = IPV6.error(src, piece.src, kind, code, 0, original)
                 yield from self.layer.packets_to(piece.src, src, PROTOCOL_ICMPV6, message)
 
+    def add_port(self, attachment: Any, now: float) -> None:
+        """A port was put on the network."""
+        self.services.add_port(attachment, now)
+
     def forget_port(self, attachment: Any) -> None:
         """The port was taken off the network."""
         self.reassemblers.pop(attachment, None)
+        self.services.forget_port(attachment)
 
 
 def _holds_chain(piece: Piece, payload: IoVec) -> bool:

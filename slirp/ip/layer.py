@@ -268,6 +268,9 @@ class Input(Protocol):
     def handle_timeout(self, now: float) -> Iterable[Action]:
         """Give it up."""
 
+    def add_port(self, attachment: Any, now: float) -> None:
+        """A port was put on the network."""
+
     def forget_port(self, attachment: Any) -> None:
         """The port was taken off the network."""
 

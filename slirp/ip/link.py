@@ -29,6 +29,8 @@ class Link:
         self.errors = 0  # ICMP errors of the network's own, told …
         self.errors_withheld = 0  # … and not, beyond what the port is allowed
         self.on_guest: Callable[[Guest, float], None] = lambda guest, now: None
+        # Something is due at this instant (None: nothing): whoever has a loop, come back in time.
+        self.wake_at: Callable[[float | None], None] = lambda at: None
         # Does this guest endpoint answer that peer, who wrote to it through a forward?
         self.is_answer: Callable[[bytes, int, bytes, int], bool] = lambda *endpoints: False
         self._reserved: set[bytes] = set()

@@ -29,6 +29,10 @@ longest domain that fits counts. Where there are none, nobody is asked.
 A guest that repeats its query while it is pending starts nothing new. Pending queries are bounded;
 beyond the bound the answer is SERVFAIL.
 
+With DNS64 (slirp.services.dns64) a question may lead to another one: AAAA to A, PTR of one address
+to PTR of the other. The second is asked like the first, with a deadline of its own, and its answer
+is written anew for the question that the guest asked. What is kept is what resolvers said.
+
 Does not do: DNSSEC validation, DNS over TLS (853), names below the network's own, zone transfers
 (AXFR gets REFUSED: its answer is a stream of messages, not one).
 """
@@ -38,16 +42,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from enum import Enum
 from math import inf
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 from slirp.config import Resolver
 from slirp.errors import MalformedPacket
+from slirp.services.dns64 import TTL_MAX, Dns64
 from slirp.services.dns_cache import DnsCache, passes_by
-from slirp.services.zones import Zones
+from slirp.services.zones import LOCAL_TTL, Zones
 from slirp.wire import dns as wire
-from slirp.wire.dns import DnsHeader, DnsQuery, Edns, Labels, Record, labels_of
+from slirp.wire.dns import DnsHeader, DnsQuery, Edns, Labels, Record, emit_name, labels_of
 
 PENDING_MAX: Final = 256  # queries; beyond them one is answered SERVFAIL, of whoever has most
 SENDS_MAX: Final = 3  # datagrams per query, over all resolvers
@@ -85,6 +91,15 @@ class Forget(NamedTuple):
 Action: TypeAlias = SendToResolver | Answer | Forget
 
 
+class _Purpose(Enum):
+    """What the answer to a query's present question is for."""
+
+    RELAY = "it is the guest's answer"
+    AAAA = "it is the guest's answer where it has addresses"
+    A = "the guest's answer is made of it"
+    PTR = "the guest's answer leads to it"
+
+
 class _Attempt(NamedTuple):
     query: _Query
     resolver: Resolver
@@ -100,6 +115,7 @@ class _Query:
     """
 
     __slots__ = (
+        "asked",
         "client",
         "deadline",
         "key",
@@ -109,16 +125,21 @@ class _Query:
         "payload",
         "plan",
         "port",
+        "purpose",
         "said",
         "tokens",
+        "ttl",
     )
 
     def __init__(
         self, parsed: DnsQuery, payload: bytes, client: Hashable, over_tcp: bool, now: float,
         port: Hashable,
     ) -> None:  # fmt: skip
-        self.parsed = parsed
-        self.payload = payload
+        self.parsed = parsed  # what the guest asks
+        self.asked = parsed  # what resolvers are asked …
+        self.payload = payload  # … and the message that asks it
+        self.purpose = _Purpose.RELAY
+        self.ttl = 0  # seconds that a record made of another may last
         self.client = client
         self.port = port
         self.over_tcp = over_tcp
@@ -142,7 +163,9 @@ class DnsService:
         *,
         domains: Mapping[str, Sequence[Resolver]] = MappingProxyType({}),
         cache: DnsCache | None = None,
+        dns64: Dns64 | None = None,
     ) -> None:
+        self._dns64 = dns64
         self.stats: Counter[str] = Counter()
         self._resolvers = resolvers if callable(resolvers) else lambda now: resolvers
         self._urandom = urandom
@@ -167,21 +190,22 @@ class DnsService:
         """
         parsed = DnsQuery.parse(payload)
         self.stats["queries"] += 1
-        local = self._answer_locally(parsed, now)
+        local = self._answer_locally(parsed, now) or self._lead_locally(parsed, now)
         if local is not None:
             self.stats["local"] += 1
             return [Answer(client, _fit(local, parsed, over_tcp), over_tcp)]
         if parsed.question.qtype == wire.TYPE_AXFR:
             return [Answer(client, _compose(parsed, wire.REFUSED), over_tcp)]
-        kept = self._kept(parsed, now)
-        if kept is not None:
+        query = _Query(parsed, bytes(payload), client, over_tcp, now, port)
+        self._choose_question(query)
+        kept = self._kept(query.asked, now)
+        if kept is not None and query.purpose is _Purpose.RELAY:
             self.stats["cached"] += 1
             return [Answer(client, _fit(kept, parsed, over_tcp), over_tcp)]
-        query = _Query(parsed, bytes(payload), client, over_tcp, now, port)
         if query.key in self._queries:
             self.stats["repeated"] += 1
             return []
-        query.plan = self._plan(parsed.question.name, over_tcp, now)
+        query.plan = self._plan(query.asked.question.name, over_tcp, now)
         if not query.plan:
             self.stats["no_resolver"] += 1
             return [Answer(client, _servfail(parsed), over_tcp)]
@@ -191,10 +215,19 @@ class DnsService:
             most, count = self._held.most_common(1)[0]
             if self._held[port] >= count:
                 return [Answer(client, _servfail(parsed), over_tcp)]
-            displaced = self._give_up(next(q for q in self._queries.values() if q.port == most))
+            given_up = next(q for q in self._queries.values() if q.port == most)
+            self.stats["servfail"] += 1
+            displaced = self._finish(given_up, _servfail(given_up.parsed))
         self._queries[query.key] = query
         self._held[port] += 1
-        return displaced + self._attempt(query, now)
+        return displaced + self._begin(query, kept, now)
+
+    def _begin(self, query: _Query, kept: bytes | None, now: float) -> list[Action]:
+        """The present question: what is kept is its answer, else a resolver is asked."""
+        if kept is None:
+            return self._attempt(query, now)
+        self.stats["cached"] += 1
+        return self._answered(query, kept, now)
 
     def handle_answer(
         self, resolver: Resolver, payload: memoryview | bytes, token: int, now: float
@@ -214,9 +247,9 @@ class DnsService:
             return self._fail(token, now)
         self._suspects.pop(resolver, None)
         self.stats["relayed"] += 1
-        if self._cache is not None and not passes_by(query.parsed):
-            self._cache.store(query.parsed, answer, now)
-        return self._finish(query, answer)
+        if self._cache is not None and not passes_by(query.asked):
+            self._cache.store(query.asked, answer, now)
+        return self._answered(query, answer, now)
 
     def handle_failure(self, token: int, now: float) -> list[Action]:
         """An attempt's socket failed: refused, unreachable, closed, or not to be had at all."""
@@ -232,7 +265,7 @@ class DnsService:
         for query in [query for query in self._queries.values() if query.next_at <= now]:
             if now >= query.deadline:
                 self.stats["timed_out"] += 1
-                actions += self._give_up(query)
+                actions += self._give_up(query, now)
             else:
                 self._suspect(query.tokens[-1], now)
                 actions += self._attempt(query, now)
@@ -311,15 +344,72 @@ class DnsService:
         query.plan = [planned for planned in query.plan if planned != failed]
         if query.plan:
             return actions + self._attempt(query, now)
-        return actions if query.tokens else actions + self._give_up(query)
+        return actions if query.tokens else actions + self._give_up(query, now)
 
-    def _give_up(self, query: _Query) -> list[Action]:
+    def _give_up(self, query: _Query, now: float) -> list[Action]:
+        if query.purpose is _Purpose.AAAA:  # RFC 6147 §5.1.2, §5.1.3: as good as an empty answer
+            return self._ask_for_a(query, TTL_MAX, now)
         self.stats["servfail"] += 1
-        return self._finish(query, query.said or _servfail(query.parsed))
+        return self._answered(query, query.said or _servfail(query.asked), now)
+
+    # DNS64
+
+    def _choose_question(self, query: _Query) -> None:
+        """What resolvers are asked first."""
+        dns64 = self._dns64
+        if dns64 is None:
+            return
+        if dns64.applies(query.parsed):
+            query.purpose = _Purpose.AAAA
+        elif (target := dns64.target_of(query.parsed)) is not None:
+            query.purpose = _Purpose.PTR
+            self._ask(query, dns64.question_for_target(query.parsed, query.payload, target))
+
+    def _ask(self, query: _Query, payload: bytes) -> None:
+        query.payload, query.asked = payload, DnsQuery.parse(payload)
+
+    def _answered(self, query: _Query, answer: bytes, now: float) -> list[Action]:
+        """The present question has an answer, which may be that it has none."""
+        dns64 = self._dns64
+        if dns64 is None or query.purpose is _Purpose.RELAY:
+            return self._finish(query, answer)
+        if query.purpose is _Purpose.AAAA:
+            outcome = dns64.look_at(answer)
+            if not outcome.final:
+                return self._ask_for_a(query, outcome.ttl, now)
+            if outcome.records is None:
+                return self._finish(query, answer)
+            rcode, records = wire.NOERROR, outcome.records
+        elif DnsHeader.parse(answer).flags & wire.TC:
+            return self._finish(query, _compose(query.parsed, wire.NOERROR, wire.TC))
+        else:
+            rcode, records = self._make(dns64, query, answer)
+        return self._finish(query, _compose(query.parsed, rcode, 0, records))
+
+    def _make(self, dns64: Dns64, query: _Query, answer: bytes) -> tuple[int, list[Record]]:
+        """The guest's answer of another question's."""
+        try:
+            if query.purpose is _Purpose.PTR:
+                return dns64.lead_to(query.parsed, query.asked.question.name, answer)
+            rcode, records = dns64.synthesize(query.parsed, answer, query.ttl)
+        except MalformedPacket:
+            return wire.SERVFAIL, []
+        self.stats["synthesized"] += bool(records)
+        return rcode, records
+
+    def _ask_for_a(self, query: _Query, ttl: int, now: float) -> list[Action]:
+        """The host has no AAAA that counts: what is its A?"""
+        assert self._dns64 is not None
+        forgotten: list[Action] = [self._drop(query, token) for token in query.tokens.copy()]
+        query.purpose, query.ttl, query.said = _Purpose.A, ttl, None
+        self._ask(query, self._dns64.question_for_a(query.parsed, query.payload))
+        query.plan = self._plan(query.asked.question.name, query.over_tcp, now)
+        query.deadline = now + QUERY_FOR
+        return forgotten + self._begin(query, self._kept(query.asked, now), now)
 
     def _finish(self, query: _Query, answer: bytes) -> list[Action]:
         """Hand the answer over under the client's id."""
-        answer = query.payload[:2] + answer[2:]
+        answer = query.parsed.header.ident.to_bytes(2) + answer[2:]
         fitted = _fit(answer, query.parsed, query.over_tcp)
         return [Answer(query.client, fitted, query.over_tcp), *self._close(query)]
 
@@ -357,6 +447,19 @@ class DnsService:
         if edns is not None and edns.version != 0:
             return _compose(parsed, wire.BADVERS)
         answers = [r for r in records if question.qtype in (r.rtype, wire.TYPE_ANY)]
+        if not answers and self._dns64 is not None and self._dns64.applies(parsed):
+            answers = self._dns64.embedded(records)
+        return _compose(parsed, wire.NOERROR, wire.AA, answers)
+
+    def _lead_locally(self, parsed: DnsQuery, now: float) -> bytes | None:
+        """The answer where an address under NAT64's prefix is, inside, one of ours."""
+        target = self._dns64.target_of(parsed) if self._dns64 else None
+        found = self._zones.lookup(target, now) if target else None
+        if target is None or found is None:
+            return None
+        name = emit_name(target)
+        alias = Record(wire.QUESTION_NAME, wire.TYPE_CNAME, wire.CLASS_IN, LOCAL_TTL, name)
+        answers = [alias, *(record._replace(name=name) for record in found)]
         return _compose(parsed, wire.NOERROR, wire.AA, answers)
 
 
@@ -391,7 +494,7 @@ def _answers(answer: bytes, attempt: _Attempt) -> bool:
     """
     try:
         header = DnsHeader.parse(answer)
-        asked = attempt.query.parsed
+        asked = attempt.query.asked
         if answer[:2] != attempt.ident or not header.flags & wire.QR:
             return False
         if (header.flags ^ asked.header.flags) & wire.OPCODE_MASK:

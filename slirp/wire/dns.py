@@ -48,10 +48,12 @@ REFUSED: Final = 5
 BADVERS: Final = 16  # RFC 6891 §6.1.3: its upper bits travel in the OPT record
 
 TYPE_A: Final = 1
+TYPE_CNAME: Final = 5
 TYPE_SOA: Final = 6
 TYPE_PTR: Final = 12
 TYPE_SIG: Final = 24  # RFC 2931
 TYPE_AAAA: Final = 28
+TYPE_DNAME: Final = 39
 TYPE_OPT: Final = 41
 TYPE_TSIG: Final = 250  # RFC 8945
 TYPE_AXFR: Final = 252

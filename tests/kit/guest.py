@@ -466,6 +466,7 @@ class Lab:
         self, port: MemoryPort | None = None, *, clock: Clock | None = None, **options: Any
     ) -> None:
         options.setdefault("resolvers", ())
+        options.setdefault("ra_enabled", False)  # so that nothing comes unasked
         self._clock = clock
         if clock is not None:
             options["clock"] = lambda: clock.now

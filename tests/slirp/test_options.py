@@ -332,6 +332,8 @@ ELSEWHERE_TESTED: Final = {
     "forwards", "bootfiles", "next_server", "auto_forward",
     # tests/slirp/test_ipv6_options.py
     "network6", "ipv4_only", "ipv6_only", "gateway6", "dns6", "outbound_addr6", "either_loopback",
+    # tests/kernel/test_autoconfiguration.py, test_nat64.py
+    "ra_enabled", "static_leases6", "nat64",
 }  # fmt: skip
 
 
