@@ -10,9 +10,11 @@ may be given iPXE, and iPXE its script. Whoever has no bootfile of its own gets 
     option 97                   the client's own, back (RFC 4578 §2.3)
     option 175                  to iPXE: nobody else will answer (it waits for a proxy else)
 
-A name becomes a URL on the network's own HTTP server for a client that boots by HTTP, and for
-everybody where there is no TFTP server. A PXE client gets no option 60: that would announce boot
-servers with menus, for which it looks in option 43.
+A name becomes a URL on the network's own HTTP server for a client that boots by HTTP, and where
+there is no TFTP server. Firmware that boots by TFTP and nothing else (a PXE client that is not
+iPXE) is told of no URL: it would spend a while on it, and then not go on to boot by HTTP. A PXE
+client gets no option 60: that would announce boot servers with menus, for which it looks in option
+43.
 
 Does not do: proxy DHCP, option 43, boot server discovery, DHCPv6 (59).
 """
@@ -28,6 +30,7 @@ from slirp.wire import dhcp as wire
 from slirp.wire.dhcp import NO_ADDR, DhcpMessage
 
 HTTP_CLASS: Final = b"HTTPClient"  # UEFI 2.10 §24.7.2
+PXE_CLASS: Final = b"PXEClient"  # RFC 4578 §3
 IPXE_CLASS: Final = b"iPXE"
 NO_PROXY: Final = b"\xb0\x01\x01"  # iPXE's no-pxedhcp (176), 1 byte, true
 FILE_MAX: Final = 127  # bytes that the file field holds with a zero behind them
@@ -57,7 +60,8 @@ class BootConfig(NamedTuple):
             always[wire.CLIENT_UUID] = request.options[wire.CLIENT_UUID]
         if not self.files and self.server == NO_ADDR:
             return Boot(always=always)
-        by_http = request.options.get(wire.VENDOR_CLASS, b"").startswith(HTTP_CLASS)
+        vendor = request.options.get(wire.VENDOR_CLASS, b"")
+        by_http, by_tftp = vendor.startswith(HTTP_CLASS), vendor.startswith(PXE_CLASS)
         name = next((self.files[kind] for kind in kinds_of(request) if kind in self.files), "")
         url = name if "://" in name else self.http + name if self.http and name else ""
         if is_ipxe(request):
@@ -68,6 +72,8 @@ class BootConfig(NamedTuple):
             always |= {wire.VENDOR_CLASS: HTTP_CLASS, wire.BOOT_FILE: url.encode()}
             return Boot(always=always)
         if self.server == NO_ADDR or "://" in name:
+            if by_tftp and not is_ipxe(request):
+                return Boot(always=always)
             return self._with_file(url, b"", always)
         return self._with_file(name, addr_to_text(self.server).encode(), always)
 

@@ -113,6 +113,21 @@ def _download() -> None:
     package.unlink()
 
 
+@functools.cache
+def need_ipxe() -> Path:
+    """Debian's iPXE for UEFI, downloaded if it has not been."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    found = CACHE / "ipxe/boot/ipxe.efi"
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not found.exists():
+            _run(need_tool("apt-get"), "download", "ipxe")
+            (package,) = CACHE.glob("ipxe_*.deb")
+            _run(need_tool("dpkg-deb"), "-x", str(package), str(CACHE / "ipxe"))
+            package.unlink()
+    return found if found.exists() else missing("no boot/ipxe.efi in Debian's ipxe")
+
+
 def _package() -> str:
     """The package that the metapackage stands for today."""
     query = (need_tool("apt-cache"), "depends", METAPACKAGE)
@@ -197,7 +212,8 @@ def vhost_user(netdev: str, line: list[str]) -> str:
 class Running:
     """QEMU with this command line. End it with `finish`, or use it in a `with` statement."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, seconds: float = BOOT_FOR) -> None:
+        """`seconds`: that it may take in all."""
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -207,7 +223,7 @@ class Running:
         assert self.process.stdout is not None
         self._output = self.process.stdout.fileno()
         self._seen = b""
-        self._deadline = time.monotonic() + BOOT_FOR
+        self._deadline = time.monotonic() + seconds
 
     def expect(self, text: str) -> str:
         """Wait until the machine has printed `text`: all it has printed."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.need import need_tool
-from tests.kit.qemu import Running, make_initramfs, need_kernel
+from tests.kit.need import need_file, need_tool
+from tests.kit.qemu import Running, make_initramfs, need_ipxe, need_kernel
 from tests.qemu.test_machines import listening
 
 pytestmark = pytest.mark.xdist_group("qemu")  # one machine's emulation fills a core
@@ -84,3 +84,43 @@ def test_ipxe_boots_a_kernel_by_http(tmp_path: Path) -> None:
     assert stats["http"]["requests"] >= 3
     assert stats["http"]["octets"] > need_kernel().image.stat().st_size
     assert "tftp" not in stats
+
+
+UEFI = "/usr/share/OVMF/OVMF_CODE_4M.fd"  # Debian's package ovmf
+UEFI_SETTINGS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+UEFI_FOR = 180.0  # seconds: it takes 40 on a machine that has nothing else to do
+
+
+def test_uefi_boots_by_http(tmp_path: Path) -> None:
+    """OVMF fetches iPXE from the gateway, and iPXE its script: nobody asks for TFTP."""
+    folder, path = tmp_path / "served", tmp_path / "net"
+    folder.mkdir()
+    settings = shutil.copy(need_file(UEFI_SETTINGS), tmp_path / "settings")
+    shutil.copy(need_ipxe(), folder / "ipxe.efi")
+    (folder / "boot.ipxe").write_text("#!ipxe\necho script of ${filename} runs\nreboot\n")
+    files = ("--bootfile", "efi-x64=ipxe.efi", "--bootfile", "ipxe=boot.ipxe")
+    pxe_off = [
+        word
+        for family in "46"
+        for word in ("-fw_cfg", f"name=opt/org.tianocore/IPv{family}PXESupport,string=n")
+    ]
+    with (
+        listening("--http", str(folder), *files, "--stats", f"unix:{path}") as server,
+        Running(
+            need_tool("qemu-system-x86_64"), "-accel", "tcg", "-m", "256", "-no-reboot",
+            "-machine", "q35", "-nodefaults", "-display", "none", "-serial", "stdio",
+            "-drive", f"if=pflash,format=raw,readonly=on,file={need_file(UEFI)}",
+            "-drive", f"if=pflash,format=raw,file={settings}",
+            "-netdev", f"stream,id=n0,addr.type=unix,addr.path={path}",
+            "-device", f"virtio-net-pci,netdev=n0,mac={MAC},romfile=",
+            "-device", "virtio-rng-pci", *pxe_off,
+            seconds=UEFI_FOR,
+        ) as machine,
+    ):  # fmt: skip
+        output = machine.finish()
+        assert server.end() == 0
+    assert "UEFI HTTPv4" in output
+    assert "script of http://10.0.2.2/boot.ipxe runs" in output
+    stats = json.loads(server.said.splitlines()[-1])
+    assert stats["http"]["octets"] > need_ipxe().stat().st_size
+    assert stats["refused"].get("protocol", 0) == 0

@@ -102,6 +102,14 @@ def test_without_tftp_a_name_is_a_url() -> None:
     assert message.siaddr == "0.0.0.0"
 
 
+def test_firmware_that_knows_tftp_only_is_told_of_no_url() -> None:
+    """OVMF took the URL for a name at the TFTP server, and did not go on to HTTP."""
+    for fields in ({"http": "/x", "bootfiles": "a"}, {"tftp": "/x", "bootfiles": "http://x/a"}):
+        message = offer(EFI, 66, 67, **fields)
+        assert (message.siaddr, field(message.file)) == ("0.0.0.0", "")
+        assert "boot-file-name" not in told(message)
+
+
 def test_another_next_server() -> None:
     message = offer(PXE, 66, next_server="10.0.2.9", bootfiles="x")
     assert message.siaddr == "10.0.2.9"
