@@ -37,30 +37,48 @@ static int fail(const char *what)
 	exit(1);
 }
 
-static struct sockaddr_in at(const char *addr, const char *port)
+/* An address of either family. */
+union address {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
+
+static socklen_t size_of(const union address *a)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(atoi(port)) };
-	if (inet_pton(AF_INET, addr, &a.sin_addr) != 1)
+	return a->any.sa_family == AF_INET6 ? sizeof a->v6 : sizeof a->v4;
+}
+
+static union address at(const char *addr, const char *port)
+{
+	union address a = { .v6 = { .sin6_family = AF_INET6, .sin6_port = htons(atoi(port)) } };
+	if (inet_pton(AF_INET6, addr, &a.v6.sin6_addr) == 1)
+		return a;
+	a.v4 = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons(atoi(port)) };
+	if (inet_pton(AF_INET, addr, &a.v4.sin_addr) != 1)
 		fail(addr);
 	return a;
 }
 
+/* For both families, where the host has both. */
 static int bound(int type, const char *port)
 {
-	struct sockaddr_in a = at("0.0.0.0", port);
-	int one = 1, fd = socket(AF_INET, type, 0);
+	int one = 1, fd = socket(AF_INET6, type, 0);
+	union address a = at(fd < 0 ? "0.0.0.0" : "::", port);
+	if (fd < 0)
+		fd = socket(AF_INET, type, 0);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof a))
+	if (fd < 0 || bind(fd, &a.any, size_of(&a)))
 		fail(port);
 	return fd;
 }
 
-static int tcp(struct sockaddr_in *a)
+static int tcp(union address *a)
 {
-	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+	int one = 1, fd = socket(a->any.sa_family, SOCK_STREAM, 0);
 	if (fd < 0)
 		fail("socket");
-	if (connect(fd, (struct sockaddr *)a, sizeof *a)) {
+	if (connect(fd, &a->any, size_of(a))) {
 		close(fd);
 		return -1;
 	}
@@ -111,7 +129,7 @@ static int by_size(const void *a, const void *b)
 
 static int trips(char **v)
 {
-	struct sockaddr_in a = at(v[2], v[3]);
+	union address a = at(v[2], v[3]);
 	int count = atoi(v[4]), fd = tcp(&a);
 	double *took = malloc(count * sizeof *took);
 	if (fd < 0)
@@ -130,7 +148,7 @@ static int trips(char **v)
 
 static int opens(char **v)
 {
-	struct sockaddr_in a = at(v[2], v[3]);
+	union address a = at(v[2], v[3]);
 	double begun = now(), seconds = atof(v[4]);
 	long count = 0;
 	while (now() - begun < seconds) {
@@ -147,7 +165,7 @@ static int opens(char **v)
 
 static int idle(char **v)
 {
-	struct sockaddr_in a = at(v[2], v[3]);
+	union address a = at(v[2], v[3]);
 	char c;
 	for (int i = atoi(v[4]); i > 0; i--) {
 		int fd = tcp(&a);
@@ -164,7 +182,7 @@ static int idle(char **v)
 
 static int first(char **v)
 {
-	struct sockaddr_in a = at(v[2], v[3]);
+	union address a = at(v[2], v[3]);
 	double until = now() + 10;
 	int fd;
 	while ((fd = tcp(&a)) < 0) {
@@ -177,12 +195,12 @@ static int first(char **v)
 	return 0;
 }
 
-static int flood(int fd, struct sockaddr_in a, int length, double seconds)
+static int flood(int fd, union address a, int length, double seconds)
 {
 	char octets[65536] = { 0 };
 	double until = now() + seconds;
 	long count = 0;
-	if (connect(fd, (struct sockaddr *)&a, sizeof a))
+	if (connect(fd, &a.any, size_of(&a)))
 		fail("connect");
 	while (now() < until)
 		for (int i = 0; i < 16; i++)
@@ -193,17 +211,17 @@ static int flood(int fd, struct sockaddr_in a, int length, double seconds)
 
 static int sink(char **v)
 {
-	int asks = v[3] != NULL, fd = asks ? socket(AF_INET, SOCK_DGRAM, 0) : bound(SOCK_DGRAM, v[2]);
+	int asks = v[3] != NULL;
+	union address a = at(asks ? v[3] : "::", v[2]);
+	int fd = asks ? socket(a.any.sa_family, SOCK_DGRAM, 0) : bound(SOCK_DGRAM, v[2]);
 	struct timeval quiet = { .tv_usec = 300000 };
 	int queue = 4 << 20;
 	double begun = 0, last = 0;
 	long count = 0;
 	char octets[65536];
 	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &queue, sizeof queue);
-	if (asks) {
-		struct sockaddr_in a = at(v[3], v[2]);
-		sendto(fd, "?", 1, 0, (struct sockaddr *)&a, sizeof a);
-	}
+	if (asks)
+		sendto(fd, "?", 1, 0, &a.any, size_of(&a));
 	for (;;) {
 		ssize_t got = recv(fd, octets, sizeof octets, 0);
 		if (got < 0 && count)
@@ -223,10 +241,10 @@ static int sink(char **v)
 static int pour(char **v)
 {
 	int fd = bound(SOCK_DGRAM, v[2]);
-	struct sockaddr_in a;
+	union address a;
 	socklen_t n = sizeof a;
 	char c;
-	if (recvfrom(fd, &c, 1, 0, (struct sockaddr *)&a, &n) < 0)
+	if (recvfrom(fd, &c, 1, 0, &a.any, &n) < 0)
 		fail("recvfrom");
 	return flood(fd, a, atoi(v[3]), atof(v[4]));
 }
@@ -247,8 +265,10 @@ int main(int n, char **v)
 		return idle(v);
 	if (n == 4 && !strcmp(v[1], "first"))
 		return first(v);
-	if (n == 6 && !strcmp(v[1], "flood"))
-		return flood(socket(AF_INET, SOCK_DGRAM, 0), at(v[2], v[3]), atoi(v[4]), atof(v[5]));
+	if (n == 6 && !strcmp(v[1], "flood")) {
+		union address a = at(v[2], v[3]);
+		return flood(socket(a.any.sa_family, SOCK_DGRAM, 0), a, atoi(v[4]), atof(v[5]));
+	}
 	if ((n == 3 || n == 4) && !strcmp(v[1], "sink"))
 		return sink(v);
 	if (n == 5 && !strcmp(v[1], "pour"))

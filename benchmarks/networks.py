@@ -1,5 +1,8 @@
 """User-mode networks for benchmarks: each with a namespace of its own, the host at 10.0.2.2.
 
+With IPv6 the host is fd00::2; slirp4netns's guest has its address from a router advertisement then,
+which is waited for.
+
 A `Guest` is a running network and a process that sits in its namespace. All networks are started
 with the MTU asked for and otherwise as they come. The peers are those that are installed
 (`NETWORKS`) or those of Debian testing (`of_testing`): there a process sits in that root, and each
@@ -33,11 +36,13 @@ from tests.kit.family import WAITER, descendants, running
 from tests.kit.testing_root import TOOL
 
 HOST: Final = "10.0.2.2"
+HOST6: Final = "fd00::2"
 READY_FOR: Final = 10.0  # seconds to wait for a network to be up
 PASTA: Final = (
     *("pasta", "-q", "-f", "--config-net", "--ns-ifname", "tap0", "-a", "10.0.2.15", "-n", "24"),
     *("-g", HOST, "-t", "none", "-u", "none", "-T", "none", "-U", "none"),
 )
+PASTA6: Final = ("-a", "fd00::15", "-g", HOST6)
 CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 Argv = Sequence[str]
@@ -53,9 +58,10 @@ class Cost(NamedTuple):
 class Guest:
     """A namespace with a network."""
 
-    def __init__(self, network: int, sitter: int) -> None:
+    def __init__(self, network: int, sitter: int, host: str = HOST) -> None:
         self.network = network  # PID of the process that is measured
         self.sitter = sitter  # PID of the process in the namespace
+        self.host = host  # where the host is
 
     def command(self, argv: Argv) -> list[str]:
         """What runs `argv` in the namespace."""
@@ -99,7 +105,7 @@ class Network:
         found = re.search(r"\b\d+\.\d\S*", done.stdout)
         return found[0] if found is not None else "of unknown version"
 
-    def guest(self, mtu: int) -> contextlib.AbstractContextManager[Guest]:
+    def guest(self, mtu: int, ipv6: bool = False) -> contextlib.AbstractContextManager[Guest]:
         raise NotImplementedError
 
     def first(self, argv: Argv) -> float:
@@ -110,13 +116,14 @@ class Network:
 class OneCommand(Network):
     """A program that makes the namespace and runs a command in it."""
 
-    def argv(self, mtu: int, command: Argv) -> list[str]:
+    def argv(self, mtu: int, command: Argv, ipv6: bool = False) -> list[str]:
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def guest(self, mtu: int) -> Iterator[Guest]:
-        with running(self.argv(mtu, WAITER)) as process:
-            yield Guest(process.pid, _wait_for(WAITER[0], process))
+    def guest(self, mtu: int, ipv6: bool = False) -> Iterator[Guest]:
+        with running(self.argv(mtu, WAITER, ipv6)) as process:
+            sitter = _wait_for(WAITER[0], process)
+            yield Guest(process.pid, sitter, HOST6 if ipv6 else HOST)
 
     def first(self, argv: Argv) -> float:
         begun = time.monotonic()
@@ -134,27 +141,32 @@ class Slirp(OneCommand):
     def version(self) -> str:
         return slirp.__version__
 
-    def argv(self, mtu: int, command: Argv) -> list[str]:
+    def argv(self, mtu: int, command: Argv, ipv6: bool = False) -> list[str]:
         return [sys.executable, "-m", "slirp", "run", "--mtu", str(mtu), "--", *command]
 
 
 class Pasta(OneCommand):
     name = "pasta"
 
-    def argv(self, mtu: int, command: Argv) -> list[str]:
+    def argv(self, mtu: int, command: Argv, ipv6: bool = False) -> list[str]:
         runas: Argv = ()
         if os.geteuid() == 0:
             runas = ("--netns-only", "--runas", "0") if self.entering else ("--runas", "0:0")
-        return [*self.entering, *PASTA, *runas, "-m", str(mtu), "--", *command]
+        more = PASTA6 if ipv6 else ()
+        return [*self.entering, *PASTA, *more, *runas, "-m", str(mtu), "--", *command]
 
 
 class Slirp4netns(Network):
     name = "slirp4netns"
 
     @contextlib.contextmanager
-    def guest(self, mtu: int) -> Iterator[Guest]:
-        with self._namespace() as sitter, self._network(mtu, sitter) as process:
-            yield Guest(process.pid, sitter)
+    def guest(self, mtu: int, ipv6: bool = False) -> Iterator[Guest]:
+        more = ("--enable-ipv6",) if ipv6 else ()
+        with self._namespace() as sitter, self._network(mtu, sitter, more) as process:
+            guest = Guest(process.pid, sitter, HOST6 if ipv6 else HOST)
+            if ipv6:
+                _wait_for_address(guest)
+            yield guest
 
     def first(self, argv: Argv) -> float:
         with self._namespace() as sitter:
@@ -170,10 +182,10 @@ class Slirp4netns(Network):
             yield process.pid
 
     @contextlib.contextmanager
-    def _network(self, mtu: int, sitter: int) -> Iterator[subprocess.Popen[bytes]]:
+    def _network(self, mtu: int, sitter: int, more: Argv = ()) -> Iterator[subprocess.Popen[bytes]]:
         ready, told = os.pipe()
         ended, held = os.pipe()  # slirp4netns ends when `held` is closed: with this process
-        options = ["-c", "-m", str(mtu), "-r", str(told), "-e", str(ended)]
+        options = ["-c", "-m", str(mtu), "-r", str(told), "-e", str(ended), *more]
         argv = [*self.entering, "slirp4netns", *options, str(sitter), "tap0"]
         with os.fdopen(ready, "rb") as pipe, os.fdopen(held, "wb"):
             try:
@@ -201,6 +213,17 @@ def of_testing() -> Iterator[tuple[Network, ...]]:
         sitter = _wait_for(WAITER[0], process)
         entering = ("nsenter", "--target", str(sitter), "--mount", "--")
         yield Slirp(), Slirp4netns(entering), Pasta(entering)
+
+
+def _wait_for_address(guest: Guest) -> None:
+    """Until the guest's IPv6 address may be used."""
+    until = time.monotonic() + READY_FOR
+    asking = ("ip", "-6", "addr", "show", "dev", "tap0", "scope", "global", "-tentative")
+    while time.monotonic() < until:
+        if "inet6" in guest.run(asking):
+            return
+        time.sleep(0.05)
+    raise OSError("no IPv6 address came up")
 
 
 def _wait_for(comm: str, process: subprocess.Popen[bytes]) -> int:

@@ -8,6 +8,8 @@ is the median of the rounds. The ratio is to the better of the other two, turned
 is better. TCP throughput is iperf3's; the other loads are load.c's, compiled here. Both ends run on
 the same machine as the network in the middle, so on two processors they compete.
 
+`--only IPv6` has the works of IPv6 only; add nothing and they come after IPv4's of the same round.
+
 Nothing here fails because something is slow.
 """
 
@@ -34,6 +36,7 @@ ROUNDS: Final = 3
 DATAGRAM: Final = 1400  # bytes
 IDLE: Final = 1000  # connections
 TRIPS: Final = 5000
+IPV6: Final = "IPv6: "  # in front of the works of IPv6
 
 Figures = dict[str, float]
 
@@ -48,9 +51,10 @@ class Work(NamedTuple):
 class Setting(NamedTuple):
     seconds: float  # that a load runs
     only: str
+    prefix: str = ""  # of the works' names
 
     def wants(self, name: str) -> bool:
-        return self.only in name
+        return self.only in self.prefix + name
 
 
 def compile_load() -> str:
@@ -102,9 +106,10 @@ def tcp_throughput(guest: Guest, mtu: int, setting: Setting) -> Iterator[tuple[s
 def iperf(guest: Guest, argv: list[str], seconds: float) -> float:
     """Bits per second, as the receiver counted them."""
     port = free_port()
-    with running(["iperf3", "-s", "-1", "-p", port]):
+    family = "-6" if ":" in guest.host else "-4"
+    with running(["iperf3", family, "-s", "-1", "-p", port]):
         time.sleep(0.15)  # a probe of the port would be its one client
-        out = guest.run(["iperf3", "-c", HOST, "-p", port, "-J", "-t", str(seconds), *argv])
+        out = guest.run(["iperf3", "-c", guest.host, "-p", port, "-J", "-t", str(seconds), *argv])
     return float(json.loads(out)["end"]["sum_received"]["bits_per_second"])
 
 
@@ -113,7 +118,7 @@ def udp_up(guest: Guest, load: str, seconds: float) -> float:
     port = free_port(socket.SOCK_DGRAM)
     with running([load, "sink", port], stdout=subprocess.PIPE) as sink:
         time.sleep(0.05)
-        guest.run([load, "flood", HOST, port, str(DATAGRAM), str(seconds)])
+        guest.run([load, "flood", guest.host, port, str(DATAGRAM), str(seconds)])
         return float(sink.communicate(timeout=20)[0])
 
 
@@ -121,15 +126,15 @@ def udp_down(guest: Guest, load: str, seconds: float) -> float:
     port = free_port(socket.SOCK_DGRAM)
     with running([load, "pour", port, str(DATAGRAM), str(seconds)]):
         time.sleep(0.05)
-        return float(guest.run([load, "sink", port, HOST]))
+        return float(guest.run([load, "sink", port, guest.host]))
 
 
 def idle_memory(guest: Guest, load: str, port: str) -> float:
     """Bytes of the process's own memory per connection that says nothing."""
-    guest.run([load, "opens", HOST, port, "0.2"])  # what is made once is there
+    guest.run([load, "opens", guest.host, port, "0.2"])  # what is made once is there
     time.sleep(2.5)  # … and what the connections before left has gone (TIME-WAIT)
     before = guest.memory("RssAnon")
-    argv = guest.command([load, "idle", HOST, port, str(IDLE)])
+    argv = guest.command([load, "idle", guest.host, port, str(IDLE)])
     with running(argv, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None
         if client.stdout.readline() != b"ready\n":
@@ -143,11 +148,11 @@ def at_1500(guest: Guest, load: str, setting: Setting) -> Iterator[tuple[str, Wo
     seconds = setting.seconds
     with echo_server(load) as port:
         if setting.wants("round trip"):
-            p50, p99 = map(float, guest.run([load, "trips", HOST, port, str(TRIPS)]).split())
+            p50, p99 = map(float, guest.run([load, "trips", guest.host, port, str(TRIPS)]).split())
             yield "TCP round trip, p50", Work("µs", False), p50
             yield "TCP round trip, p99", Work("µs", False), p99
         if setting.wants("connect-request-close"):
-            rate = float(guest.run([load, "opens", HOST, port, str(seconds)]))
+            rate = float(guest.run([load, "opens", guest.host, port, str(seconds)]))
             yield "TCP connect-request-close", Work("1/s", True), rate
         if setting.wants("UDP up"):
             yield f"UDP up, {DATAGRAM} bytes", Work("1/s", True), udp_up(guest, load, seconds)
@@ -187,16 +192,21 @@ class Benchmark:
             with self._tolerant(network, "start"):
                 took = start(network, self.load) * 1e3
                 self._add(network, ("start to first byte", Work("ms", False), took))
+        self._family(network, self.setting, ipv6=False)
+        self._family(network, self.setting._replace(prefix=IPV6), ipv6=True)
+
+    def _family(self, network: Network, setting: Setting, ipv6: bool) -> None:
         steps: list[tuple[int, Callable[[Guest], Iterator[tuple[str, Work, float]]]]] = [
             # What is short comes first: a machine that has just been full is not the same.
-            (1500, lambda guest: at_1500(guest, self.load, self.setting)),
-            (1500, lambda guest: tcp_throughput(guest, 1500, self.setting)),
-            (65520, lambda guest: tcp_throughput(guest, 65520, self.setting)),
+            (1500, lambda guest: at_1500(guest, self.load, setting)),
+            (1500, lambda guest: tcp_throughput(guest, 1500, setting)),
+            (65520, lambda guest: tcp_throughput(guest, 65520, setting)),
         ]
         for mtu, step in steps:
-            with self._tolerant(network, f"MTU {mtu}"), network.guest(mtu) as guest:
-                for figure in step(guest):
-                    self._add(network, figure)
+            what = f"{setting.prefix}MTU {mtu}"
+            with self._tolerant(network, what), network.guest(mtu, ipv6) as guest:
+                for name, work, value in step(guest):
+                    self._add(network, (setting.prefix + name, work, value))
 
     def _add(self, network: Network, figure: tuple[str, Work, float]) -> None:
         name, work, value = figure

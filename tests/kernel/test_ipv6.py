@@ -412,6 +412,7 @@ def test_the_gateways_address_is_taken() -> None:
 
 
 def test_the_gateway_is_a_reachable_router(plain: Served) -> None:
+    plain.run("ip", "-6", "neigh", "flush", "dev", DEVICE)
     plain.run("ping", "-6", "-c", "1", GATEWAY6)
     seen = shown(plain, "neigh", "show", GATEWAY6)
     assert "52:55:0a:00:02:02 router REACHABLE" in seen
