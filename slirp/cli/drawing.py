@@ -13,10 +13,11 @@ Does not do: checking (slirp/sight/layout.py does).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from slirp.sight import scsi
-from slirp.sight.layout import FrameLayout, Segment, Vector
+from slirp.sight.layout import FrameLayout, Part, Segment, Vector
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,6 +29,10 @@ STYLES: Final = {
     "arp": "black on magenta",
     "ipv4": "black on green",
     "ipv6": "black on green",
+    "hopbyhop": "black on bright_green",
+    "routing": "black on bright_green",
+    "fragment": "black on bright_green",
+    "destination": "black on bright_green",
     "tcp": "black on yellow",
     "udp": "black on yellow",
     "icmp": "black on yellow",
@@ -56,17 +61,23 @@ def stages(frame: FrameLayout) -> dict[str, tuple[int, tuple[Segment, ...]]]:
     link_len = dict(widest.parts()).get("ethernet", 0)
     out: dict[str, tuple[int, tuple[Segment, ...]]] = {}
     ip = found.get("ip")
-    if ip is not None and len(ip.parts()) > 1 and ip.parts()[1][0] in _TRANSPORTS:
-        transport, header_len = ip.parts()[1][0], ip.parts()[0][1]
+    at = _transport_at(ip.parts()) if ip is not None else None
+    if ip is not None and at is not None:
+        header_len = sum(length for _, length in ip.parts()[:at])
         segments = [
             (name, None if address is None else address - header_len, length)
-            for name, address, length in ip.segments[1:]
+            for name, address, length in ip.segments[at:]
         ]
-        out[transport] = link_len + header_len, tuple(segments)
+        out[ip.parts()[at][0]] = link_len + header_len, tuple(segments)
     for stage, vector in found.items():
         own = tuple(segment for segment in vector.segments if segment[0] != "lane")
         out[stage] = (link_len if stage == "ip" else 0), own
     return out
+
+
+def _transport_at(parts: Sequence[Part]) -> int | None:
+    """Which of a packet's parts is TCP, UDP or the like."""
+    return next((at for at, (name, _) in enumerate(parts) if name in _TRANSPORTS), None)
 
 
 def columns(frame: FrameLayout) -> list[Column]:

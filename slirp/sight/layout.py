@@ -31,8 +31,10 @@ with the vector, and the vectors of one frame with each other:
 Packets belong to one frame when they carry the same packet id. `frames` streams: it holds at most
 `MAX_OPEN_FRAMES` unfinished frames, so a capture may have any length.
 
-Does not do: header checksums (Wireshark does), IPv6 extension headers (their bytes count as
-payload), drawing (see slirp/cli/layout.py).
+IPv6's extension headers are parts of their own, up to EXTENSIONS_MAX of them: `hopbyhop`,
+`routing`, `fragment`, `destination`.
+
+Does not do: header checksums (Wireshark does), drawing (see slirp/cli/layout.py).
 """
 
 from __future__ import annotations
@@ -77,6 +79,10 @@ _ARP_LEN: Final = 28
 _IPV6_LEN: Final = 40
 _UDP_LEN: Final = 8
 _ICMP_LEN: Final = 8
+EXTENSIONS_MAX: Final = 8
+_EXTENSIONS: Final = {0: "hopbyhop", 43: "routing", 44: "fragment", 60: "destination"}
+_FRAGMENT: Final = 44
+_NO_PROTOCOL: Final = -1  # of what is behind a later fragment's header
 _TRANSPORTS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 Part: TypeAlias = tuple[str, int]  # name, bytes
@@ -139,11 +145,35 @@ def _walk(frame: bytes, raw_ip: bool) -> tuple[list[str], list[int], int | None]
         return names, lengths, None
     names.append(name)
     lengths.append(header_len)
+    if name == "ipv6":
+        protocol, header_len = _walk_extensions(datagram, protocol, names, lengths)
     transport_len = _transport_len(protocol, datagram[header_len:])
     if transport_len:
         names.append(_TRANSPORTS[protocol])
         lengths.append(transport_len)
     return names, lengths, datagram_len
+
+
+def _walk_extensions(
+    datagram: bytes, protocol: int, names: list[str], lengths: list[int]
+) -> tuple[int, int]:
+    """Add IPv6's extension headers: what follows them, and where."""
+    at = _IPV6_LEN
+    for _ in range(EXTENSIONS_MAX):
+        name = _EXTENSIONS.get(protocol)
+        if name is None or len(datagram) < at + 8:
+            break
+        is_fragment = protocol == _FRAGMENT
+        length = 8 if is_fragment else 8 + 8 * datagram[at + 1]
+        is_later = is_fragment and int.from_bytes(datagram[at + 2 : at + 4], "big") > 7
+        protocol = _NO_PROTOCOL if is_later else datagram[at]
+        at += length
+        if names[-1] == name:  # as one: so a vector tells them, whose parts may be cut
+            lengths[-1] += length
+        else:
+            names.append(name)
+            lengths.append(length)
+    return protocol, at
 
 
 def _transport_len(protocol: int, segment: bytes) -> int:

@@ -114,11 +114,13 @@ FULL = {"proto": "tcp", "host_addr": "127.0.0.1", "host_port": 80, "guest_port":
     ("field", "value"),
     [
         ("proto", "sctp"),
+        ("proto", "tcp6"),
         ("proto", None),
         ("proto", ["tcp"]),
         ("host_addr", "zzz"),
         ("host_addr", 17),
         ("host_addr", "1.2"),
+        ("host_addr", "::1"),  # slirp4netns has none of IPv6 here, with --enable-ipv6 neither
         ("host_addr", "1.2.3.4\0"),
         ("host_port", 0),
         ("host_port", "80"),
@@ -126,6 +128,7 @@ FULL = {"proto": "tcp", "host_addr": "127.0.0.1", "host_port": 80, "guest_port":
         ("host_port", True),
         ("host_port", 1e300),
         ("guest_addr", "xx"),
+        ("guest_addr", "fd00::100"),
         ("guest_port", 0),
         ("guest_port", None),
         ("guest_port", -1),

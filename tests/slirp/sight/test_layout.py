@@ -10,6 +10,18 @@ from typing import Final
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import TCP as TCPOf
+from scapy.layers.inet import UDP as UDPOf
+from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from dma.iovec import Range
 from slirp.errors import MalformedPacket
@@ -83,6 +95,22 @@ DATA: Final = ethernet(0x800, ipv4(6, TCP + b"x" * 100))  # 154 bytes
             ethernet(0x86DD, b"\x60\0\0\0\0\x1c\x06" + bytes(33) + TCP + bytes(8)),
             "ethernet 14 ipv6 40 tcp 20 payload 8",
         ),
+        (
+            bytes(Ether() / IPv6() / IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting() / UDPOf() / b"xy"),
+            "ethernet 14 ipv6 40 hopbyhop 8 routing 8 udp 8 payload 2",
+        ),
+        (
+            bytes(Ether() / IPv6() / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / TCPOf()),
+            "ethernet 14 ipv6 40 destination 16 tcp 20",  # two of a kind side by side are one part
+        ),
+        (
+            bytes(Ether() / IPv6() / IPv6ExtHdrFragment(m=1) / ICMPv6EchoRequest(data=b"abc")),
+            "ethernet 14 ipv6 40 fragment 8 icmpv6 8 payload 3",
+        ),
+        (
+            bytes(Ether() / IPv6() / IPv6ExtHdrFragment(offset=185, nh=17) / Raw(bytes(16))),
+            "ethernet 14 ipv6 40 fragment 8 payload 16",
+        ),
         (b"short", "payload 5"),
         (b"", ""),
     ],
@@ -105,7 +133,8 @@ def test_the_cuts_that_the_stack_asked_for_win_where_they_name_the_same_headers(
 @settings(max_examples=150)
 def test_parts_add_up_to_the_frame(frame: bytes, headers: list[int], raw_ip: bool) -> None:
     tagged = frame[:12] + b"\x08\x00" + frame[12:]
-    for octets in (frame, tagged):
+    extended = frame[:12] + b"\x86\xdd" + frame[12:18] + b"\0" + frame[18:]
+    for octets in (frame, tagged, extended):
         parts = parts_of(octets, headers, raw_ip=raw_ip)
         assert sum(length for _, length in parts) == len(octets)
         assert all(length > 0 for _, length in parts)
