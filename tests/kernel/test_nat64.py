@@ -158,11 +158,14 @@ def test_names(host: Holder) -> None:
 
 
 def test_the_prefix_is_advertised(host: Holder) -> None:
-    """tshark reads the option; the guest solicits by itself."""
+    """As tshark reads the option, RFC 8781: the prefix, 96 bits (code 0), 225 times 8 seconds."""
     need_tool("tshark")
+    need_tool("rdisc6")
+    names = ("prefix", "plc", "scaled_lifetime")
+    fields = " ".join(f"-e icmpv6.opt.pref64.{name}" for name in names)
     said = in_guest(
         host,
-        "tshark -i tap0 -a duration:6 -Y icmpv6.opt.pref64 -T fields -e icmpv6.opt.pref64.prefix "
-        "-e icmpv6.opt.pref64.scaled_lifetime 2>/dev/null | head -1",
+        "(for i in 1 2 3; do sleep 2; rdisc6 -1 tap0; done) > /dev/null & "
+        f"tshark -l -i tap0 -a duration:7 -Y icmpv6.opt.pref64.plc -T fields {fields} 2>&1",
     )
-    assert re.search(r"64:ff9b::", said), said
+    assert re.search(r"64:ff9b::\t0x0000\t225", said), said
