@@ -28,6 +28,7 @@ from slirp.forward import ForwardSpec, HostAddress, host_text, is_name, parse_fo
 from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
 from slirp.host.forward import Forward, Forwards
+from slirp.host.ipv6 import has_route
 from slirp.host.loop import READABLE, WRITABLE, Loop, Timed
 from slirp.host.observer import Observer
 from slirp.host.own import OwnServices
@@ -95,7 +96,7 @@ class Network:
             self._zones(config), self._servers,
             domains=config.domain_resolvers,
             cache=DnsCache(config.dns_cache) if config.dns_cache else None,
-            dns64=None if nat64 is None else Dns64(Nat64(nat64)),
+            dns64=None if nat64 is None else Dns64(Nat64(nat64), reaches_ipv6=has_route),
         )  # fmt: skip
         self._stack = Stack(config, self._dhcp, self._dhcpv6, self._router)
         self._loop = Loop(clock)
@@ -106,7 +107,7 @@ class Network:
             self._find_guest,
         )  # fmt: skip
         relays.on_gone = self._port_gone
-        self._observer = Observer(relays, self._dhcp)
+        self._observer = Observer(relays, sources)
         self._gone = 0  # ports whose device went away
         self._counters: dict[str, Mapping[str, int]] = {}
         self._attached = 0

@@ -33,6 +33,7 @@ from slirp.wire.icmpv6 import (
 from slirp.wire.ipv6 import HEADER_LEN as IP_LEN
 from slirp.wire.udp import HEADER_LEN as UDP_LEN
 
+WORLD: Final = "2000::"  # of the addresses that are routed, RFC 4291 §2.4
 IPV6_MTU_DISCOVER: Final = 23  # linux/in6.h
 IPV6_PMTUDISC_DONT: Final = 0
 IPV6_PMTUDISC_DO: Final = 2
@@ -118,6 +119,16 @@ class Ipv6Sockets:
             return None
         header = Icmpv6Header.parse(data)
         return (header.rest, data[HEADER_LEN:]) if header.type == ECHO_REPLY else None
+
+
+def has_route() -> bool:
+    """Does the host's kernel know a way to the IPv6 world? It is asked, and nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.connect((WORLD, 9))
+    except OSError:
+        return False
+    return True
 
 
 def parse_error(peer: SockAddr, quoted: bytes, error: bytes) -> SocketError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slirp.address import addr_to_text, mac_to_text
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from slirp.host.udp_mapping import Mapping
     from slirp.ip.neighbours import Guest
     from slirp.services.dhcp import DhcpServer, Lease
+    from slirp.services.dhcpv6 import Dhcpv6Server
+    from slirp.services.dhcpv6 import Lease as Lease6
     from slirp.sight.capture import Capture
     from slirp.sight.selection import Selection
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 class Observer:
     """What stands beside one network's relays."""
 
-    def __init__(self, relays: Dispatcher, dhcp: DhcpServer | None) -> None:
+    def __init__(self, relays: Dispatcher, dhcp: Sequence[DhcpServer | Dhcpv6Server]) -> None:
         self._relays = relays
         self._dhcp = dhcp
         self.events = Events(lambda: relays.loop.now, self._listen)
@@ -47,7 +49,9 @@ class Observer:
     def guests(self) -> list[dict[str, Any]]:
         """Addresses on the virtual wire, with their leases."""
         now = self._relays.loop.now
-        leases = {lease.addr: lease for lease in self._dhcp.leases(now)} if self._dhcp else {}
+        leases: dict[bytes, Lease | Lease6] = {}
+        for server in self._dhcp:
+            leases |= {lease.addr: lease for lease in server.leases(now)}
         found = []
         for guest in self._relays.stack.guests:
             lease = leases.get(guest.addr)
@@ -101,8 +105,8 @@ class Observer:
         relays.tcp.on_flow = self._tell_tcp if on else None
         relays.udp.on_mapping = self._tell_udp if on else None
         self._hang()
-        if self._dhcp is not None:
-            self._dhcp.on_lease = self._tell_lease if on else None
+        for server in self._dhcp:
+            server.on_lease = self._tell_lease if on else None
 
     def _hang(self) -> None:
         """Be told of guests while there is somebody to tell."""
@@ -124,7 +128,7 @@ class Observer:
         told = describe_guest(guest, now)
         self.events.tell("guest-seen", {key: told[key] for key in ("address", "mac", "port")})
 
-    def _tell_lease(self, kind: str, lease: Lease) -> None:
+    def _tell_lease(self, kind: str, lease: Lease | Lease6) -> None:
         self.events.tell(
             kind,
             {
@@ -226,7 +230,7 @@ class Observer:
         return described
 
 
-def _hostname(lease: Lease) -> str:
+def _hostname(lease: Lease | Lease6) -> str:
     return lease.hostname.decode("ascii", "replace")
 
 

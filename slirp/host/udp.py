@@ -30,6 +30,7 @@ Does not do: UDP-Lite, multicast, connection tracking (anybody may answer).
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -53,7 +54,7 @@ from slirp.host.udp_send import dropped_by_kernel, send_datagrams, widen_queue
 from slirp.ip.icmp_translation import mtu_of
 from slirp.ip.layer import Layer, udp_datagram
 from slirp.ip.neighbours import Guest
-from slirp.ip.packet import UdpArrived
+from slirp.ip.packet import DONT_FRAGMENT, UdpArrived
 from slirp.ip.template import PROTOCOL_UDP, Template
 from slirp.shortage import SHORTAGES, is_shortage, persist
 from slirp.stack import Stack
@@ -184,6 +185,8 @@ class UdpRelay:
                 self.to_host += 1
                 return
         failure = send_datagrams(mapping.sock, payload, gso_size, address)
+        if failure == errno.EMSGSIZE and self._may_cut(mapping, payload, gso_size):
+            failure = send_datagrams(mapping.sock, payload, gso_size, address)
         if not failure:
             self.to_host += 1
             return
@@ -196,6 +199,18 @@ class UdpRelay:
                 quoted = quoted.slice(0, gso_size)
             dst = mapping.layer.nat.inward(addr_of(address))
             self._tell(mapping.guest, mapping.port, (dst, address[1]), failure, mtu, quoted)
+
+    def _may_cut(self, mapping: Mapping, payload: tuple[memoryview, ...], gso_size: int) -> bool:
+        """Is the datagram one that no guest of IPv6 can be told to send shorter, on an IPv4 path
+        that is too narrow? Then the socket is told that it may be cut (RFC 7915 §5.1)."""
+        guest = mapping.guest.family
+        size = gso_size or sum(map(len, payload))
+        if mapping.family.addr_len >= guest.addr_len or size > guest.udp_room(guest.min_mtu):
+            return False
+        self.set_hops(mapping, mapping.hops & ~DONT_FRAGMENT)
+        for _ in mapping.family.errors(mapping.sock):  # the one that says so
+            pass
+        return True
 
     def _failed(self, datagram: UdpArrived, failure: int) -> None:
         """A datagram that has no mapping, or is for a forward's peer."""

@@ -139,6 +139,7 @@ class Dhcpv6Server:
         self.config = config
         self.stats: Counter[str] = Counter()
         self.changes = 0  # messages that may have changed a lease
+        self.on_lease: Callable[[str, Lease], None] | None = None  # while somebody listens
         self.duid = DUID_LL + config.mac
         self._ledger = Ledger(config.pool(), holder)
         self._search = tuple(map(labels_of, config.search))
@@ -169,11 +170,7 @@ class Dhcpv6Server:
 
     def leases(self, now: float) -> list[Lease]:
         """What is leased at this instant, by address."""
-        return [
-            Lease(b.addr, b.mac, *b.client, b.hostname, b.expires_at)
-            for b in self._ledger.bound(now)
-            if b.client is not None
-        ]
+        return [_lease_of(b, *b.client) for b in self._ledger.bound(now) if b.client is not None]
 
     def forget_port(self, port: Hashable) -> None:
         """The port was taken off the network."""
@@ -285,6 +282,8 @@ class Dhcpv6Server:
                 self.stats["not_held"] += 1
                 unknown.append(IaNa(ia.iaid, status=Status(wire.NO_BINDING, b"no such lease")))
             else:
+                if binding.state == BOUND:
+                    self._tell("lease-ended", binding)
                 end(binding)
         return self._reply(client.message, ias=tuple(unknown), status=Status(wire.SUCCESS))
 
@@ -346,6 +345,13 @@ class Dhcpv6Server:
         ends = inf if state == BOUND and self.config.lease_time == FOREVER else client.now + seconds
         key = (client.duid, ia.iaid)
         self._ledger.bind(addr, key, client.mac, client.port, state, ends, client.hostname)
+        bound = self._ledger.get(addr)
+        if state == BOUND and bound is not None:
+            self._tell("lease", bound)
+
+    def _tell(self, what: str, binding: Binding) -> None:
+        if self.on_lease is not None and binding.client is not None:
+            self.on_lease(what, _lease_of(binding, *binding.client))
 
     def _given(self, ia: IaNa, addr: bytes) -> IaNa:
         """T1 and T2 at 0.5 and 0.8 of the lifetime, RFC 8415 §21.4."""
@@ -408,6 +414,10 @@ class Dhcpv6Server:
         if asked.partial and asked.labels and self._domain:
             whole = asked.labels + self._domain
         return Fqdn(flags, whole, asked.partial and not self._domain)
+
+
+def _lease_of(binding: Binding, duid: bytes, iaid: int) -> Lease:
+    return Lease(binding.addr, binding.mac, duid, iaid, binding.hostname, binding.expires_at)
 
 
 _Handler: TypeAlias = Callable[[Dhcpv6Server, _Client], Dhcpv6Reply | None]

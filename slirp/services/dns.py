@@ -127,6 +127,7 @@ class _Query:
         "port",
         "purpose",
         "said",
+        "second_best",
         "tokens",
         "ttl",
     )
@@ -140,6 +141,7 @@ class _Query:
         self.payload = payload  # … and the message that asks it
         self.purpose = _Purpose.RELAY
         self.ttl = 0  # seconds that a record made of another may last
+        self.second_best: bytes | None = None  # the answer where nothing can be made
         self.client = client
         self.port = port
         self.over_tcp = over_tcp
@@ -375,6 +377,8 @@ class DnsService:
             return self._finish(query, answer)
         if query.purpose is _Purpose.AAAA:
             outcome = dns64.look_at(answer)
+            if outcome.second_best:
+                query.second_best = answer
             if not outcome.final:
                 return self._ask_for_a(query, outcome.ttl, now)
             if outcome.records is None:
@@ -384,6 +388,8 @@ class DnsService:
             return self._finish(query, _compose(query.parsed, wire.NOERROR, wire.TC))
         else:
             rcode, records = self._make(dns64, query, answer)
+            if not records and query.second_best is not None:
+                return self._finish(query, query.second_best)
         return self._finish(query, _compose(query.parsed, rcode, 0, records))
 
     def _make(self, dns64: Dns64, query: _Query, answer: bytes) -> tuple[int, list[Record]]:

@@ -14,6 +14,9 @@ What §5 wants heeded:
 
 - Existing AAAA records are the answer, and nothing is added to them. Those of ::ffff:0:0/96 do not
   count (§5.1.4): what is inside is an IPv4 address that no IPv6-only guest can use.
+- Where the host has no way to the IPv6 world (`reaches_ipv6`), AAAA records count only if there are
+  no A records: a guest that has nothing but IPv6 would reach nothing by them. This is an exclusion
+  set of ::/0 (§5.1.4), but that what there is stays the answer where nothing better is.
 - NXDOMAIN is the answer, since it is about the name. Any other error of AAAA is as good as an empty
   answer, and so is silence (§5.1.2, §5.1.3): servers exist that fail at AAAA alone.
 - A chain of CNAME and DNAME records goes in front of the synthesized ones (§5.1.5).
@@ -33,7 +36,7 @@ resolver reads neither).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from slirp.address import Prefix
@@ -62,15 +65,22 @@ class Outcome(NamedTuple):
 
     final: bool
     records: list[Record] | None = None
+    second_best: bool = False  # the answer counts where there is no A
     ttl: int = 0  # seconds that a synthesized record may last
 
 
 class Dns64:
     """The rules of one network."""
 
-    def __init__(self, nat64: Nat64, excluded: Sequence[Prefix] = EXCLUDED) -> None:
+    def __init__(
+        self,
+        nat64: Nat64,
+        excluded: Sequence[Prefix] = EXCLUDED,
+        reaches_ipv6: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.nat64 = nat64
         self._excluded = excluded
+        self._reaches_ipv6 = reaches_ipv6
 
     def embedded(self, records: Iterable[Record]) -> list[Record]:
         """AAAA of the A records of a name that the network itself knows."""
@@ -104,6 +114,8 @@ class Dns64:
         kept = [record for record in found if self._counts(record)]
         if not kept:
             return Outcome(final=False, ttl=TTL_MAX if read.soa_ttl is None else read.soa_ttl)
+        if not self._reaches_ipv6():
+            return Outcome(final=False, second_best=True, ttl=TTL_MAX)
         if len(kept) == len(found):
             return Outcome(final=True)
         whole = [record for record in read.answers if record.rtype in CHAIN or record in kept]

@@ -67,6 +67,7 @@ def host() -> Iterator[Holder]:
             ("ip", "addr", "add", "198.51.100.1/24", "dev", "narrow0"),
             ("ip", "link", "set", "narrow0", "up"),
             ("ip", "route", "add", "203.0.113.0/24", "dev", "narrow0", "mtu", "1300"),
+            ("ip", "route", "add", "203.0.114.0/24", "dev", "narrow0", "mtu", "600"),
             ("ip", "route", "add", "prohibit", "198.18.0.0/15"),
         ):
             result = held.run_in(*command)
@@ -139,6 +140,23 @@ def test_the_mtu_of_a_path_is_told_with_what_the_headers_differ(host: Holder) ->
     assert "1320" in said, said
 
 
+def test_what_every_ipv6_link_takes_is_cut_for_a_narrower_path(host: Holder) -> None:
+    """RFC 7915 §5.1: up to 1,280 bytes a sender cannot be told to send less."""
+    program = (
+        "import socket; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.settimeout(1)\n"
+        "s.connect(('64:ff9b::203.0.114.9', 9)); s.setsockopt(41, 25, 1)\n"
+        "for _ in range(3): s.send(bytes(1000))\n"
+        "try: s.recv(1)\n"
+        "except OSError as error: print(error)\n"
+    )
+    said = in_guest(host, f"python3 -c '{program.replace(chr(39), chr(34))}'")
+    assert said.strip() == "timed out"
+    names, values = host.run_in("grep", "^Ip:", "/proc/net/snmp").stdout.splitlines()
+    counters = dict(zip(names.split(), values.split(), strict=True))
+    # Nobody is at the device's other end, so that the pieces are counted as failures.
+    assert int(counters["FragOKs"]) + int(counters["FragFails"]) >= 3
+
+
 def test_names(host: Holder) -> None:
     need_tool("dig")
     ask = "dig +short +tries=1 +timeout=3"
@@ -148,7 +166,10 @@ def test_names(host: Holder) -> None:
 
     assert lines("AAAA four.test") == [MAPPED]
     assert lines("AAAA chain.test") == ["four.test.", MAPPED]
+    assert lines("AAAA both.test") == [MAPPED], "the host has no way to the other"
+    host.run_in("ip", "-6", "route", "add", "default", "dev", "narrow0")
     assert lines("AAAA both.test") == ["2001:db8::1"]
+    host.run_in("ip", "-6", "route", "del", "default", "dev", "narrow0")
     assert lines("AAAA none.test") == []
     assert lines("+dnssec +cdflag AAAA four.test") == []
     assert lines("+tcp AAAA ipv4only.arpa") == ["64:ff9b::c000:aa", "64:ff9b::c000:ab"]

@@ -20,12 +20,14 @@ from scapy.layers.dhcp6 import (
     DHCP6_Reply,
     DHCP6_Request,
     DHCP6_Solicit,
+    DHCP6OptClientFQDN,
     DHCP6OptClientId,
     DHCP6OptIA_NA,
     DHCP6OptIAAddress,
     DHCP6OptRapidCommit,
     DHCP6OptServerId,
 )
+from scapy.layers.dns import DNS, DNSQR
 from scapy.layers.inet import UDP
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
@@ -262,3 +264,25 @@ def test_hostile_messages(lab: Lab, octets: bytes) -> None:
     assert lab.a.say(head / octets, "33:33:00:01:00:02") == []
     assert sum(lab.network.stats()["malformed"].values()) == 1
     assert lab.a.lease() == "fd00::100", "and others go on"
+
+
+def test_leases_are_told_as_they_come_and_go(lab: Lab) -> None:
+    told: list[Any] = []
+    end = lab.network.subscribe(told.append)
+    address = lab.a.lease()
+    held = DHCP6OptIA_NA(iaid=1, ianaopts=[DHCP6OptIAAddress(addr=address)])
+    lab.a.dhcp(DHCP6_Release(trid=1) / DHCP6OptServerId(duid=SERVER) / held)
+    end()
+    kinds = [event.kind for event in told if "lease" in event.kind]
+    assert kinds == ["lease", "lease-ended"]
+
+
+def test_names_of_leases(lab: Lab) -> None:
+    message = DHCP6_Solicit(trid=1) / DHCP6OptRapidCommit() / DHCP6OptIA_NA(iaid=1)
+    lab.a.dhcp(message / DHCP6OptClientFQDN(fqdn="web"))
+    (guest,) = [g for g in lab.network.guests() if g["address"] == "fd00::100"]
+    assert guest["hostname"] == "web"
+    query = DNS(id=7, rd=1, qd=DNSQR(qname="web.internal", qtype="AAAA"))
+    head = IPv6(src="fd00::100", dst="fd00::3") / UDP(sport=4000, dport=53)
+    (answer,) = lab.a.say(head / query, OWN_MAC)
+    assert answer[DNS].an[0].rdata == "fd00::100"

@@ -171,6 +171,27 @@ def test_among_others_they_are_left_out() -> None:
     assert addrs(seen) == ["2001:db8::1"]
 
 
+def nowhere() -> DnsService:
+    """On a host without IPv6."""
+    dns64 = Dns64(Nat64(), reaches_ipv6=lambda: False)
+    return DnsService({}, (RESOLVER,), lambda size: b"\1\1", dns64=dns64)
+
+
+def test_addresses_that_lead_nowhere_do_not_count() -> None:
+    to = nowhere()
+    out = answer(to, ask(to, query()), aaaa("2001:db8::1"))
+    assert asked(out) == (b"example.org.", 1)
+    assert addrs(answered(answer(to, out, a()))) == ["64:ff9b::c000:201"]
+
+
+@pytest.mark.parametrize("rcode", [0, 2])
+def test_where_there_is_nothing_better_they_are_the_answer(rcode: int) -> None:
+    to = nowhere()
+    out = answer(to, ask(to, query()), aaaa("2001:db8::1"))
+    seen = answered(answer(to, out, rcode=rcode))
+    assert (addrs(seen), seen.rcode, seen.id) == (["2001:db8::1"], 0, 7)
+
+
 # Errors, §5.1.2, §5.1.3, §5.1.6
 
 
