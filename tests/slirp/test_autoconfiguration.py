@@ -5,6 +5,7 @@ Frames are scapy's, both ways.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from scapy.layers.dhcp6 import (
     DUID_LL,
     DHCP6_Advertise,
+    DHCP6_Confirm,
     DHCP6_Decline,
     DHCP6_InfoRequest,
     DHCP6_Rebind,
@@ -36,9 +38,10 @@ from scapy.layers.inet6 import (
     ICMPv6NDOptPrefixInfo,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
+    in6_chksum,
 )
 from scapy.layers.l2 import Ether
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
 
 from nic.port import VNET_NONE
 from slirp import Network
@@ -286,3 +289,55 @@ def test_names_of_leases(lab: Lab) -> None:
     head = IPv6(src="fd00::100", dst="fd00::3") / UDP(sport=4000, dport=53)
     (answer,) = lab.a.say(head / query, OWN_MAC)
     assert answer[DNS].an[0].rdata == "fd00::100"
+
+
+def some_message(lab: Lab, dice: random.Random) -> Packet:
+    """Of the conversations above, by either guest in anybody's name."""
+    pick = dice.choice
+    held = [DHCP6OptIAAddress(addr=pick(("fd00::100", "fd00::101", "fd00::2", "2001:db8::1")))]
+    association = DHCP6OptIA_NA(iaid=pick((1, 2)), ianaopts=held[: dice.randrange(2)])
+    kinds = (
+        *(DHCP6_Solicit, DHCP6_Request, DHCP6_Renew, DHCP6_Rebind, DHCP6_Release),
+        *(DHCP6_Decline, DHCP6_InfoRequest, DHCP6_Confirm, DHCP6_Advertise, DHCP6_Reply),
+    )
+    message = pick(kinds)(trid=dice.getrandbits(24))
+    if dice.random() < 0.7:
+        message = message / DHCP6OptServerId(duid=SERVER)
+    if dice.random() < 0.5:
+        message = message / DHCP6OptRapidCommit()
+    return message / association / DHCP6OptClientId(duid=pick((lab.a.duid, lab.b.duid)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_damaged_conversations(seed: int) -> None:
+    """Bytes changed at random, checksums right all the same: nothing is raised, no frame is wrong,
+    no address is the network's own or two guests', and in the end all goes on as ever."""
+    dice = random.Random(seed)
+    lab = Lab()
+    with lab.network:
+        for _ in range(150):
+            guest = dice.choice((lab.a, lab.b))
+            if dice.random() < 0.2:
+                solicitation = bytearray(bytes(ICMPv6ND_RS(res=0) / ICMPv6NDOptSrcLLAddr()))
+                head = IPv6(src=guest.addr, dst="ff02::2", hlim=255, nh=58)
+                octets, to = solicitation, "33:33:00:00:00:02"
+            else:
+                octets = bytearray(bytes(some_message(lab, dice)))
+                head = IPv6(src=guest.addr, dst=SERVERS) / UDP(sport=546, dport=547)
+                to = "33:33:00:01:00:02"
+            for _ in range(dice.choice((0, 1, 1, 2, 5))):
+                at = dice.randrange(len(octets))
+                octets[at : at + dice.randrange(3)] = dice.randbytes(dice.randrange(3))
+                octets = octets or bytearray(1)
+            if head.nh == 58 and len(octets) >= 4:
+                octets[2:4] = bytes(2)
+                octets[2:4] = in6_chksum(58, head, bytes(octets)).to_bytes(2)
+            guest.say(head / Raw(bytes(octets)), to, after=dice.choice((0.0, 0.6, 30.0)))
+            held = [lease["address"] for lease in lab.network.leases()]
+            assert len(held) == len(set(held))
+            assert not {"fd00::2", "fd00::3", "fe80::2"} & set(held)
+        lab.clock.advance(90000.0)
+        lab.settle()
+        assert lab.network.leases() == []
+        lab.a.heard()
+        assert lab.a.lease().startswith("fd00::")
