@@ -3,7 +3,9 @@
 A descriptor is four big-endian words: LADR; status in 15:8 and HADR in 7:0; BCNT, the buffer's
 length as a twelve-bit two's complement below four ones; RMD3 or TMD3. It is loaded once into a
 value, decided upon, and stored back field by field: what the guest changes meanwhile changes
-nothing. The byte with OWN is stored last.
+nothing. The byte with OWN is stored last, and read before anything else: a guest in another
+process gives a descriptor back while we look, its address first and OWN last, and whoever reads in
+the same order finds the old address with the new OWN.
 
 A position counts on for ever; `Ring.address` is where it becomes an index. A descriptor is opened
 for writing when it is loaded, so a fault comes where the chip would meet it, and storing its
@@ -90,9 +92,9 @@ def bcnt(length: int) -> int:
 
 def parse_descriptor(view: memoryview) -> Descriptor | None:
     """Eight bytes in the Am7990's form; None: the guest owns it."""
-    low, status, high, count = _LOAD.unpack_from(view)
-    if not status & OWN:
+    if not view[_STATUS] & OWN:
         return None
+    low, status, high, count = _LOAD.unpack_from(view)
     return Descriptor(status, high << 16 | low, 4096 - (count & 0xFFF), view)
 
 
