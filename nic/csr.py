@@ -149,5 +149,8 @@ class Registers:
         self.csr0 = csr0
         line = csr0 & (INTR | INEA) == INTR | INEA
         if line != self._line:
-            self._line = line
-            self._interrupt(line)
+            self._set_line(line)
+
+    def _set_line(self, line: bool) -> None:
+        self._line = line
+        self._interrupt(line)
