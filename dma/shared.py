@@ -27,33 +27,43 @@ from dma.memory import MemoryMap, Region
 ADDRESS_LIMIT: Final = 1 << 64  # bytes
 
 
-def map_whole(fd: int) -> memoryview:
+def map_whole(fd: int, *, is_writable: bool = True) -> memoryview:
     """All of a file, which is sealed against shrinking where that is possible.
 
     Raises ValueError where it is empty or no file, OSError where it cannot be mapped.
     """
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    return memoryview(mmap.mmap(fd, 0))
+    access = mmap.ACCESS_WRITE if is_writable else mmap.ACCESS_READ
+    return memoryview(mmap.mmap(fd, 0, access=access))
+
+
+def map_region(start: int, size: int, fd: int, offset: int, *, is_writable: bool = True) -> Region:
+    """Map `size` bytes at `offset` of the file as the region at `start`.
+
+    Raises ValueError where that cannot be a region, OSError where it cannot be mapped.
+    """
+    end = start + size
+    if size <= 0 or end > ADDRESS_LIMIT:
+        raise ValueError(f"a region of {size:#x} bytes at {start:#x}")
+    whole = map_whole(fd, is_writable=is_writable)
+    if offset + size > len(whole):
+        raise ValueError(f"a region of {size:#x} bytes at {offset:#x} in {len(whole):#x}")
+    return Region(start, end, whole[offset : offset + size])
 
 
 class SharedMemory(MemoryMap):
     """The regions that were added and not removed; none at first."""
 
     def add(self, start: int, size: int, fd: int, offset: int) -> None:
-        """Map `size` bytes at `offset` of the file as the region at `start`.
-
-        Raises ValueError where that cannot be a region, OSError where it cannot be mapped.
-        """
+        """Map a region, as `map_region`; one that is over another raises ValueError too."""
         end = start + size
-        if size <= 0 or end > ADDRESS_LIMIT:
-            raise ValueError(f"a region of {size:#x} bytes at {start:#x}")
         if any(start < other.end and other.start < end for other in self.regions):
             raise ValueError(f"a region at {start:#x} over another one")
-        whole = map_whole(fd)
-        if offset + size > len(whole):
-            raise ValueError(f"a region of {size:#x} bytes at {offset:#x} in {len(whole):#x}")
-        region = Region(start, end, whole[offset : offset + size])
+        self.insert(map_region(start, size, fd, offset))
+
+    def insert(self, region: Region) -> None:
+        """One more, which is over no other."""
         self.use(sorted((*self.regions, region), key=lambda region: region.start))
 
     def remove(self, start: int, size: int) -> bool:

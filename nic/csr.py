@@ -132,6 +132,10 @@ class Registers:
         self.csr0 |= bits
         self._update()
 
+    def frame_sent(self, status: int, tmd3: int, babble: bool) -> None:
+        """A frame's descriptors are given back: the last one's status as it was, and its errors."""
+        self.raise_status(TINT | BABL if babble else TINT)
+
     def clear(self, bits: int) -> None:
         """Clear read-only bits that the chip itself takes back: RXON, TXON, TDMD."""
         self.csr0 &= ~bits
@@ -145,5 +149,8 @@ class Registers:
         self.csr0 = csr0
         line = csr0 & (INTR | INEA) == INTR | INEA
         if line != self._line:
-            self._line = line
-            self._interrupt(line)
+            self._set_line(line)
+
+    def _set_line(self, line: bool) -> None:
+        self._line = line
+        self._interrupt(line)

@@ -13,7 +13,7 @@ Does not do: runts, loopback, or anything beyond the six bytes.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 BROADCAST: Final = b"\xff" * 6
@@ -26,6 +26,12 @@ FCS_RESIDUE: Final = 0x2144DF1C  # CRC-32 over a frame and its own FCS
 def hash_index(address: bytes) -> int:
     """Which of LADRF's 64 bits speaks for a group address."""
     return (zlib.crc32(address) ^ 0xFFFFFFFF) >> 26
+
+
+def is_hashed(address: bytes, ladrf: Sequence[int]) -> bool:
+    """Is the bit of LADRF set that speaks for a group address?"""
+    index = hash_index(address)
+    return bool(ladrf[index >> 4] >> (index & 15) & 1)
 
 
 def logical_address_filter(addresses: Iterable[bytes]) -> tuple[int, int, int, int]:
@@ -62,7 +68,4 @@ class AddressFilter(NamedTuple):
             return True
         if not dst[0] & GROUP:
             return False
-        if dst == BROADCAST:
-            return True
-        index = hash_index(dst)
-        return bool(self.ladrf[index >> 4] >> (index & 15) & 1)
+        return dst == BROADCAST or is_hashed(dst, self.ladrf)

@@ -33,15 +33,15 @@ Does not do: polling or waiting. nic/lance.py remembers a refused claim and look
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from dma.iovec import IoVec, scatter_copy
 from dma.transfer import CompletionQueue, Direction, Lanes, Transfer
 from nic import csr
 from nic.busmaster import BusMaster, cut
 from nic.csr import Registers
-from nic.filter import FCS_LEN, AddressFilter, fcs_of
+from nic.filter import FCS_LEN, fcs_of
 from nic.port import VNET_NONE
 from nic.ring import BUFF, ENP, ERR, STP, Descriptor, DescriptorRing
 
@@ -49,6 +49,13 @@ ADDRESS_LEN: Final = 6  # bytes
 HEADER_LEN: Final = 14  # bytes: no frame is shorter
 FRAME_MIN: Final = 60  # bytes without FCS: no frame on a wire is shorter
 MCNT_MAX: Final = 0xFFF  # bytes, FCS included
+
+
+class Accepts(Protocol):
+    """An address filter."""
+
+    def accepts(self, dst: bytes) -> bool:
+        """Is a frame with this destination received?"""
 
 
 class RxClaim:
@@ -113,15 +120,17 @@ class Receiver:
     def __init__(
         self,
         ring: DescriptorRing,
-        accepts: AddressFilter,
+        accepts: Accepts,
         lanes: Lanes,
         master: BusMaster,
         registers: Registers,
         stats: dict[str, int],
+        marks: Callable[[bytes], int] | None = None,
     ) -> None:
         self.queue = CompletionQueue()
+        self.filter: Accepts = accepts
+        self.marks = marks  # status bits that say why a destination was accepted
         self._ring = ring
-        self._filter = accepts
         self._lanes = lanes
         self._master = master
         self._registers = registers
@@ -163,6 +172,8 @@ class Receiver:
         if len(dst) < ADDRESS_LEN:
             dst = bytes(claim.views.slice(0, ADDRESS_LEN))
         if self.is_addressed(dst):
+            if self.marks is not None:
+                claim.status = self.marks(dst)
             self._finish(claim, size, max(size, FRAME_MIN) + FCS_LEN)
         else:
             self.cancel(claim)
@@ -173,7 +184,7 @@ class Receiver:
         self.queue.cancel(claim.transfer)
 
     def is_addressed(self, dst: bytes) -> bool:
-        accepted = self._filter.accepts(dst)
+        accepted = self.filter.accepts(dst)
         if not accepted:
             self._stats["rx_filtered"] += 1
         return accepted
@@ -196,6 +207,8 @@ class Receiver:
         scatter_copy(claim.views.segments, octets.segments)
         claim.is_sealed = True
         claim.status = status
+        if self.marks is not None:
+            claim.status |= self.marks(bytes(octets.slice(0, ADDRESS_LEN)))
         self._finish(claim, total - FCS_LEN, total)
         return claim.room >= total
 
@@ -254,7 +267,7 @@ class Receiver:
     def _transfer(
         self, buffers: list[Descriptor], parts: Sequence[int], headers: Sequence[int]
     ) -> Transfer:
-        ranges = cut([(rmd.addr, rmd.length) for rmd in buffers], parts)
+        ranges = cut([(rmd.addr, rmd.length) for rmd in buffers], parts, self._master.space)
         return Transfer(Direction.FROM_DEVICE, ranges, self._lanes, headers)
 
     def _finish(self, claim: RxClaim, size: int, total: int) -> None:

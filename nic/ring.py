@@ -3,11 +3,16 @@
 A descriptor is four big-endian words: LADR; status in 15:8 and HADR in 7:0; BCNT, the buffer's
 length as a twelve-bit two's complement below four ones; RMD3 or TMD3. It is loaded once into a
 value, decided upon, and stored back field by field: what the guest changes meanwhile changes
-nothing. The byte with OWN is stored last.
+nothing. The byte with OWN is stored last, and read before anything else: a guest in another
+process gives a descriptor back while we look, its address first and OWN last, and whoever reads in
+the same order finds the old address with the new OWN.
 
 A position counts on for ever; `Ring.address` is where it becomes an index. A descriptor is opened
 for writing when it is loaded, so a fault comes where the chip would meet it, and storing its
 status later cannot fail. Nothing is kept from one frame to the next: each load is translated anew.
+
+Later chips of the family have other descriptors (nic/pcnet_memory.py): a `Ring` says how long one
+is, and a `DescriptorRing` is given what parses it.
 
 Does not do: the ones above BCNT. The chip ignores them; so do we.
 """
@@ -15,7 +20,7 @@ Does not do: the ones above BCNT. The chip ignores them; so do we.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -58,9 +63,11 @@ class Ring:
 
     base: int  # LanceAddr, a multiple of 8
     entries: int  # power of two, 1..128
+    step: int = DESCRIPTOR_LEN  # bytes of a descriptor
+    space: int = ADDRESS_SPACE  # bytes that the chip can address
 
     def address(self, position: int) -> int:
-        return (self.base + DESCRIPTOR_LEN * (position % self.entries)) % ADDRESS_SPACE
+        return (self.base + self.step * (position % self.entries)) % self.space
 
 
 class Descriptor(NamedTuple):
@@ -83,20 +90,33 @@ def bcnt(length: int) -> int:
     return 0xF000 | -length & 0xFFF
 
 
+def parse_descriptor(view: memoryview) -> Descriptor | None:
+    """Eight bytes in the Am7990's form; None: the guest owns it."""
+    if not view[_STATUS] & OWN:
+        return None
+    low, status, high, count = _LOAD.unpack_from(view)
+    return Descriptor(status, high << 16 | low, 4096 - (count & 0xFFF), view)
+
+
+Parse = Callable[[memoryview], Descriptor | None]
+
+
 class DescriptorRing:
     """A ring as the chip sees it, through the bus."""
 
-    __slots__ = ("_master", "entries", "ring")
+    __slots__ = ("_master", "_parse", "_step", "entries", "ring")
 
-    def __init__(self, ring: Ring, master: BusMaster) -> None:
+    def __init__(self, ring: Ring, master: BusMaster, parse: Parse = parse_descriptor) -> None:
         self.ring = ring
         self.entries = ring.entries
+        self._step = ring.step
         self._master = master
+        self._parse = parse
 
     def load(self, position: int) -> Descriptor | None:
         """The descriptor at a position, or None: the guest owns it, or there was a memory error."""
-        view = self._open(self.ring.address(position), DESCRIPTOR_LEN)
-        return None if view is None else _parse(view)
+        view = self._open(self.ring.address(position), self._step)
+        return None if view is None else self._parse(view)
 
     def walk(self, position: int, stop: int) -> Iterator[Descriptor]:
         """The descriptors from `position` to before `stop`, until one that the guest owns.
@@ -104,17 +124,17 @@ class DescriptorRing:
         Opens several at a time, which costs hardly more than one. Never beyond the page of the
         first: where that one can be reached, the others can, so a fault comes no earlier.
         """
-        count = RUN_FIRST
+        count, step = RUN_FIRST, self._step
         while position < stop:
             addr = self.ring.address(position)
-            to_page_end = (PAGE_LEN - addr % PAGE_LEN) // DESCRIPTOR_LEN
+            to_page_end = (PAGE_LEN - addr % PAGE_LEN) // step
             to_wrap = self.entries - position % self.entries
             count = min(count, stop - position, to_page_end, to_wrap)
-            run = self._open(addr, count * DESCRIPTOR_LEN)
+            run = self._open(addr, count * step)
             if run is None:
                 return
-            for start in range(0, count * DESCRIPTOR_LEN, DESCRIPTOR_LEN):
-                descriptor = _parse(run[start : start + DESCRIPTOR_LEN])
+            for start in range(0, count * step, step):
+                descriptor = self._parse(run[start : start + step])
                 if descriptor is None:
                     return
                 yield descriptor
@@ -130,10 +150,3 @@ class DescriptorRing:
             self._master.refuse()
             return None
         return view
-
-
-def _parse(view: memoryview) -> Descriptor | None:
-    low, status, high, count = _LOAD.unpack_from(view)
-    if not status & OWN:
-        return None
-    return Descriptor(status, high << 16 | low, 4096 - (count & 0xFFF), view)

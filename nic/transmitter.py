@@ -11,19 +11,22 @@ the last that there was, nothing sent, the transmitter off until the next INIT. 
 than 1,518 bytes is BABL and goes out all the same, up to where a transceiver's jabber timer cuts
 the line.
 
+Later chips of the family do more for a frame, or less, as its descriptors say: `TxRules`.
+
 With DTCR=0 the chip makes the FCS; no byte of it ever lies in memory, and nobody behind the port
 asks, so it is not computed. With DTCR=1 the last four bytes are the guest's FCS: taken off, and
 the frame dropped where they are wrong, as any receiver would.
 
 Bounds: a descriptor is looked at only once until it was given back, so a frame has at most 128
-buffers and `next_frame` skips at most 128 leftovers.
+buffers and `next_frame` skips at most 128 leftovers. Where a ring can be longer (nic/pcnet.py) a
+chain of more than BUFFERS_MAX buffers is taken for one without an end.
 
 Does not do: TDMD or the polling interval (nic/lance.py), collisions, or anything that takes time.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from dma.iovec import IoVec, total_len
 from dma.transfer import CompletionQueue, Direction, Lanes, Transfer
@@ -39,13 +42,27 @@ JABBER: Final = (
     25_000  # bytes: 20 ms at 10 Mbit/s, the least that IEEE 802.3 lets a jabber timer run
 )
 
+BUFFERS_MAX: Final = 512  # of one frame
+PAD_TO: Final = 60  # bytes without FCS
 _KEPT: Final = STP | ENP  # what stays of the guest's status byte
+
+
+class TxRules(NamedTuple):
+    """What is done with each frame. The defaults are the Am7990's; the bits are of its status."""
+
+    has_fcs: bool  # MODE.DTCR: the guest's frames end with it
+    pads: bool = False  # frames of less than 60 bytes are made as long
+    makes_fcs: int = 0  # in the first descriptor: make the FCS all the same
+    no_fcs: int = 0  # in the last: do not make it
+    kept: int = _KEPT  # what stays in a descriptor that is given back
+    survives_underflow: bool = False
+    error: int = 0  # TMD3 of every frame: it is not sent
 
 
 class TxFrame(Frame):
     """A frame of the guest's; `release()` lets it have its buffers back."""
 
-    __slots__ = ("_transmitter", "buffers", "is_held", "length", "tmd3", "transfer")
+    __slots__ = ("_transmitter", "buffers", "has_fcs", "is_held", "length", "tmd3", "transfer")
 
     def __init__(
         self, transmitter: Transmitter, buffers: list[Descriptor], transfer: Transfer
@@ -55,6 +72,7 @@ class TxFrame(Frame):
         self.buffers = buffers
         self.transfer = transfer
         self.length = 0  # bytes fetched from memory
+        self.has_fcs = False  # the guest's, at the end
         self.tmd3 = 0  # errors, for the last descriptor
         self.is_held = True
         transfer.completions.append(self.give_back)
@@ -75,15 +93,15 @@ class Transmitter:
         self,
         ring: DescriptorRing,
         lanes: Lanes,
-        has_fcs: bool,
+        rules: TxRules,
         master: BusMaster,
         registers: Registers,
         stats: dict[str, int],
     ) -> None:
         self.queue = CompletionQueue()
+        self.rules = rules
         self._ring = ring
         self._lanes = lanes
-        self._has_fcs = has_fcs  # MODE.DTCR: the guest's frames end with it
         self._master = master
         self._registers = registers
         self._stats = stats
@@ -122,20 +140,21 @@ class Transmitter:
 
     def give_back(self, frame: TxFrame) -> None:
         """The completion: status words in the ring's order, then the interrupt."""
+        kept = self.rules.kept
         for tmd in frame.buffers[:-1]:
-            tmd.store(tmd.status & _KEPT)
+            tmd.store(tmd.status & kept)
         last = frame.buffers[-1]
         if frame.tmd3:
-            last.store(last.status & _KEPT | ERR, frame.tmd3)
+            last.store(last.status & kept | ERR, frame.tmd3)
         else:
-            last.store(last.status & _KEPT)
+            last.store(last.status & kept)
         self._given_back += len(frame.buffers)
-        if frame.tmd3 & TMD3_UFLO:
+        if frame.tmd3 & TMD3_UFLO and not self.rules.survives_underflow:
             self._registers.clear(csr.TXON)
-        babble = frame.length + (0 if self._has_fcs else FCS_LEN) > WIRE_MAX
+        babble = frame.length + (0 if frame.has_fcs else FCS_LEN) > WIRE_MAX
         if babble:
             self._stats["tx_babl"] += 1
-        self._registers.raise_status(csr.TINT | csr.BABL if babble else csr.TINT)
+        self._registers.frame_sent(last.status, frame.tmd3, babble)
 
     def _can_look(self) -> bool:
         """On, and the ring not wholly in use by frames that are still out."""
@@ -150,7 +169,7 @@ class Transmitter:
         """The frame that begins here. None after a memory error, or when its chain has no end."""
         buffers = [tmd]
         if not tmd.status & ENP:
-            stop = self._given_back + self._ring.entries
+            stop = min(self._given_back + self._ring.entries, self._position + BUFFERS_MAX)
             for following in self._ring.walk(self._position + 1, stop):
                 buffers.append(following)
                 if following.status & ENP:
@@ -159,7 +178,7 @@ class Transmitter:
                 if self._registers.csr0 & csr.TXON:
                     self._underflow(buffers)
                 return None
-        ranges = fold([(tmd.addr, tmd.length) for tmd in buffers])
+        ranges = fold([(tmd.addr, tmd.length) for tmd in buffers], self._master.space)
         transfer = Transfer(Direction.TO_DEVICE, ranges, self._lanes, ())
         frame = TxFrame(self, buffers, transfer)
         views = self._master.open(transfer)
@@ -167,13 +186,18 @@ class Transmitter:
             return None
         frame.iov = views
         frame.length = total_len(ranges)
+        rules = self.rules
+        if rules.has_fcs:
+            frame.has_fcs = not tmd.status & rules.makes_fcs
+        elif rules.no_fcs:
+            frame.has_fcs = bool(buffers[-1].status & rules.no_fcs)
         return self._use(frame)
 
     def _underflow(self, buffers: list[Descriptor]) -> None:
         frame = self._use(TxFrame(self, buffers, _nothing()))
         frame.tmd3 = TMD3_BUFF | TMD3_UFLO
         frame.release()
-        self._has_underflowed = True
+        self._has_underflowed = not self.rules.survives_underflow
         self._stats["tx_underflow"] += 1
 
     def _use(self, frame: TxFrame) -> TxFrame:
@@ -184,7 +208,11 @@ class Transmitter:
 
     def _is_sendable(self, frame: TxFrame) -> bool:
         """Count the frame, take the guest's FCS off; whether it gets anywhere."""
-        if self._has_fcs:
+        rules = self.rules
+        if rules.error:
+            frame.tmd3 = rules.error
+            return False
+        if frame.has_fcs:
             if crc_of(frame.iov.segments) != FCS_RESIDUE:
                 self._stats["tx_bad_fcs"] += 1
                 return False
@@ -192,6 +220,8 @@ class Transmitter:
         if frame.length > JABBER:
             self._stats["tx_jabber"] += 1
             return False
+        if rules.pads and len(frame.iov) < PAD_TO:
+            frame.iov += IoVec.of(bytes(PAD_TO - len(frame.iov)))
         self._stats["tx_frames"] += 1
         self._stats["tx_octets"] += len(frame.iov)
         return True

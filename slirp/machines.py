@@ -5,9 +5,12 @@ the one DHCP pool; a machine that leaves, or breaks the framing or its rings, is
 flows are reset, while the others go on. It may come back at any time. A datagram socket has no
 connections: its port stays, and the machine behind it may change.
 
-`wrap` puts something around each port, and `wrap_path` around a vhost-user machine's memory (a
-capture); `report` gets one line per event, without a newline; `when_over` is called when the last
-machine has left and no other can come.
+`wrap` puts something around each port, and `wrap_path(stage, path)` at a stage of the way to the
+memory of a machine that shares it (a capture); `report` gets one line per event, without a newline;
+`when_over` is called when the last machine has left and no other can come.
+
+A machine that gets its card from us (vfio-user) gets an Ethernet address too: the lowest that no
+other has, so that whoever comes back has the one that it had.
 
 Does not do: open sockets (slirp/cli/endpoint.py), move frames.
 """
@@ -17,10 +20,11 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from nic.dgram import DgramPort
 from nic.stream import StreamPort
+from nic.vfio_user.port import VfioUserPort
 from nic.vhost_user.port import VhostUserPort
 
 if TYPE_CHECKING:
@@ -31,12 +35,17 @@ if TYPE_CHECKING:
 
 MACHINES_MAX: Final = 64  # connected at once; the next one is turned away
 ACCEPTS_PER_TURN: Final = 16
+CARDS: Final = bytes.fromhex(
+    "5254 0070 6300"
+)  # Ethernet addresses of cards that we make: the first
+
+MachinePort: TypeAlias = StreamPort | VhostUserPort | VfioUserPort
 
 
 class Machine:
     """One machine's connection."""
 
-    def __init__(self, name: str, port: StreamPort | VhostUserPort) -> None:
+    def __init__(self, name: str, port: MachinePort) -> None:
         self.name = name
         self.port = port
         self.attachment: Attachment | None = None
@@ -51,7 +60,7 @@ class Server:
         *,
         report: Callable[[str], None] = lambda line: None,
         wrap: Callable[[Port], Port] = lambda port: port,
-        wrap_path: Callable[[DmaPath], DmaPath] = lambda path: path,
+        wrap_path: Callable[[str, DmaPath], DmaPath] = lambda stage, path: path,
         when_over: Callable[[], None] = lambda: None,
     ) -> None:
         self._network = network
@@ -64,15 +73,25 @@ class Server:
         self.machines: list[Machine] = []
         self._count = 0
 
-    def listen(self, listener: socket.socket, name: str, *, vhost_user: bool = False) -> None:
+    def listen(self, listener: socket.socket, name: str, protocol: str = "") -> None:
         """Serve every machine that connects to this socket, which is the server's from now on.
 
-        They speak vhost-user, or else send frames in a stream.
+        They speak this protocol (`add`).
         """
         listener.setblocking(False)
         self._listeners.append(listener)
-        add = self.add_vhost_user if vhost_user else self.add_stream
-        self._network.watch(listener.fileno(), lambda: self._handle_connect(listener, name, add))
+        self._network.watch(
+            listener.fileno(), lambda: self._handle_connect(listener, name, protocol)
+        )
+
+    def add(self, sock: socket.socket, name: str, protocol: str = "") -> Machine:
+        """Serve the machine behind this socket: vhost-user, vfio-user, or frames in a stream."""
+        match protocol:
+            case "vhost-user":
+                return self.add_vhost_user(sock, name)
+            case "vfio-user":
+                return self.add_vfio_user(sock, name)
+        return self.add_stream(sock, name)
 
     def add_stream(self, sock: socket.socket, name: str) -> Machine:
         """Serve the machine at the other end of this stream socket."""
@@ -94,12 +113,31 @@ class Server:
             mtu=self._network.mtu,
             on_gone=lambda why: self._left(machine, why),
             on_change=changed,
+            path=lambda path: self._wrap_path("virtio", self._wrap_path("memory", path)),
+        )
+        machine = self._add(port, name)
+        return machine
+
+    def add_vfio_user(self, sock: socket.socket, name: str) -> Machine:
+        """Serve the machine at the other end of this Unix socket, which gets a PCI card."""
+        port = VfioUserPort(
+            sock,
+            mac=self._free_address(),
+            mtu=self._network.mtu,
+            on_gone=lambda why: self._left(machine, why),
             path=self._wrap_path,
         )
         machine = self._add(port, name)
         return machine
 
-    def _add(self, port: StreamPort | VhostUserPort, name: str) -> Machine:
+    def _free_address(self) -> bytes:
+        """The lowest Ethernet address that no card of ours has."""
+        taken = {m.port.mac for m in self.machines if isinstance(m.port, VfioUserPort)}
+        first = int.from_bytes(CARDS, "big")
+        every = ((first + number).to_bytes(6, "big") for number in range(MACHINES_MAX + 1))
+        return next(mac for mac in every if mac not in taken)
+
+    def _add(self, port: MachinePort, name: str) -> Machine:
         self._count += 1
         machine = Machine(f"machine {self._count}", port)
         machine.attachment = self._network.attach(self._wrap(port), machine.name)
@@ -117,9 +155,7 @@ class Server:
         self._fixed.append((port, self._network.attach(self._wrap(port), name)))
         return port
 
-    def _handle_connect(
-        self, listener: socket.socket, name: str, add: Callable[[socket.socket, str], Machine]
-    ) -> None:
+    def _handle_connect(self, listener: socket.socket, name: str, protocol: str) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, _ = listener.accept()
@@ -133,7 +169,7 @@ class Server:
                 self._report(f"{name}: {MACHINES_MAX} machines are connected; one more turned away")
                 continue
             try:
-                add(sock, name)
+                self.add(sock, name, protocol)
             except OSError as error:  # it took the last descriptor
                 sock.close()
                 self._report(f"{name}: {error.strerror}; a machine was turned away")

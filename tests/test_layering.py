@@ -80,6 +80,8 @@ ROOMS: Final = (  # the longest name that fits counts
     Room("nic.virtio.fence", NIC, world=True),  # a lock, which is a barrier
     Room("nic.vhost_user.channel", (*NIC, "slirp.shortage"), world=True),
     Room("nic.vhost_user.port", NIC, world=True),
+    Room("nic.vfio_user.channel", (*NIC, "slirp.shortage"), world=True),
+    Room("nic.vfio_user.port", NIC, world=True),
     Room("slirp", ("dma.iovec",)),
     Room("slirp.address", world=True),  # inet_pton and inet_ntop only: the forms of an address
     Room("slirp.wire", ("dma.iovec",)),

@@ -42,7 +42,15 @@ STYLES: Final = {
     "fcs": "white on red",
     "data": "white on blue",
 }
-_DIGITS: Final = {"lance": 6, "virtio": 9, "ledma": 8, "memory": 9, "scsi": 10, "espdma": 8}
+_DIGITS: Final = {
+    "lance": 6,
+    "virtio": 9,
+    "pcnet": 9,
+    "ledma": 8,
+    "memory": 9,
+    "scsi": 10,
+    "espdma": 8,
+}
 _TRANSPORTS: Final = ("tcp", "udp", "icmp", "icmpv6")
 
 

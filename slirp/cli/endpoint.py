@@ -7,7 +7,7 @@
     dgram:PATH[,MACHINE]          a datagram socket, mode 0600, for one machine; MACHINE: its path
     udp:[HOST:]PORT,[HOST:]PORT   our address and the machine's, for one machine
 
-`open_vhost_user` opens PATH or fd:N for vhost-user, which is a stream socket as well.
+`open_shared` opens PATH or fd:N for vhost-user or vfio-user, which are stream sockets as well.
 
 Whoever connects is on the virtual network and reaches what the host reaches, so a socket is for
 its owner: a path has mode 0600 from its first moment, and a TCP or UDP address must be of the
@@ -45,7 +45,7 @@ class Endpoint(NamedTuple):
     path: str = ""  # to be removed at the end
     identity: tuple[int, int] = (0, 0)  # device and inode of what was made at `path`
     peer: str = ""  # of a datagram socket with a path: the only machine meant
-    vhost_user: bool = False  # what comes over the stream
+    protocol: str = ""  # what comes over the stream: frames, or this
 
     @property
     def is_datagram(self) -> bool:
@@ -87,15 +87,15 @@ def open_endpoint(text: str, *, allow_remote: bool = False) -> Endpoint:
     raise _bad(text, FORMS)
 
 
-def open_vhost_user(text: str) -> Endpoint:
-    """Open a path or fd:N for vhost-user. Raises Failure."""
+def open_shared(text: str, protocol: str) -> Endpoint:
+    """Open a path or fd:N for vhost-user or vfio-user. Raises Failure."""
     if text.startswith("fd:"):
         endpoint = _open_fd(text, text.removeprefix("fd:"))
     else:
         endpoint = _open_path(text, text.removeprefix("unix:"), socket.SOCK_STREAM)
     if endpoint.sock.family != socket.AF_UNIX or endpoint.is_datagram:
-        raise Failure(f"{text}: vhost-user needs a Unix stream socket")
-    return endpoint._replace(vhost_user=True)
+        raise Failure(f"{text}: {protocol} needs a Unix stream socket")
+    return endpoint._replace(protocol=protocol)
 
 
 def _bad(text: str, advice: str) -> Failure:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from slirp.cli import log, options
 from slirp.cli.control import open_control, tell_ready
-from slirp.cli.endpoint import Endpoint, open_endpoint, open_vhost_user
+from slirp.cli.endpoint import Endpoint, open_endpoint, open_shared
 from slirp.cli.failure import USAGE, Failure
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ sockets:
   dgram:PATH[,MACHINE]         -netdev dgram; one machine, whose own path may be given
   udp:[HOST:]PORT,[HOST:]PORT  -netdev dgram over UDP; our address and the machine's
   --vhost-user PATH            -netdev vhost-user; any number of machines, and the fastest
+  --vfio-user PATH             -device vfio-user-pci, which becomes a PCnet-PCI II (Am79C970A)
 """
 EPILOG: Final = """\
 example, in two terminals:
@@ -60,6 +61,10 @@ def configure(parser: ArgumentParser) -> None:
         "--vhost-user", action="append", default=[], metavar="PATH",
         help="a socket, or fd:N, for machines that share their memory; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--vfio-user", action="append", default=[], metavar="PATH",
+        help="the same for machines that get a PCI card, an Am79C970A; may be repeated",
+    )  # fmt: skip
     parser.add_argument("sockets", nargs="*", metavar="SOCKET", help="where machines connect")
 
 
@@ -68,7 +73,8 @@ def run(args: Namespace) -> int:
     from slirp.machines import Server
 
     log.use_json(on=args.log_json)
-    if not args.sockets and not args.vhost_user:
+    names = [*args.sockets, *args.vhost_user, *args.vfio_user]
+    if not names:
         raise Failure("no socket to listen on; try: slirp listen unix:/tmp/net.sock", USAGE)
     with ExitStack() as stack:
         signals = SignalFd(ENDING)
@@ -83,7 +89,7 @@ def run(args: Namespace) -> int:
             stack.callback(endpoint.remove)
             serve(server, endpoint)
         open_control(args, network, stack)
-        report("listening on " + ", ".join([*args.sockets, *args.vhost_user]))
+        report("listening on " + ", ".join(names))
 
         def end() -> None:
             for _ in signals.read():  # taken: they would kill when they are no longer blocked
@@ -102,7 +108,9 @@ def open_all(args: Namespace) -> Iterator[Endpoint]:
     for text in args.sockets:
         yield open_endpoint(text, allow_remote=args.allow_remote)
     for text in args.vhost_user:
-        yield open_vhost_user(text)
+        yield open_shared(text, "vhost-user")
+    for text in args.vfio_user:
+        yield open_shared(text, "vfio-user")
 
 
 def serve(server: Server, endpoint: Endpoint) -> None:
@@ -110,11 +118,9 @@ def serve(server: Server, endpoint: Endpoint) -> None:
     if endpoint.is_datagram:
         server.add_datagram(endpoint.sock, endpoint.name, endpoint.peer)
     elif endpoint.listens:
-        server.listen(endpoint.sock, endpoint.name, vhost_user=endpoint.vhost_user)
-    elif endpoint.vhost_user:
-        server.add_vhost_user(endpoint.sock, endpoint.name)
+        server.listen(endpoint.sock, endpoint.name, endpoint.protocol)
     else:
-        server.add_stream(endpoint.sock, endpoint.name)
+        server.add(endpoint.sock, endpoint.name, endpoint.protocol)
 
 
 def report(line: str) -> None:

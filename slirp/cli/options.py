@@ -400,16 +400,16 @@ def capture_of(args: Namespace | capture_file.Output, stack: ExitStack) -> Calla
 
 def captures_of(
     args: Namespace | capture_file.Output, stack: ExitStack
-) -> tuple[Callable[[Port], Port], Callable[[DmaPath], DmaPath]]:
+) -> tuple[Callable[[Port], Port], Callable[[str, DmaPath], DmaPath]]:
     """The same, and what puts it into the way to a virtual machine's memory."""
     writer = capture_file.open_writer(args)
     if writer is None:
-        return lambda port: port, lambda path: path
+        return lambda port: port, lambda stage, path: path
     from slirp.sight.capture import Capture
 
     stack.enter_context(writer)
     capture = Capture(writer)
-    return capture.port, lambda path: capture.tap("virtio", capture.tap("memory", path))
+    return capture.port, capture.tap
 
 
 def _lease(text: str) -> tuple[str, str]:

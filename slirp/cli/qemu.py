@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Final
 
 from slirp.cli import log, options
 from slirp.cli.control import open_control, tell_ready
-from slirp.cli.endpoint import open_vhost_user
+from slirp.cli.endpoint import open_shared
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.listen import report
 from slirp.linux.signals import SI_KERNEL, SignalFd
@@ -136,7 +136,7 @@ def await_machine(
 ) -> str:
     """The path of a socket for one machine, which is gone when the machine is there."""
     folder = stack.enter_context(TemporaryDirectory(prefix="slirp-"))
-    endpoint = open_vhost_user(f"{folder}/net")
+    endpoint = open_shared(f"{folder}/net", "vhost-user")
     listener = stack.enter_context(endpoint.sock)
 
     def handle_connect() -> None:

@@ -12,7 +12,8 @@ for a capture there is no tap, and nothing is spent.
 - `StageTap` is a DmaPath and wraps one. It stands in front of the stage that it is named for's
   output: `lance` sees what the chip drives (24-bit addresses, wire order, FCS), `ledma` what LEDMA
   drives (DVMA), `memory` physical ranges and the bytes as they lie in RAM, gathered. A virtual
-  machine's frames pass `virtio` and `memory`, both with the guest's physical addresses. A disk's
+  machine's frames pass `virtio`, or `pcnet` (with FCS), and `memory`, all with the guest's physical
+  addresses. A disk's
   bytes pass `scsi`, `esp`, `espdma` and the same `memory` (slirp/sight/scsi.py has their packets).
   Only frames and disks' data are kept: a transfer whose `headers` is None is the chip's own
   business and passes.
@@ -83,6 +84,10 @@ ETHERNET: Final = Interface("ethernet", LINKTYPE_ETHERNET, "frames at the port, 
 LANCE: Final = Interface(
     "lance", LINKTYPE_ETHERNET, "Am7990: wire order, with FCS; 24-bit addresses", FCS_LEN
 )
+PCNET: Final = Interface(
+    "pcnet", LINKTYPE_ETHERNET, "Am79C970A: wire order, with FCS; physical addresses", FCS_LEN
+)
+_CHIPS: Final = {"lance": LANCE, "pcnet": PCNET}  # what they drive is in wire order
 _BUS: Final = {
     "ledma": "behind LEDMA: bus order; DVMA addresses",
     "virtio": "frames in virtqueue buffers, without the virtio-net header; physical addresses",
@@ -91,8 +96,8 @@ _BUS: Final = {
 
 
 def _interface(stage: str, exchanged: bool) -> Interface:
-    if stage == "lance":
-        return LANCE
+    if stage in _CHIPS:
+        return _CHIPS[stage]
     if not exchanged:
         return Interface(stage, LINKTYPE_ETHERNET, _BUS[stage])
     return Interface(stage, LINKTYPE_USER0, _BUS[stage] + "; byte pairs exchanged (BSWP=0)")
@@ -324,7 +329,7 @@ class StageTap:
         frame = from_words(octets, sight.passage.ranges, size) if exchanged else octets
         if outbound and self.stage == "virtio":
             self._capture.sent(frame, sight.passage.packet_id)
-        if outbound and self.stage == "lance":
+        if outbound and self.stage in _CHIPS:
             frame = octets = self._as_on_the_wire(frame, sight.passage.packet_id)
         fcs_len = FCS_LEN if has_fcs(frame) else 0
         parts = parts_of(frame, sight.transfer.headers or (), fcs_len=fcs_len)
@@ -354,7 +359,7 @@ class StageTap:
 
     def exchanges(self, transfer: Transfer) -> bool:
         """Do the bytes lie in exchanged lanes where this tap looks?"""
-        return transfer.lanes is Lanes.EXCHANGED and self.stage != "lance"
+        return transfer.lanes is Lanes.EXCHANGED and self.stage not in _CHIPS
 
     def _as_on_the_wire(self, frame: bytes, packet_id: int) -> bytes:
         """The guest's frame with the FCS that the chip puts behind it, unless it is there."""

@@ -1,13 +1,13 @@
 """The vector of a captured frame at each stage: named, written as a comment, and checked.
 
 A frame passes the stages `ip`, `ethernet`, `lance`, `ledma`, `memory`, and at each of them it is a
-list of ranges; in a virtual machine `ip`, `ethernet`, `virtio`, `memory`. So do a disk's bytes:
-`scsi` (bytes of the image), `esp` (positions in the request), `espdma` (DVMA), `memory`. A `Vector`
-is that list with names: each part of the frame (ethernet, ipv4, tcp, payload, pad, fcs …) with its
-address in the stage's own space and its length. At `ip` and `ethernet` an address is the offset in
-the packet; at `lance` it has 24 bits, at `ledma` 32 (DVMA), at `virtio` and `memory` it is the
-guest's physical one. A part that a descriptor's or a page's end cuts appears once for each piece.
-As a packet's comment it reads
+list of ranges; in a virtual machine `ip`, `ethernet`, `virtio` or `pcnet`, `memory`. So do a
+disk's bytes: `scsi` (bytes of the image), `esp` (positions in the request), `espdma` (DVMA),
+`memory`. A `Vector` is that list with names: each part of the frame (ethernet, ipv4, tcp, payload,
+pad, fcs …) with its address in the stage's own space and its length. At `ip` and `ethernet` an
+address is the offset in the packet; at `lance` it has 24 bits, at `ledma` 32 (DVMA), at `virtio`,
+`pcnet` and `memory` it is the guest's physical one. A part that a descriptor's or a page's end cuts
+appears once for each piece. As a packet's comment it reads
 
     vector lance ethernet=0x001000+14 ipv4=0x00100e+20 tcp=0x001022+20 payload=0x001036+1460 …
 
@@ -53,6 +53,7 @@ from slirp.sight.pcapng import LINKTYPE_UPPER_PDU, Packet
 
 STAGES: Final = ("ip", "ethernet", "lance", "ledma", "memory")  # from the stack towards RAM
 VIRTIO_STAGES: Final = ("ip", "ethernet", "virtio", "memory")
+PCNET_STAGES: Final = ("ip", "ethernet", "pcnet", "memory")
 DISK_STAGES: Final = ("scsi", "esp", "espdma", "memory")  # from the disk towards RAM
 DATA: Final = "data"  # the one part of a disk's vector
 MAX_OPEN_FRAMES: Final = 1024  # frames that wait for packets of further stages
@@ -66,6 +67,7 @@ LANE: Final = "lane"  # a byte of the word at an odd end that is not the frame's
 
 _ADDRESS_DIGITS: Final = {"ip": 4, "ethernet": 4, "lance": 6, "ledma": 8, "memory": 9} | {
     "virtio": 9,
+    "pcnet": 9,
     "scsi": 10,
     "esp": 4,
     "espdma": 8,
@@ -419,7 +421,7 @@ def frames(packets: Iterable[Packet]) -> Iterator[FrameLayout]:
     yield from open_frames.values()
 
 
-_ORDER: Final = (*DISK_STAGES[:-1], *VIRTIO_STAGES[:-1], *STAGES[2:])
+_ORDER: Final = (*DISK_STAGES[:-1], *VIRTIO_STAGES[:-1], "pcnet", *STAGES[2:])
 
 
 def _rank(stage: str) -> int:
@@ -442,7 +444,7 @@ def check(frame: FrameLayout) -> Disagreement | None:
 def _check_alone(one: Seen) -> str | None:
     """The vector against the bytes, and the rules of its own stage."""
     vector, data = one.vector, one.data
-    if vector.stage not in (DISK_STAGES if vector.command else (*STAGES, "virtio")):
+    if vector.stage not in (DISK_STAGES if vector.command else (*STAGES, "virtio", "pcnet")):
         return "there is no such stage"
     total = sum(length for _, _, length in vector.segments)
     if total != one.captured_len:
@@ -522,6 +524,8 @@ def _check_pair(upper: Seen, lower: Seen, is_virtio: bool) -> str | None:
         return _check_ledma(upper.vector, lower.vector)
     if stages == ("ledma", "memory"):
         return _check_pages(upper.vector, lower.vector)
+    if stages == ("pcnet", "memory") and upper.vector.runs() != lower.vector.runs():
+        return "not the addresses of pcnet, though there is nothing between the two"
     if stages in (("lance", "memory"), ("espdma", "memory")):
         return _check_pages(upper.vector, lower.vector)
     return None

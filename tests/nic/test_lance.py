@@ -384,7 +384,7 @@ def test_longer_frames_by_choice() -> None:
 
 
 def test_more_completions_than_one_poll_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nic.lance.COMPLETIONS_PER_POLL", 2)
+    monkeypatch.setattr("nic.engine.COMPLETIONS_PER_POLL", 2)
     chip = started(rx=4)
     for _ in range(3):
         assert chip.lance.receive(frame_of(60))

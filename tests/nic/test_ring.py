@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,3 +108,22 @@ def test_a_walk_faults_no_earlier_than_a_load() -> None:
     assert faults == []
     assert list(walk) == []
     assert faults == ["fault"]
+
+
+def test_own_is_read_before_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest in another process gives a descriptor back while the chip looks at it."""
+    memory = GuestMemory(1 << 16)
+    descriptors = DescriptorRing(Ring(0x100, 1), BusMaster(memory, pytest.fail))
+    view = memory.view(PhysAddr(0x100), 8)
+    view[:] = struct.pack(">4H", 0x3000, 0x0300, bcnt(64), 0)  # the guest's: buffer 0x003000
+
+    class Torn:
+        """Reads the address, then the guest has its turn, then reads the rest."""
+
+        def unpack_from(self, octets: memoryview) -> tuple[int, ...]:
+            (low,) = struct.unpack_from(">H", octets)
+            view[:] = struct.pack(">4H", 0x4000, OWN << 8, bcnt(64), 0)  # buffer 0x004000
+            return (low, *struct.unpack_from(">BBH", octets, 2))
+
+    monkeypatch.setattr("nic.ring._LOAD", Torn())
+    assert descriptors.load(0) is None  # and never the old buffer with the new OWN

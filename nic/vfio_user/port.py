@@ -1,0 +1,142 @@
+"""A vfio-user connection as a port: a PCI card that a machine's own driver runs.
+
+The client (QEMU) connects, passes the machine's memory by descriptor and sends each access to the
+card's registers as a message. What a message does is nic/vfio_user/server.py's; the card is a
+PCnet-PCI II (nic/pcnet_card.py), whose rings lie in the machine's memory. So a host's socket fills
+the guest's receive buffers directly, and what the guest sends is seen where it lies: no byte is
+copied here.
+
+`fileno()` is an epoll descriptor with the socket and the card's doorbell. `frames` first obeys what
+the client says, then hands out what the card has fetched; `poll`, at the end of the loop's turn,
+runs the completions, which interrupt the guest by its eventfd.
+
+What a client does wrong ends this connection and no other: `on_gone` is told why from within
+`frames()`; without one it raises `DeviceGone`. What a guest writes into the card's registers and
+rings is the card's business, and at worst its own master abort.
+
+Does not do: listen or connect (slirp/machines.py). A client may truncate the file that it lends
+(dma/shared.py); it is trusted that far.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from dma.transfer import DmaPath
+from nic.engine import FRAME_MAX
+from nic.pcnet_card import PcnetCard
+from nic.port import DeviceGone, Frame, PortDefaults
+from nic.receiver import RxClaim
+from nic.vfio_user.channel import Channel, Hangup
+from nic.vfio_user.intx import CLOSED, Intx
+from nic.vfio_user.memory import MachineMemory
+from nic.vfio_user.messages import BadMessage
+from nic.vfio_user.server import Server
+
+_EVENTFD: Final = "anon_inode:[eventfd]"
+
+
+class VfioUserPort(PortDefaults):
+    """One machine's connection. `path(stage, memory)` may put taps into the way to its memory."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        mac: bytes,
+        mtu: int = 1500,
+        on_gone: Callable[[str], None] | None = None,
+        path: Callable[[str, DmaPath], DmaPath] = lambda stage, memory: memory,
+    ) -> None:
+        self.max_frame = min(14 + mtu, FRAME_MAX)
+        self.mac = mac  # the card's
+        self.gone = ""  # why it is over
+        self.broken = False  # it is, because the client broke the protocol
+        self._on_gone = on_gone
+        self._channel = Channel(sock)
+        self._memory = MachineMemory()
+        self._intx = Intx()
+        self.card = PcnetCard(
+            self._memory, self._intx.set_level, mac=mac, max_frame=self.max_frame, path=path
+        )
+        self.chip = self.card.chip
+        self._server = Server(self.card, self._memory, self._intx, check_event)
+        self._epoll = select.epoll()
+        for fd in (self._channel.fileno(), self.chip.fileno()):
+            self._epoll.register(fd, select.EPOLLIN)
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """The chip's counters."""
+        return self.chip.stats
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def claim(self, size: int, headers: Sequence[int] = ()) -> RxClaim | None:
+        return None if self.gone else self.chip.claim(size, headers)
+
+    def poll(self, now: float) -> float | None:
+        return None if self.gone else self.chip.poll(now)
+
+    def frames(self) -> Iterator[Frame]:
+        if self.gone:
+            return
+        try:
+            self._obey()
+        except BadMessage as bad:
+            self.broken = True
+            self._end(str(bad))
+        except Hangup as hangup:
+            self._end(str(hangup))
+        else:
+            yield from self.chip.frames()
+
+    def _obey(self) -> None:
+        """What one read brings; the rest is there in the next frames()."""
+        if not self._channel.read():
+            return
+        while (message := self._channel.next()) is not None:
+            try:
+                reply = self._server.handle(message)
+            finally:
+                for fd in message.fds:
+                    os.close(fd)
+            if reply is not None:
+                self._channel.send(reply)
+
+    def _end(self, why: str) -> None:
+        self.gone = why
+        self._stop()
+        if self._on_gone is None:
+            raise DeviceGone(errno.ENOTCONN, f"the machine {why}")
+        self._on_gone(why)
+
+    def _stop(self) -> None:
+        """Nothing reaches the machine's memory from here on, and nobody is interrupted."""
+        self._intx.connect(CLOSED)
+        self.card.reset()
+        self._memory.clear()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stop()
+        self._epoll.close()
+        self.chip.close()
+        self._channel.close()
+
+
+def check_event(fd: int) -> None:
+    """Raises BadMessage where this is no eventfd."""
+    try:
+        kind = os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:  # there is no /proc
+        kind = _EVENTFD
+    if kind != _EVENTFD:
+        raise BadMessage("sent a descriptor for events that is no eventfd")
+    os.set_blocking(fd, False)
