@@ -163,3 +163,54 @@ def connect(machine: socket.socket, path: Path, process: subprocess.Popen[str]) 
             continue
         return
     raise AssertionError(process.communicate())
+
+
+def test_files_are_served_out_of_a_sandbox(tmp_path: Path) -> None:
+    """The folder is opened before the sandbox hides where it is; so is all that serves it."""
+    for tool in ("curl", "tftp", "ntpdate"):
+        need_tool(tool)
+    (tmp_path / "file").write_text("served\n")
+    services = ("--http", str(tmp_path), "--tftp", str(tmp_path), "--ntp")
+    with holder() as held:
+        command = (*SLIRP, "attach", "-c", "--enable-sandbox", *services, str(held.pid), "tap0")
+        with attached(*command):
+            said = held.run_in("curl", "-sS", "--max-time", "10", "http://10.0.2.2/file")
+            assert said.stdout == "served\n", said.stderr
+            later = ("-H", "If-Modified-Since: Sun, 06 Nov 2094 08:49:37 GMT")
+            told = ("-o", "/dev/null", "-w", "%{http_code}", "http://10.0.2.2/file")
+            assert held.run_in("curl", "-sS", "--max-time", "10", *later, *told).stdout == "304"
+            got = tmp_path / "got"
+            held.run_in("tftp", "-m", "binary", "10.0.2.2", "-c", "get", "file", str(got))
+            assert got.read_text() == "served\n"
+            assert " s8 " in held.run_in("ntpdate", "-q", "10.0.2.2").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--forward", "auto", "--enable-sandbox"), "--enable-sandbox hides who listens"),
+        (("--forward", "auto:x"), "--forward auto:x: write auto"),
+        (("--forward", "auto", "--forward", "auto:80"), "auto is given twice"),
+        (("--tftp", "/nowhere/at/all"), "--tftp /nowhere/at/all: No such file or directory"),
+        (("--dns-record", "x"), "--dns-record x: write NAME=ADDR"),
+        (("--guestfwd", "x"), "--guestfwd x: write ADDR:PORT=TARGET"),
+        (("--dns", "x.test=ten"), "--dns ten: a resolver is given by its address"),
+        (("--port-share", "2"), "--port-share 2.0: must be above 0"),
+    ],
+)
+def test_options_that_run_has_too(options: tuple[str, ...], why: str) -> None:
+    with holder() as held:
+        result = run(*SLIRP, "attach", *options, str(held.pid), "tap0")
+    assert result.returncode in (1, 2)
+    assert why in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_restricted_with_a_guest_forward(tmp_path: Path) -> None:
+    need_tool("curl")
+    with WebServer(b"content") as web, holder() as held:
+        options = ("--restrict", "--guestfwd", f"192.0.2.80:80=127.0.0.1:{web.port}")
+        with attached(*SLIRP, "attach", "-c", *options, str(held.pid), "tap0"):
+            url = ("curl", "-sS", "--max-time", "10")
+            assert held.run_in(*url, "http://192.0.2.80/").stdout == "content"
+            assert held.run_in(*url, f"http://10.0.2.2:{web.port}/").returncode != 0
