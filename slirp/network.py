@@ -44,7 +44,10 @@ from slirp.services.zones import LeasedNames, Zones
 from slirp.stack import Stack
 
 if TYPE_CHECKING:
+    import socket
+
     from nic.port import DeviceGone, Port
+    from slirp.host.handover import Given
 
 HOLDER_FOR: Final = 60.0  # seconds that an address counts as used after its guest was seen
 HOST_NAMES: Final = (
@@ -112,6 +115,7 @@ class Network:
         self._counters: dict[str, Mapping[str, int]] = {}
         self._attached = 0
         self._stopping = False
+        self.abandoned = False  # another process goes on in our place
         self._closed = False
         self._own = OwnServices(self._loop, self._stack, relays)
         try:
@@ -289,6 +293,43 @@ class Network:
         restorer = Restorer(self._dispatcher, self._dhcp, found, lambda spec: self._open((spec,)))
         self._observer.restore(restorer)
         return restorer.report
+
+    def hand_over(self) -> Given:
+        """What another process needs to go on in this one's place (slirp/host/handover.py).
+
+        Nothing changes by it. Whoever has taken it is followed by `abandon` here.
+        """
+        from slirp.host.handover import given
+
+        relays = self._dispatcher
+        relays.udp.outgoing.flush(self._loop.now)
+        relays.tcp.settle(self._loop.now)
+        return given(relays, self._dhcp, self._forwards, self.config)
+
+    def abandon(self) -> None:
+        """Another process goes on: from here on nothing is sent, reset or removed."""
+        self.abandoned = True
+        self._loop.forget_all()
+        self._dispatcher.tcp.abandon()
+        self._forwards.abandon()
+
+    def take_over(
+        self, values: Mapping[str, Any], socks: Mapping[int, socket.socket], attachment: Attachment
+    ) -> dict[str, int]:
+        """Go on in another process's place, with the one port that it had: how many of each kind.
+
+        Nothing is read or sent before the first turn. Raises ConfigError for what is none of
+        `hand_over`'s.
+        """
+        from slirp.host.handover import Taken
+        from slirp.host.state import Damaged
+
+        taken = Taken(values, socks)
+        try:
+            taken.enter(self._dispatcher, self._dhcp, self._forwards, attachment)
+        except Damaged as damage:
+            raise ConfigError(f"handover: {damage}", "handover") from None
+        return taken.report
 
     def use_resolvers(self, resolvers: Sequence[str | Resolver] | None) -> None:
         """Ask these from now on; None: the ones that resolv.conf names."""

@@ -19,12 +19,14 @@ from slirp.errors import ConfigError
 
 TYPE_CHECKING = False  # as typing has it; this is imported before there is time for `typing`
 if TYPE_CHECKING:
+    import socket
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable
     from contextlib import ExitStack
     from typing import Final, Protocol
 
-    from slirp.control.verbs import Verbs
+    from slirp.control.server import ControlSocket
+    from slirp.control.verbs import Verbs, Will
     from slirp.network import Network
 
     class Wishes(Protocol):
@@ -62,6 +64,9 @@ def open_control(
     on_stop: Callable[[], None] | None = None,
     default_guest: str | None = None,
     namespace_pid: Callable[[], int | None] = lambda: None,
+    heritage: Callable[[], Will] | None = None,
+    on_successor: Callable[[], None] | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
     """What the options ask for, closed with `stack`. Raises Failure."""
     log.follow(network, wishes.verbose)
@@ -72,6 +77,7 @@ def open_control(
     from slirp.control.verbs import Verbs
 
     verbs = Verbs(network, name=called(), namespace_pid=namespace_pid)
+    verbs.heritage = heritage
     if wishes.metrics is not None:
         _open_metrics(wishes.metrics, verbs, stack)
     if wishes.control is None:
@@ -86,10 +92,22 @@ def open_control(
             default_guest=default_guest,
             on_stop=on_stop,
             guests_namespace=_namespace_of(namespace_pid()),
+            listener=listener,
         )
     except OSError as error:
         raise Failure(f"--control {path}: {error.strerror or error}") from None
     stack.callback(control.close)
+    if on_successor is not None:
+        control.on_successor = on_successor
+    if heritage is not None:
+        verbs.heritage = lambda: _with_listener(heritage(), control)
+
+
+def _with_listener(will: Will, control: ControlSocket) -> Will:
+    """The control socket goes with the rest: whoever connects meanwhile meets the successor."""
+    values, fds = will
+    place = {"path": control.path, "fd": len(fds)}
+    return {**values, "control": place}, [*fds, control.lines.fileno()]
 
 
 def _restore(path: str, network: Network) -> None:

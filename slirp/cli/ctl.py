@@ -269,6 +269,30 @@ def save(network: Connection, args: Namespace) -> None:
         pairs(list(found.items()))
 
 
+def handover(network: Connection, args: Namespace) -> int | None:
+    if args.foreground:
+        from slirp.cli.successor import succeed
+
+        return succeed(args.socket, _print_json if args.json else lambda report: None)
+    import subprocess
+
+    command = [sys.executable, "-m", "slirp.cli.successor", os.path.abspath(args.socket)]
+    successor = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert successor.stdout is not None
+    with successor.stdout as lines:
+        line = lines.readline()
+    if not line:  # it has said why
+        return successor.wait()
+    successor.returncode = 0  # it is nobody's to wait for
+    if args.json:
+        _print_json(json.loads(line))
+    else:
+        pairs(list(json.loads(line).items()))
+    return None
+
+
 def stop(network: Connection, args: Namespace) -> None:
     _done(network.ask("stop"), args)
 
@@ -357,6 +381,11 @@ VERBS: Final[Mapping[str, Verb]] = {
         "write what a restart would lose, for --restore",
         save,
         {"file": _FILE},
+    ),
+    "handover": Verb(
+        "have a new process go on: device, listeners and connections stay as they are",
+        handover,
+        {"--foreground": {"action": "store_true", "help": "be that process"}},
     ),
     "hello": Verb("which protocol versions and verbs it knows", hello),
     "stop": Verb("end the network in order", stop),

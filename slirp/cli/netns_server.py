@@ -43,6 +43,7 @@ from slirp.cli.options import (
     service_fields,
     stats_printer,
 )
+from slirp.cli.will import HANDED_ON, will_of
 from slirp.config import Config
 from slirp.linux import netns
 from slirp.linux.listening import Namespace
@@ -90,6 +91,14 @@ def serve(
             network,
             stack,
             on_stop=ending.stop,
+            heritage=lambda: will_of(
+                network,
+                port,
+                {name: getattr(options, name) for name in HANDED_ON},
+                follow=namespace_pid(options) if options.follow else None,
+                exit_fd=options.exit_fd,
+            ),
+            on_successor=ending.succeeded,
             default_guest=where.guest,
             namespace_pid=lambda: namespace_pid(options),
         )
@@ -313,6 +322,12 @@ class Ending:
                     if os.stat(f"/proc/{name}/ns/net").st_ino == self._inode:
                         return int(name)
         return None
+
+    def succeeded(self) -> None:
+        """Another process goes on."""
+        self._complain("handed over to another process")
+        self._network.abandon()
+        self._stop(0)
 
     def stop(self) -> None:
         """Somebody asked for it: that is success."""

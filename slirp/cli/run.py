@@ -20,9 +20,9 @@ from __future__ import annotations
 import signal
 import time
 from argparse import REMAINDER, ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from slirp.cli import log, options, tap
 from slirp.cli.control import open_control, tell_ready
@@ -32,6 +32,8 @@ from slirp.linux.command import Command
 from slirp.linux.signals import SI_KERNEL, SignalFd
 
 if TYPE_CHECKING:
+    from nic.tap import TapPort
+    from slirp.control.verbs import Will
     from slirp.network import Network
 
 DESCRIPTION: Final = """\
@@ -53,6 +55,7 @@ forwards: [HOST:]PORT[:[GUEST:]PORT][/udp], FIRST-LAST for ranges, 0:PORT for a 
 resolvers: ADDR, ADDR:PORT, [ADDR]:PORT or ADDR#PORT; for one domain DOMAIN=ADDR
 """
 DEVICE: Final = "tap0"
+UNCONFINED: Final = {"sandbox": False, "seccomp": False}  # as attach has them
 RESOLV_CONF: Final = "/etc/resolv.conf"
 LOCALHOST: Final = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n"
 FORWARDED: Final = (
@@ -111,6 +114,13 @@ def run(args: Namespace) -> int:
             on_stop=lambda: command.signal(signal.SIGTERM),
             default_guest=where.guest,
             namespace_pid=lambda: command.pid,
+            heritage=lambda: _will(
+                network,
+                port,
+                {**vars(args), "tap_name": DEVICE, "mtu": config.mtu, **UNCONFINED},
+                command.pid,
+            ),
+            on_successor=lambda: _step_back(network),
         )
         options.forward_auto(config, network, where.guest, lambda: command.pid, stack)
         tell_ready(args.ready_fd)
@@ -157,6 +167,8 @@ def _serve(network: Network, command: Command, signals: SignalFd) -> int:
     command.start()
     try:
         network.run()
+        if network.abandoned:
+            return _wait(command, signals)
         network.unwatch(command.pidfd)
         status = command.wait()
         _drain(network)
@@ -165,6 +177,32 @@ def _serve(network: Network, command: Command, signals: SignalFd) -> int:
         _end(command)
         return FAILED
     return status
+
+
+def _will(network: Network, port: TapPort, wishes: Mapping[str, Any], pid: int) -> Will:
+    from slirp.cli.will import will_of
+
+    return will_of(network, port, wishes, follow=pid)
+
+
+def _step_back(network: Network) -> None:
+    """Another process goes on with the network; the command is still ours to wait for."""
+    log.say("handed over to another process")
+    network.abandon()
+    network.stop()
+
+
+def _wait(command: Command, signals: SignalFd) -> int:
+    """Pass signals on until the command has ended."""
+    import select
+
+    while True:
+        ready, _, _ = select.select([command.pidfd, signals.fileno()], [], [])
+        if command.pidfd in ready:
+            return command.wait()
+        for number, code, sender in signals.read():
+            if code != SI_KERNEL and sender != command.pid:
+                command.signal(number)
 
 
 def _drain(network: Network) -> None:

@@ -44,12 +44,12 @@ class Connection:
         self.path = path
         self._heard = bytearray()
         self._count = 0
-        self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.settimeout(patience)
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(patience)
         try:
-            self._sock.connect(path)
+            self.sock.connect(path)
         except OSError as error:
-            self._sock.close()
+            self.sock.close()
             raise Unreachable(f"{path}: {_why(error)}") from None
 
     def ask(self, verb: str, **args: Any) -> Any:
@@ -58,18 +58,33 @@ class Connection:
         given = {key: value for key, value in args.items() if value is not None}
         request = {"v": VERSION, "id": self._count, "verb": verb, "args": given}
         try:
-            self._sock.sendall(json.dumps(request).encode() + b"\n")
+            self.sock.sendall(json.dumps(request).encode() + b"\n")
         except OSError:  # it may have said why before it closed
             pass
-        answer = self._line()
+        return self._result(self._line())
+
+    def _result(self, answer: Any) -> Any:
         if "error" in answer:
             raise ControlError(answer["error"]["code"], answer["error"]["message"])
         return answer["result"]
 
+    def ask_alone(self, verb: str) -> Any:
+        """The same, taking no byte beyond the answer, which descriptors may come with."""
+        self.sock.sendall(json.dumps({"v": VERSION, "verb": verb}).encode() + b"\n")
+        while b"\n" not in self._heard:
+            try:
+                byte = self.sock.recv(1)
+            except OSError:
+                byte = b""
+            if not byte:
+                raise Unreachable(f"{self.path}: no answer")
+            self._heard += byte
+        return self._result(self._line())
+
     def events(self, kinds: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
         """Each event as it comes, until the network ends."""
         self.ask("events", kinds=list(kinds) or None)
-        self._sock.settimeout(None)
+        self.sock.settimeout(None)
         while True:
             try:
                 line = self._line()
@@ -80,7 +95,7 @@ class Connection:
     def _line(self) -> Any:
         while b"\n" not in self._heard:
             try:
-                data = self._sock.recv(READ_LEN)
+                data = self.sock.recv(READ_LEN)
             except TimeoutError:
                 raise Unreachable(f"{self.path}: no answer; is it a slirp's socket?") from None
             except OSError:
@@ -102,11 +117,11 @@ class Connection:
 
     def fileno(self) -> int:
         """Readable when there is an event."""
-        return self._sock.fileno()
+        return self.sock.fileno()
 
     def close(self) -> None:
         """End the connection."""
-        self._sock.close()
+        self.sock.close()
 
     def __enter__(self) -> Self:
         return self

@@ -131,6 +131,12 @@ class Line:
         else:
             self._watch("" if self._ended else "r")
 
+    def detach(self) -> socket.socket | None:
+        """The socket, for who goes on without us; None: the client is gone, or has not read."""
+        if self._watching == "gone" or self._pending:
+            return None
+        return self._lines.detach(self)
+
     def _watch(self, what: str) -> None:
         if self._watching == what:
             return
@@ -247,6 +253,12 @@ class Lines:
             if reason:
                 self.stats[reason] += 1
             line.close()
+
+    def detach(self, line: Line) -> socket.socket:
+        """Let a connection go without ending it."""
+        sock = socket.socket(fileno=os.dup(line.sock.fileno()))
+        self.drop(line)
+        return sock
 
     def handle_timeout(self, now: float) -> float | None:
         """The loop's visit: who has not read for too long."""

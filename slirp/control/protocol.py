@@ -128,6 +128,10 @@ VERBS: Final[Mapping[str, Verb]] = {
         "file, and how many of each",
         {"file": Arg("string", "an absolute path; replaced as a whole", required=True)},
     ),
+    "handover": Verb(
+        "give everything to the process that asks, which goes on as this network",
+        "fds and bytes, how many follow: see slirp/control/heritage.py",
+    ),
     "stop": Verb("end the network in order", "nothing; then the connection closes"),
 }
 

@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from slirp.control import protocol, slirp4netns
+from slirp.control import heritage, protocol, slirp4netns
 from slirp.control.clients import listen
 from slirp.control.http import answer_http
 from slirp.control.lines import Line, Lines, Peer, is_in, is_owner
@@ -40,7 +41,8 @@ class ControlSocket:
 
     `default_guest` is where slirp4netns's forwards lead that name nobody; `on_stop` ends whatever
     runs the network (`Network.stop` unless something else is to end first); `guests_namespace` is
-    the inode of the network namespace whose processes are guests.
+    the inode of the network namespace whose processes are guests; `listener` is a socket that
+    listens at the path already.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ControlSocket:
         default_guest: str | None = None,
         on_stop: Callable[[], None] | None = None,
         guests_namespace: int | None = None,
+        listener: socket.socket | None = None,
         is_admitted: Callable[[Peer], bool] | None = None,
     ) -> None:
         self.path = path
@@ -58,8 +61,9 @@ class ControlSocket:
         self.network = verbs.network
         self.default_guest = default_guest or _first_guest(self.network.config)
         self.on_stop = on_stop or self.network.stop
-        listener = listen(path)
-        self._file = os.stat(path)
+        self.on_successor: Callable[[], None] = self.network.stop  # when another process goes on
+        listener = listener or listen(path)
+        self._file: os.stat_result | None = os.stat(path)
         self.lines = Lines(
             listener,
             self.network,
@@ -68,9 +72,15 @@ class ControlSocket:
         )
         self.network.add_counters("control", self.lines.stats)
 
+    def keep_file(self) -> None:
+        """Another process listens at the path from now on, by the same socket."""
+        self._file = None
+
     def close(self) -> None:
         """End all connections and remove the file, if it is still ours."""
         self.lines.close()
+        if self._file is None:
+            return
         with contextlib.suppress(OSError):  # a sandbox hides it, or shows it read-only
             if os.path.samestat(os.stat(self.path), self._file):
                 os.unlink(self.path)
@@ -85,8 +95,8 @@ def _first_guest(config: Any) -> str:
 class Talk:
     """What one client and the network have to say to each other."""
 
-    def __init__(self, socket: ControlSocket, line: Line) -> None:
-        self._socket = socket
+    def __init__(self, control: ControlSocket, line: Line) -> None:
+        self._socket = control
         self._line = line
         self._heard = bytearray()
         self._ended = False
@@ -203,10 +213,27 @@ class Talk:
             self._unsubscribe = self._socket.network.subscribe(
                 lambda event: self._tell(event) if event.kind in kinds else None
             )
+        elif request.verb == "handover":
+            self._hand_over()
         elif request.verb == "stop":
             self._socket.network.tell_stopping()
             self._line.finish()
             self._socket.on_stop()
+
+    def _hand_over(self) -> None:
+        """The successor sets itself up meanwhile, and this network stands still."""
+        sock = self._line.detach()
+        if sock is None:
+            return
+        with sock:
+            try:
+                heritage.give(sock, *self._socket.verbs.will)
+            except heritage.Broken:
+                return  # and this network goes on
+            self._socket.keep_file()
+            self._socket.on_successor()
+            with contextlib.suppress(OSError):
+                sock.sendall(heritage.GO)
 
     def _tell(self, event: Event) -> None:
         self._line.send_event(protocol.event(*event))

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from slirp import __version__
+from slirp.control.heritage import announced
 from slirp.control.metrics import metrics
 from slirp.control.protocol import VERBS, VERSIONS, Refusal, Request, shown
 from slirp.control.rates import Rates
 from slirp.errors import ConfigError
 from slirp.events import KINDS
 from slirp.network import Network, describe_forward
+
+Will: TypeAlias = tuple[Mapping[str, Any], Sequence[int]]  # values, and descriptors
 
 FLOWS_LIMIT: Final = 1000  # flows of one listing, unless more are asked for
 
@@ -46,6 +49,8 @@ class Verbs:
         self.network = network
         self._name = name
         self._namespace_pid = namespace_pid
+        self.heritage: Callable[[], Will] | None = None  # what a successor needs, where one can be
+        self.will: Will = ({}, [])  # as it was announced last
         self._rates = Rates()
         self._began = network.now
 
@@ -170,6 +175,14 @@ class Verbs:
         path = _absolute(args["file"])
         return {"file": path, **self.network.save(path)}
 
+    def _handover(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.heritage is None:
+            raise Refusal(
+                "unsupported", "handover: only networks of namespaces (run, attach) can be"
+            )
+        self.will = self.heritage()
+        return announced(*self.will)
+
     def _stop(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
@@ -207,5 +220,6 @@ _HANDLERS: Final[Mapping[str, Callable[[Verbs, Mapping[str, Any]], Mapping[str, 
     "capture.stop": Verbs._capture_stop,
     "events": Verbs._events,
     "save": Verbs._save,
+    "handover": Verbs._handover,
     "stop": Verbs._stop,
 }

@@ -30,7 +30,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from slirp.address import Endpoint, SockAddr, addr_from_text, is_unspecified, unmapped
 from slirp.errors import ConfigError
@@ -119,6 +120,10 @@ class StreamForward:
                 self._forwards.loop.rest(self.sock.fileno())
                 return
             self._forwards.connect(self, sock, peer, now)
+
+    def keep_file(self) -> None:
+        """Leave a Unix socket's file where it is."""
+        self._path = None
 
     def close(self) -> None:
         """Stop listening; connections that are open stay."""
@@ -217,6 +222,38 @@ class Forwards:
             for forward, _ in self._open.values()
             if not isinstance(forward.host, str)
         )
+
+    def sockets(self) -> list[tuple[Forward, socket.socket]]:
+        """What is open, with its socket."""
+        return [(forward, opened.sock) for forward, opened in self._open.values()]
+
+    def adopt(self, entry: Mapping[str, Any], sock: socket.socket) -> None:
+        """Go on with a forward's socket that another process had. Raises LookupError, ValueError
+        or TypeError for an entry that is none."""
+        host: HostAddress = entry["host"]
+        if not isinstance(host, str):
+            host = (str(host[0]), int(host[1]))
+        guest = (str(entry["guest"][0]), int(entry["guest"][1]))
+        proto, proxy, source = str(entry["proto"]), int(entry["proxy"]), str(entry["source"])
+        forward = Forward(int(entry["id"]), proto, host, guest, proxy, source)
+        sock.setblocking(False)
+        target, as_gateway = Target(*guest, self._find), source == "gateway"
+        opened: StreamForward | DatagramForward
+        if proto == "udp":
+            opened = DatagramForward(
+                self.loop, self.stack, self.udp, self._holding, sock, target, as_gateway
+            )
+        else:
+            path = host if isinstance(host, str) else None
+            opened = StreamForward(self, sock, target, path, proxy, as_gateway)
+        self._open[forward.id] = (forward, opened)
+        self._count = max(self._count, forward.id)
+
+    def abandon(self) -> None:
+        """Another process goes on with the sockets: a Unix socket's file stays."""
+        for _, opened in self._open.values():
+            if isinstance(opened, StreamForward):
+                opened.keep_file()
 
     def remove(self, number: int) -> bool:
         """Close a forward; False: there is none of that number."""

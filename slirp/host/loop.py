@@ -186,6 +186,12 @@ class Loop:
                 raise
             self._shortages += 1  # it goes when it is closed
 
+    def forget_all(self) -> None:
+        """Call nobody any more: another process goes on, and nothing may be read twice."""
+        self._handlers.clear()
+        self._visits.clear()
+        self._settlers.clear()
+
     def add_settler(self, settler: Callable[[float], None]) -> None:
         """Call `settler(now)` at the end of every turn, in the order of adding."""
         self._settlers.append(settler)

@@ -118,23 +118,24 @@ class Saved:
             self.network = str(body["network"])
             self.config: dict[str, Any] = dict(body["config"])
             self.passed = max(0.0, time.time() - float(body["saved_at"]))
-            self.leases = [self._parse_lease(lease) for lease in body["leases"]]
+            self.leases = [parse_lease(lease, self.passed) for lease in body["leases"]]
             self.forwards = [spec for text in body["forwards"] for spec in parse_forward(text)]
             self.mappings = [_parse_mapping(mapping) for mapping in body["udp"]]
             self.flows = [_parse_flow(flow) for flow in body["tcp"]]
         except (LookupError, TypeError, ValueError, ConfigError, OverflowError) as error:
             raise Damaged(f"is not as it was written: {error}") from None
 
-    def _parse_lease(self, value: Any) -> Lease:
-        """With the seconds that are left of it for its end."""
-        left = float("inf") if value["left"] is None else float(value["left"]) - self.passed
-        return Lease(
-            addr_from_text(str(value["address"])),
-            mac_from_text(str(value["mac"])),
-            bytes.fromhex(value["client_id"]),
-            bytes.fromhex(value["hostname"]),
-            left,
-        )
+
+def parse_lease(value: Any, passed: float) -> Lease:
+    """With the seconds that are left of it, `passed` since it was saved, for its end."""
+    left = float("inf") if value["left"] is None else float(value["left"]) - passed
+    return Lease(
+        addr_from_text(str(value["address"])),
+        mac_from_text(str(value["mac"])),
+        bytes.fromhex(value["client_id"]),
+        bytes.fromhex(value["hostname"]),
+        left,
+    )
 
 
 def _parse_mapping(value: Any) -> SavedMapping:

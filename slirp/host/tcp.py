@@ -205,6 +205,32 @@ class TcpRelay:
         self.touch(flow, tcp.CONTROL)
         return True
 
+    def adopt(
+        self, key: bytes, conn: tcp.Connection, sock: socket.socket, guest: Guest, now: float
+    ) -> TcpFlow | None:
+        """A connection that another process had: it goes on. None: there is no room for it."""
+        admitted = self._descriptors.admit(guest.attachment, sock, now)
+        if admitted is None:
+            return None
+        flow = TcpFlow(self, key, conn, admitted, guest)
+        if not self._add(flow):
+            return None
+        flow.readable = True
+        self.touch(flow, tcp.ACK_LATER | tcp.SENDABLE)
+        self._loop.visit_at(flow, conn.poll_at())
+        return flow
+
+    def abandon(self) -> None:
+        """Another process goes on with the flows: nothing is read, written or reset any more."""
+        for flow in self.flows.values():
+            if flow.sock is not None:
+                self._loop.unregister(flow.sock.fileno())
+                flow.sock.close()
+                flow.sock = None
+            flow.visit = None
+        self.flows.clear()
+        self._touched.clear()
+
     def serve(
         self, key: bytes, syn: tcp.Segment, sock: socket.socket, guest: Guest, now: float
     ) -> TcpFlow | None:

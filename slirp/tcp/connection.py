@@ -660,6 +660,10 @@ class Connection:
         elif state is State.TIME_WAIT:
             self.send.timer.at = None
 
+    def settle(self) -> None:
+        """Its numbers were set from outside (slirp.tcp.carry)."""
+        self._settle()
+
     def _settle(self) -> None:
         state = self.life.state
         opened = state is State.ESTABLISHED
