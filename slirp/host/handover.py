@@ -7,9 +7,9 @@ flows, whose bytes are where they always were, in the kernel's queues of the hos
 is read or written by it either, so that until the first turn there is a way back.
 
 Not carried: connections to the network's own services (DNS over TCP, files over HTTP) and those
-that this process copies (PROXY, commands), which are reset when the guest speaks; answers of the host's resolvers and echo replies that are under way,
-which the guest asks for again; connections that wait for a guest; who wrote to a UDP forward, until
-they write again.
+that this process copies (PROXY, commands), which are reset when the guest speaks; answers of the
+host's resolvers and echo replies that are under way, which the guest asks for again; connections
+that wait for a guest; who wrote to a UDP forward, until they write again.
 
 Does not do: move descriptors (slirp.control.heritage), the port (whose it is knows how).
 """
