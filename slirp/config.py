@@ -495,20 +495,24 @@ class Config(_Values):
 
     def _check_guest_forwards(self) -> None:
         taken = {(addr, DNS_PORT) for addr in (self.dns_addr, self.dns6_addr) if self.dns_enabled}
+        gateways = (self.gateway_addr, self.gateway6_addr)
         if self.http is not None:
-            taken |= {(addr, HTTP_PORT) for addr in (self.gateway_addr, self.gateway6_addr)}
+            taken |= {(addr, HTTP_PORT) for addr in gateways}
         for spec in self.guest_forwards:
-            addr = self.gateway_addr if spec.addr is None else addr_from_text(spec.addr)
-            prefix = self.prefix if len(addr) == 4 else self.prefix6
-            if is_multicast(addr) or is_reserved(addr) or is_loopback(addr) or not any(addr):
-                _refuse("guest_forwards", str(spec), "no connection can be to this address")
-            if prefix.covers(addr) and not prefix.has_host(addr):
-                _refuse("guest_forwards", str(spec), f"must be a host address in {prefix}")
-            if addr in (self.first_lease_addr, self.first_guest6_addr):
-                _refuse("guest_forwards", str(spec), "is the first guest's address")
-            if (addr, spec.port) in taken:
-                _refuse("guest_forwards", str(spec), "something is there already")
-            taken.add((addr, spec.port))
+            for addr in gateways if spec.addr is None else (addr_from_text(spec.addr),):
+                self._check_guest_forward(spec, addr)
+                if (addr, spec.port) in taken:
+                    _refuse("guest_forwards", str(spec), "something is there already")
+                taken.add((addr, spec.port))
+
+    def _check_guest_forward(self, spec: GuestForward, addr: bytes) -> None:
+        prefix = self.prefix if len(addr) == 4 else self.prefix6
+        if is_multicast(addr) or is_reserved(addr) or is_loopback(addr) or not any(addr):
+            _refuse("guest_forwards", str(spec), "no connection can be to this address")
+        if prefix.covers(addr) and not prefix.has_host(addr):
+            _refuse("guest_forwards", str(spec), f"must be a host address in {prefix}")
+        if addr in (self.first_lease_addr, self.first_guest6_addr):
+            _refuse("guest_forwards", str(spec), "is the first guest's address")
 
     def _check_nat64(self) -> None:
         prefix = self.nat64_prefix

@@ -83,9 +83,11 @@ class OwnServices:
             self._guest_forwards = GuestForwards(
                 self._loop, relays.tcp, relays.sockets, relays.services
             )
-        gateway = self._stack.inputs[0].layer.nat.gateway
-        addr = gateway if spec.addr is None else addr_from_text(spec.addr)
-        self._guest_forwards.open(spec, addr)
+        if spec.addr is not None:
+            self._guest_forwards.open(spec, addr_from_text(spec.addr))
+            return
+        for found in self._stack.inputs:  # the gateway, in either family
+            self._guest_forwards.open(spec, found.layer.nat.gateway)
 
     def stats(self) -> dict[str, Any]:
         """Counters, as JSON has them, of what is there."""

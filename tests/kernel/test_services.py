@@ -263,6 +263,8 @@ def test_guest_forwards(tmp_path: Path) -> None:
             f":5000={path}",
             "10.0.2.50:7=cmd:sed -u s/^/got:/",
             f"192.0.2.80:80=127.0.0.1:{web.port}",
+            f"[fd00::50]:80=127.0.0.1:{web.port}",
+            f":8080=127.0.0.1:{web.port}",
         ]  # fmt: skip
         with (
             served(guest_forwards=specs) as guest,
@@ -284,3 +286,9 @@ def test_guest_forwards(tmp_path: Path) -> None:
             guest.run("curl", "-sS", "-o", str(local), "http://192.0.2.80/")
             assert local.read_bytes() == CONTENT
             assert guest.run("ping", "-c", "1", "-W", "5", "10.0.2.50")
+            guest.run("ip", "-6", "addr", "add", "fd00::100/64", "dev", DEVICE, "nodad")
+            for host in (GATEWAY, f"[{GATEWAY6}]", "[fd00::50]"):
+                port = 80 if host == "[fd00::50]" else 8080
+                guest.run("curl", "-sS", "-o", str(local), f"http://{host}:{port}/")
+                assert local.read_bytes() == CONTENT
+            assert guest.run("ping", "-c", "1", "-W", "5", "fd00::50")
