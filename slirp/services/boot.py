@@ -16,7 +16,7 @@ iPXE) is told of no URL: it would spend a while on it, and then not go on to boo
 client gets no option 60: that would announce boot servers with menus, for which it looks in option
 43.
 
-Does not do: proxy DHCP, option 43, boot server discovery, DHCPv6 (59).
+Does not do: proxy DHCP, option 43, boot server discovery, DHCPv6 (slirp.services.dhcpv6).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from math import inf
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
-from slirp.address import Prefix
+from slirp.address import Prefix, addr_to_text
 from slirp.config import Config
 from slirp.errors import MalformedPacket
 from slirp.services.leases import BOUND, OFFERED, Binding, Ledger
@@ -83,6 +83,7 @@ class Dhcpv6Config(NamedTuple):
             dns=(config.dns6_addr,) if config.dns_enabled and not config.restrict else (),
             search=config.search,
             domain=config.domain,
+            boot_url=_boot_url(config),
             first_lease=config.first_guest6_addr,
             static_leases=config.leases6,
         )
@@ -99,6 +100,16 @@ class Dhcpv6Config(NamedTuple):
             if addr not in taken and addr not in self.reserved:
                 left -= 1
                 yield addr
+
+
+def _boot_url(config: Config) -> str:
+    """Of the bootfile for everybody, RFC 5970 §3.1: a name is had at the gateway."""
+    name = config.bootfiles.get("", "")
+    if not name or "://" in name:
+        return name
+    scheme = "http" if config.http is not None else "tftp"
+    served = config.http is not None or config.tftp is not None
+    return f"{scheme}://[{addr_to_text(config.gateway6_addr)}]/{name}" if served else ""
 
 
 class Dhcpv6Reply(NamedTuple):

@@ -25,6 +25,7 @@ from scapy.layers.dhcp6 import (
 )
 
 from slirp.address import Prefix, addr_from_text
+from slirp.config import Config
 from slirp.errors import MalformedPacket
 from slirp.services.dhcpv6 import Dhcpv6Config, Dhcpv6Reply, Dhcpv6Server
 from slirp.wire import dhcpv6 as wire
@@ -577,3 +578,17 @@ def test_no_address_is_ever_anothers(sent: list[tuple[Dhcpv6Message, bytes, str,
             if target.stats["reclaimed"] == 0:
                 assert before.get(leased, port) == port
         assert len(target.leases(now)) <= 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({}, ""),
+        ({"bootfiles": "pxe.0"}, ""),
+        ({"bootfiles": "pxe.0", "tftp": "."}, "tftp://[fd00::2]/pxe.0"),
+        ({"bootfiles": "boot.efi", "http": "."}, "http://[fd00::2]/boot.efi"),
+        ({"bootfiles": "http://boot.example/x", "tftp": "."}, "http://boot.example/x"),
+    ],
+)
+def test_the_bootfile_of_the_network_is_a_url(fields: Any, url: str) -> None:
+    assert Dhcpv6Config.of(Config(**fields)).boot_url == url
