@@ -9,7 +9,9 @@ reads it back: then its SHA-256 of that must be the image's as well.
 One frame must be seen to be shown, so the taps are in place at the start even without --capture;
 as soon as they have seen a full data frame (and a disk's transfer) they step aside (Capture.end).
 
-Does not do: TLS, redirects, IPv6 (the guest has none).
+With --ipv6 the guest speaks nothing else: a router's advertisement takes the place of the lease.
+
+Does not do: TLS, redirects.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ EPILOG: Final = """\
 examples:
   slirp demo
   slirp demo --url http://127.0.0.1:8000/file.iso --capture demo.pcapng
+  slirp demo --ipv6
   slirp demo --disk --size 20M --json | jq .disk
   slirp demo --disk disk.img --endpoint uring
   slirp demo --size 20M --bswp 0 --rx-buffer 64 --json
@@ -70,6 +73,9 @@ def configure(parser: ArgumentParser) -> None:
         choices=disk_image.ENDPOINTS,
         default=disk_image.ENDPOINTS[0],
         help="with --disk: who moves its blocks: the loop itself, threads, or io_uring (epoll)",
+    )
+    parser.add_argument(
+        "--ipv6", action="store_true", help="the guest speaks IPv6 only, configured by the router"
     )
     capture_file.add_options(parser)
     parser.add_argument(
@@ -130,14 +136,20 @@ def _parameters(args: Namespace) -> Parameters:
     from slirp.guest.prom import Parameters
 
     parameters = Parameters(
-        bswp=args.bswp, rx_buffer=args.rx_buffer, scatter=True, disk=args.disk is not None
+        bswp=args.bswp,
+        rx_buffer=args.rx_buffer,
+        scatter=True,
+        disk=args.disk is not None,
+        ipv6=args.ipv6,
     )
     parameters.pack(RAM_LEN)
     return parameters
 
 
 def _source(args: Namespace) -> AbstractContextManager[Origin]:
-    return origin.generated(args.size) if args.url is None else origin.existing(args.url)
+    if args.url is None:
+        return origin.generated(args.size)
+    return origin.existing(args.url, ipv6=args.ipv6)
 
 
 def _fetch(

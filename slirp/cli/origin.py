@@ -4,7 +4,7 @@
 server, in a process of its own so that it computes beside the demo and not in turn with it.
 `existing` asks the host for what the guest will ask for, to know its digest.
 
-Does not do: TLS, redirects, IPv6; nor does the guest.
+Does not do: TLS, redirects; nor does the guest.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def _port_of(server: subprocess.Popen[str]) -> int:
 
 
 @contextmanager
-def existing(url: str) -> Iterator[Origin]:
+def existing(url: str, ipv6: bool = False) -> Iterator[Origin]:
     """A URL of the host's, fetched once by the host for its digest. Raises Failure."""
-    parts = checked(url)
+    parts = checked(url, ipv6)
     try:
         octets, sha256 = _fetch(parts)
     except (OSError, http.client.HTTPException) as error:
@@ -96,8 +96,8 @@ def existing(url: str) -> Iterator[Origin]:
     yield Origin(url, octets, sha256)
 
 
-def checked(url: str) -> SplitResult:
-    """The URL in parts; Failure for what the guest's client does not know."""
+def checked(url: str, ipv6: bool) -> SplitResult:
+    """The URL in parts; Failure for what the guest's client does not know, of one family only."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -107,8 +107,10 @@ def checked(url: str) -> SplitResult:
         raise Failure("--url: https is not supported, the guest has no TLS; use http://", USAGE)
     if parts.scheme != "http" or not host:
         raise Failure(f"--url {url}: write http://HOST[:PORT]/PATH", USAGE)
-    if ":" in host:
-        raise Failure(f"--url {url}: the guest has no IPv6; use a name or an IPv4 address", USAGE)
+    if ":" in host and not ipv6:
+        raise Failure(f"--url {url}: the guest has no IPv6 without --ipv6", USAGE)
+    if ipv6 and host.replace(".", "").isdecimal() and not host.startswith("127."):
+        raise Failure(f"--url {url}: with --ipv6 the guest has no IPv4", USAGE)
     if host.startswith("127.") and host != "127.0.0.1":
         raise Failure(f"--url {url}: of the host's loopback the guest reaches 127.0.0.1", USAGE)
     if parts.username is not None:

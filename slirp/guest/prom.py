@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from slirp.errors import ConfigError
 
 MAGIC: Final = 0x534C5250  # "SLRP"
-VERSION: Final = 2
+VERSION: Final = 3
 PARAMETERS_ADDR: Final = 0x2000
 RESULT_ADDR: Final = 0x3000
 
@@ -30,8 +30,8 @@ WINDOW_MIN: Final = 1024  # bytes
 WINDOW_MAX: Final = 1 << 18  # bytes, TCP_WINDOW_MAX in firmware/tcp.h
 UNKNOWN: Final = (1 << 64) - 1  # a length that no header announced
 
-PARAMETERS: Final = struct.Struct(">4I 6sH 8I 5I I 256s1024s")
-RESULT: Final = struct.Struct(">4I 3Q 32s 6I 3I 7I I 5I 4I 2Q 32s")
+PARAMETERS: Final = struct.Struct(">4I 6sH 8I 5I 2I 256s1024s")
+RESULT: Final = struct.Struct(">4I 3Q 32s 6I 3I 7I I 5I 4I 2Q 32s 16s16s16s")
 
 STATUSES: Final = (
     *("running", "ok", "no-lease", "bad-url", "no-such-name", "no-resolver", "no-route"),
@@ -74,6 +74,7 @@ class Parameters:
     scatter: bool = False  # neighbouring DVMA pages are not neighbours in RAM
     window: int = 1 << 17  # bytes, TCP's receive window
     ack_every: int = 2  # full-sized segments
+    ipv6: bool = False  # speak IPv6 and nothing else; a router's advertisement configures it
     disk: bool = False  # what is fetched goes to the first disk, and is read back
     seed: int | None = None  # of the guest's random numbers; None: the host's
 
@@ -91,7 +92,7 @@ class Parameters:
             _within("ack_every", self.ack_every, 1, 1000),
             _within("pings", self.pings, 0, 1000),
             _within("serve_for", int(self.serve_for * 1000), 0, 1_000_000),
-            *(*addresses, _within("mtu", static.mtu, 0, 1500), int(self.disk)),
+            *(*addresses, _within("mtu", static.mtu, 0, 1500), int(self.disk), int(self.ipv6)),
             _text("connect_host", self.connect_host, HOST_MAX),
             _text("url", self.url, URL_MAX),
         )
@@ -129,7 +130,9 @@ class Result:
         status, http_status, octets, expected, fetch_us, digest = fields[2:8]
         address, _netmask, router, dns, mtu, lease = fields[8:14]
         counters = fields[14 : 14 + len(COUNTERS)]
-        blocks, _reserved, written, read, disk_digest = fields[14 + len(COUNTERS) :]
+        blocks, _reserved, written, read, disk_digest, *own = fields[14 + len(COUNTERS) :]
+        if any(own[0]):  # of IPv6
+            address, router, dns = own
         return cls(
             status=STATUSES[status] if status < len(STATUSES) else f"status {status}",
             http_status=http_status,
@@ -137,9 +140,9 @@ class Result:
             expected=None if expected == UNKNOWN else expected,
             seconds=fetch_us / 1e6,
             sha256=digest.hex() if any(digest) else "",
-            address=str(ipaddress.IPv4Address(address)),
-            router=str(ipaddress.IPv4Address(router)),
-            dns=str(ipaddress.IPv4Address(dns)),
+            address=str(ipaddress.ip_address(address)),
+            router=str(ipaddress.ip_address(router)),
+            dns=str(ipaddress.ip_address(dns)),
             mtu=mtu,
             lease=lease,
             counters=dict(zip(COUNTERS, counters, strict=True)),

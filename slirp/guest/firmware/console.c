@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 
+#include "address.h"
 #include "board.h"
 
 enum { RR0_TX_EMPTY = 0x04, SERIAL_DATA = SERIAL_A + 2 };
@@ -72,6 +73,38 @@ static void put_ipv4(uint32_t addr)
     }
 }
 
+/* The first of the longest runs of zeros is "::", RFC 5952 §4.2. */
+static void put_ipv6(const struct address *a)
+{
+    const uint16_t *group = (const uint16_t *)a->word;
+    uint32_t gap = 8, longest = 1;
+    for (uint32_t i = 0; i < 8; i++) {
+        uint32_t end = i;
+        while (end < 8 && !group[end])
+            end++;
+        if (end - i > longest)
+            gap = i, longest = end - i;
+    }
+    for (uint32_t i = 0; i < 8; i++) {
+        if (i == gap) {
+            put_string("::");
+            i += longest - 1;
+            continue;
+        }
+        if (i && i != gap + longest)
+            console_char(':');
+        put_hex(group[i]);
+    }
+}
+
+static void put_address(const struct address *a)
+{
+    if (is_ipv4(a) || !is_set(a))
+        put_ipv4(to_ipv4(a));
+    else
+        put_ipv6(a);
+}
+
 static void put_mac(const uint8_t *mac)
 {
     for (int i = 0; i < 6; i++) {
@@ -95,7 +128,7 @@ void print(const char *format, ...)
         case 'u': put_unsigned(va_arg(args, uint32_t)); break;
         case 'U': put_unsigned(va_arg(args, uint64_t)); break;
         case 'x': put_hex(va_arg(args, uint32_t)); break;
-        case 'I': put_ipv4(va_arg(args, uint32_t)); break;
+        case 'I': put_address(va_arg(args, const struct address *)); break;
         case 'M': put_mac(va_arg(args, const uint8_t *)); break;
         default: console_char(*format); break;
         }

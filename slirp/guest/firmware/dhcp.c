@@ -46,7 +46,7 @@ static void take_option(struct answer *a, uint8_t code, const uint8_t *value, ui
     }
 }
 
-static void dhcp_input(uint32_t from, uint16_t from_port, const uint8_t *message, uint32_t len)
+static void dhcp_input(const struct address *from, uint16_t from_port, const uint8_t *message, uint32_t len)
 {
     (void)from;
     if (from_port != SERVER_PORT || len < FIXED_LEN + 4 || message[0] != 2)
@@ -132,10 +132,10 @@ static bool ask(uint8_t type, const struct answer *offer, uint32_t wanted)
 
 static void configure(const struct answer *a)
 {
-    net.address = a->address;
+    net.address = from_ipv4(a->address);
     net.netmask = a->netmask ? a->netmask : 0xffffff00;
-    net.router = a->router;
-    net.dns = a->dns;
+    net.router = from_ipv4(a->router);
+    net.dns = from_ipv4(a->dns);
     if (a->mtu >= MTU_MIN && a->mtu < MTU_ETHERNET)
         net.mtu = a->mtu;
     RESULT->lease_seconds = a->lease;

@@ -6,7 +6,7 @@
  * SHA-256 where they lie.
  *
  * Does not do: TLS, content codings (asks for identity), redirects (reported), authentication,
- * user names in URLs, IPv6 literals.
+ * user names in URLs.
  */
 #include "http.h"
 
@@ -74,12 +74,22 @@ enum status http_parse_url(const char *text)
         url.authority[len] = text[len];
     }
     url.authority[len] = 0;
-    while (url.authority[host_len] && url.authority[host_len] != ':')
-        host_len++;
-    memcpy(url.host, url.authority, host_len);
+    const char *host = url.authority;
+    if (*host == '[') {         /* an IPv6 address, RFC 3986 §3.2.2 */
+        while (host[host_len] && host[host_len] != ']')
+            host_len++;
+        if (!host[host_len])
+            return STATUS_BAD_URL;
+        host++, host_len--;
+    } else {
+        while (host[host_len] && host[host_len] != ':')
+            host_len++;
+    }
+    memcpy(url.host, host, host_len);
     url.host[host_len] = 0;
+    const char *rest = host + host_len + (host != url.authority);       /* behind a bracket */
     url.port = HTTP_PORT;
-    if (!host_len || (url.authority[host_len] && !parse_port(url.authority + host_len + 1)))
+    if (!host_len || (*rest && (*rest != ':' || !parse_port(rest + 1))))
         return STATUS_BAD_URL;
     url.path = text + len;
     for (const char *p = url.path; *p; p++)
@@ -273,13 +283,13 @@ static enum status verdict(void)
 
 static enum status find_server(struct peer *peer)
 {
-    uint32_t address;
+    struct address address;
     const char *name = PARAMETERS->connect_host[0] ? PARAMETERS->connect_host : url.host;
     enum status status = dns_resolve(name, &address);
     if (status != STATUS_OK)
         return status;
-    print("dns: %s is %I\n", name, address);
-    return net_resolve(peer, address) ? STATUS_OK : STATUS_NO_ROUTE;
+    print("dns: %s is %I\n", name, &address);
+    return net_resolve(peer, &address) ? STATUS_OK : STATUS_NO_ROUTE;
 }
 
 enum status http_fetch(http_sink *sink)
@@ -297,7 +307,7 @@ enum status http_fetch(http_sink *sink)
     RESULT->expected = UNKNOWN;
     status = tcp_connect(&peer, url.port);
     if (status == STATUS_OK) {
-        print("tcp: connected to %I port %u\n", peer.address, (uint32_t)url.port);
+        print("tcp: connected to %I port %u\n", &peer.address, (uint32_t)url.port);
         status = tcp_exchange(request, put_request(request), consume);
     }
     RESULT->fetch_us = clock_us64() - started_at;

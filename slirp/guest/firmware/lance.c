@@ -120,6 +120,8 @@ static void fill_init_block(void)
     memset(block, 0, sizeof *block);
     for (int i = 0; i < 3; i++)
         block->padr[i] = (uint16_t)(mac[2 * i + 1] << 8 | mac[2 * i]);
+    if (PARAMETERS->ipv6)       /* every group: those of discovery are among them */
+        memset(block->ladrf, 0xff, sizeof block->ladrf);
     block->rdra = (uint16_t)rx.dvma;
     block->rlen_rdra = (uint16_t)(rx.log2 << 13 | (rx.dvma >> 16 & 0xff));
     block->tdra = (uint16_t)tx.dvma;

@@ -1,5 +1,5 @@
 /*
- * The guest: get a lease, ping the router, fetch a URL, say what came of it. With a disk, what is
+ * The guest: get a lease, or with IPv6 an address of a router's prefix, ping the router, fetch a URL, say what came of it. With a disk, what is
  * fetched goes there as it comes, and is read back.
  *
  * The last line on the console, and the result block, are for a program to read:
@@ -12,6 +12,7 @@
 #include "disk.h"
 #include "dvma.h"
 #include "http.h"
+#include "ip6.h"
 #include "lance.h"
 #include "lib.h"
 #include "net.h"
@@ -34,29 +35,46 @@ static bool parameters_are_sane(void)
            p->window >= 1024 && p->ack_every >= 1;
 }
 
+static enum status configure_ipv6(void)
+{
+    if (!ip6_configure())
+        return STATUS_NO_LEASE;
+    for (int i = 0; i < 4; i++) {
+        RESULT->address6[i] = net.address.word[i];
+        RESULT->router6[i] = net.router.word[i];
+        RESULT->dns6[i] = net.dns.word[i];
+    }
+    RESULT->mtu = net.mtu;
+    print("router: address %I, router %I, DNS %I, MTU %u\n", &net.address, &net.router, &net.dns, net.mtu);
+    return STATUS_OK;
+}
+
 static enum status configure(void)
 {
     const struct parameters *p = PARAMETERS;
+    if (net.v6)
+        return configure_ipv6();
     if (p->address) {
-        net.address = p->address, net.netmask = p->netmask;
-        net.router = p->router, net.dns = p->dns, net.mtu = p->mtu;
+        net.address = from_ipv4(p->address), net.netmask = p->netmask;
+        net.router = from_ipv4(p->router), net.dns = from_ipv4(p->dns), net.mtu = p->mtu;
     } else if (!dhcp_configure()) {
         return STATUS_NO_LEASE;
     }
-    RESULT->address = net.address, RESULT->netmask = net.netmask, RESULT->router = net.router;
-    RESULT->dns = net.dns, RESULT->mtu = net.mtu;
+    RESULT->address = to_ipv4(&net.address), RESULT->netmask = net.netmask;
+    RESULT->router = to_ipv4(&net.router), RESULT->dns = to_ipv4(&net.dns), RESULT->mtu = net.mtu;
+    struct address netmask = from_ipv4(net.netmask);
     print("%s: address %I, netmask %I, router %I, DNS %I, MTU %u\n", p->address ? "static" : "dhcp",
-          net.address, net.netmask, net.router, net.dns, net.mtu);
+          &net.address, &netmask, &net.router, &net.dns, net.mtu);
     return STATUS_OK;
 }
 
 static void ping_router(void)
 {
     uint32_t count = PARAMETERS->ping_count;
-    if (!count || !net.router)
+    if (!count || !is_set(&net.router))
         return;
-    uint32_t answers = ping(net.router, count);
-    print("ping: %I answered %u of %u, last in %u us\n", net.router, answers, count, RESULT->ping_us);
+    uint32_t answers = ping(&net.router, count);
+    print("ping: %I answered %u of %u, last in %u us\n", &net.router, answers, count, RESULT->ping_us);
 }
 
 static void stay(uint32_t us)
@@ -93,7 +111,7 @@ static enum status work(void)
 {
     if (!parameters_are_sane())
         return STATUS_BAD_PARAMETERS;
-    net_init(&tcp_transport);
+    net_init(&tcp_transport, PARAMETERS->ipv6 ? &ip6_family : 0);
     dvma_init(PARAMETERS->scatter);
     if (!lance_init())
         return STATUS_NO_LANCE;

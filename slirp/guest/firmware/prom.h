@@ -9,7 +9,7 @@
 
 enum {
     PROM_MAGIC = 0x534c5250,    /* "SLRP" */
-    PROM_VERSION = 2,
+    PROM_VERSION = 3,
     PROM_HOST_LEN = 256,
     PROM_URL_LEN = 1024,
 };
@@ -29,6 +29,7 @@ struct parameters {
     uint32_t serve_for;         /* milliseconds to stay and answer pings after the work is done */
     uint32_t address, netmask, router, dns, mtu;    /* address 0: ask DHCP */
     uint32_t disk;              /* 1: what is fetched goes to the first disk, and is read back */
+    uint32_t ipv6;              /* 1: speak IPv6 only, configured by a router; the addresses are not used */
     char connect_host[PROM_HOST_LEN];   /* connect here instead of to the URL's host, unless empty */
     char url[PROM_URL_LEN];             /* empty: nothing to fetch */
 };
@@ -36,11 +37,11 @@ struct parameters {
 enum status {
     STATUS_RUNNING,
     STATUS_OK,
-    STATUS_NO_LEASE,        /* no DHCP server gave an address */
+    STATUS_NO_LEASE,        /* no DHCP server gave an address, no router a prefix */
     STATUS_BAD_URL,         /* not http://host[:port][/path] */
     STATUS_NO_NAME,         /* the name does not exist or has no address */
     STATUS_NO_RESOLVER,     /* no answer from the DNS server */
-    STATUS_NO_ROUTE,        /* nobody answers ARP for the next hop */
+    STATUS_NO_ROUTE,        /* nobody answers for the next hop */
     STATUS_UNREACHABLE,     /* ICMP said so */
     STATUS_REFUSED,         /* RST in answer to SYN */
     STATUS_TIMED_OUT,
@@ -72,11 +73,12 @@ struct result {
     uint32_t reserved;
     uint64_t disk_written, disk_read;   /* bytes of blocks */
     uint8_t disk_digest[32];    /* of as many bytes as were fetched, read back */
+    uint32_t address6[4], router6[4], dns6[4];  /* with IPv6, instead of those above */
 };
 
 /* Python's layouts have these sizes. */
-_Static_assert(sizeof(struct parameters) == 1360, "parameters");
-_Static_assert(sizeof(struct result) == 224, "result");
+_Static_assert(sizeof(struct parameters) == 1364, "parameters");
+_Static_assert(sizeof(struct result) == 272, "result");
 
 #define PARAMETERS ((const struct parameters *)0x2000)
 #define RESULT ((volatile struct result *)0x3000)

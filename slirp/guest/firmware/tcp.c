@@ -87,7 +87,7 @@ static void send_segment(uint8_t *header, uint32_t seq, uint8_t flags, uint32_t 
     header[13] = flags;
     put16(header + 14, window);
     put32(header + 16, 0);
-    uint32_t sum = pseudo_header_sum(net.address, c.peer.address, PROTOCOL_TCP, segment_len);
+    uint32_t sum = pseudo_header_sum(&net.address, &c.peer.address, PROTOCOL_TCP, segment_len);
     put16(header + 16, checksum(sum_octets(header, segment_len, sum)));
     ip_send(&c.peer, PROTOCOL_TCP, segment_len);
     if (flags & ACK) {
@@ -124,7 +124,7 @@ static bool send_syn(void)
     if (!header)
         return false;
     uint8_t *option = header + HEADER_LEN;
-    put32(option, OPTION_MSS << 24 | 4 << 16 | (net.mtu - IP_HEADER_LEN - HEADER_LEN));
+    put32(option, OPTION_MSS << 24 | 4 << 16 | (net.mtu - ip_header_len() - HEADER_LEN));
     put32(option + 4, OPTION_NOP << 24 | OPTION_WSCALE << 16 | 3 << 8 | c.rcv_wscale);
     send_segment(header, c.iss, SYN, SYN_OPTIONS_LEN, 0);
     account_sent(c.iss + 1);
@@ -227,7 +227,7 @@ static void take_options(const uint8_t *option, const uint8_t *end)
         }
         option += option[1];
     }
-    c.mss = min32(c.mss, net.mtu - IP_HEADER_LEN - HEADER_LEN);
+    c.mss = min32(c.mss, net.mtu - ip_header_len() - HEADER_LEN);
     if (!scaled) {
         c.snd_wscale = c.rcv_wscale = 0;
         c.rcv_wnd = min32(c.rcv_wnd, 0xffff);
@@ -417,30 +417,30 @@ static void refuse(const struct peer *to, const uint8_t *segment, uint32_t len)
     put32(header + 8, acks ? 0 : get32(segment + 4) + len + (flags & SYN ? 1 : 0) + (flags & FIN));
     put16(header + 12, HEADER_LEN << 10 | RST | (acks ? 0 : ACK));
     memset(header + 14, 0, 6);
-    uint32_t sum = pseudo_header_sum(net.address, to->address, PROTOCOL_TCP, HEADER_LEN);
+    uint32_t sum = pseudo_header_sum(&net.address, &to->address, PROTOCOL_TCP, HEADER_LEN);
     put16(header + 16, checksum(sum_octets(header, HEADER_LEN, sum)));
     ip_send(to, PROTOCOL_TCP, HEADER_LEN);
 }
 
-static bool is_ours(uint32_t from, const uint8_t *segment)
+static bool is_ours(const struct address *from, const uint8_t *segment)
 {
-    return c.state != CLOSED && c.state != FAILED && from == c.peer.address &&
+    return c.state != CLOSED && c.state != FAILED && same(from, &c.peer.address) &&
            get16(segment) == c.remote_port && get16(segment + 2) == c.local_port;
 }
 
-static void tcp_input(uint32_t from, const uint8_t *mac, const uint8_t *segment, uint32_t len)
+static void tcp_input(const struct address *from, const uint8_t *mac, const uint8_t *segment, uint32_t len)
 {
     uint32_t header_len = len < HEADER_LEN ? 0 : (segment[12] >> 4) * 4u;
     if (header_len < HEADER_LEN || header_len > len)
         return;
-    uint32_t sum = pseudo_header_sum(from, net.address, PROTOCOL_TCP, len);
+    uint32_t sum = pseudo_header_sum(from, &net.address, PROTOCOL_TCP, len);
     if (checksum(sum_octets(segment, len, sum))) {
         RESULT->tcp_bad_checksums++;
         return;
     }
     RESULT->tcp_segments++;
     if (!is_ours(from, segment)) {
-        struct peer stranger = {from, {0}};
+        struct peer stranger = {*from, {0}};
         memcpy(stranger.mac, mac, 6);
         refuse(&stranger, segment, len - header_len);
         return;
@@ -452,9 +452,10 @@ static void tcp_input(uint32_t from, const uint8_t *mac, const uint8_t *segment,
     output();
 }
 
-static void tcp_unreachable(uint32_t to, uint16_t from_port, uint16_t to_port)
+static void tcp_unreachable(const struct address *to, uint16_t from_port, uint16_t to_port)
 {
-    if (c.state == SYN_SENT && to == c.peer.address && from_port == c.local_port && to_port == c.remote_port)
+    if (c.state == SYN_SENT && same(to, &c.peer.address) && from_port == c.local_port &&
+        to_port == c.remote_port)
         fail(STATUS_UNREACHABLE);
 }
 

@@ -23,8 +23,9 @@ from slirp.cli.main import main
 from slirp.host import image_uring
 from slirp.sight.layout import DISK_STAGES, STAGES, check, frames
 from slirp.sight.pcapng import read_packets
-from tests.kit.need import missing
+from tests.kit.need import missing, need_ipv6
 from tests.kit.tshark import both, tshark
+from tests.kit.web import WebServer
 from tests.slirp.guest.bench import need_unicorn
 
 CONTENT: Final = bytes(range(251)) * 800  # 200,800 bytes; no power of two in it
@@ -270,6 +271,32 @@ def test_the_generated_file_has_a_name_that_dns_resolves(
     shown = capsys.readouterr().out
     assert "dns: host.slirp.internal is 10.0.2.2" in shown
     assert "fetched  1 bytes in" in shown
+
+
+@pytest.mark.parametrize("options", [(), ("--bswp", "0", "--rx-buffer", "64")])
+def test_over_ipv6_and_nothing_else(
+    options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = demo_json(capsys, "--ipv6", "--size", "200k", *options)
+    assert shown["ok"]
+    parts = [name for name, _, _ in shown["layout"]["ethernet"]]
+    assert list(dict.fromkeys(parts)) == ["ethernet", "ipv6", "tcp", "payload"]
+
+
+def test_a_router_configures_the_guest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--ipv6", "--size", "1k"]) == 0
+    shown = capsys.readouterr().out
+    own = "fd00::a00:20ff:fe5a:15"  # of its MAC, RFC 2464 §4
+    assert f"router: address {own}, router fe80::2, DNS fd00::3, MTU 1500" in shown
+    assert "ping: fe80::2 answered 3 of 3" in shown
+    assert "dns: host.slirp.internal is fd00::2" in shown
+
+
+def test_an_ipv6_address_of_the_hosts(capsys: pytest.CaptureFixture[str]) -> None:
+    with WebServer(b"over IPv6", need_ipv6()) as web:
+        assert demo_json(capsys, "--ipv6", "--url", f"http://[::1]:{web.port}/file")["ok"]
+        assert main(["demo", "--ipv6", "--url", "http://192.0.2.1/"]) == 2
+        assert "with --ipv6 the guest has no IPv4" in capsys.readouterr().err
 
 
 def test_a_file_without_octets(server: str, capsys: pytest.CaptureFixture[str]) -> None:

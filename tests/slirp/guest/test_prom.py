@@ -42,7 +42,7 @@ def test_parameters_as_the_program_reads_them() -> None:
     assert fields[:6] == (prom.MAGIC, prom.VERSION, 8 << 20, 7, parameters.mac, 0)
     assert fields[6:14] == (5, 0, 1544, 1, 1 << 17, 2, 3, 1500)
     assert fields[14:20] == (0, 0, 0, 0, 0, 0)
-    assert [text.rstrip(b"\0") for text in fields[20:]] == [b"y", b"http://x/"]
+    assert [text.rstrip(b"\0") for text in fields[21:]] == [b"y", b"http://x/"]
 
 
 def test_static_address() -> None:
@@ -52,7 +52,8 @@ def test_static_address() -> None:
 
 
 def test_a_disk_is_asked_for() -> None:
-    assert PARAMETERS.unpack(Parameters(disk=True).pack(1))[19] == 1
+    assert PARAMETERS.unpack(Parameters(disk=True).pack(1))[19:21] == (1, 0)
+    assert PARAMETERS.unpack(Parameters(ipv6=True).pack(1))[19:21] == (0, 1)
 
 
 def test_seeds_differ() -> None:
