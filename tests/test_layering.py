@@ -95,6 +95,7 @@ ROOMS: Final = (  # the longest name that fits counts
     Room("slirp.control", NIC, world=True),
     Room("slirp.guest", NIC, world=True, eager=frozenset({"unicorn"})),
     Room("slirp.cli", NIC, world=True),
+    Room("slirp.cli.screen", NIC, world=True, eager=frozenset({"rich", "textual"})),
 )
 
 

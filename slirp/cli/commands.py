@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "qemu": ("slirp.cli.qemu", "start a QEMU machine with this network"),
     "ps": ("slirp.cli.ps", "find the networks that run"),
     "ctl": ("slirp.cli.ctl", "look at a running network, and steer it"),
+    "top": ("slirp.cli.top", "watch a running network, full screen"),
     "config": ("slirp.cli.config", "print the effective configuration"),
     "completion": ("slirp.cli.completion", "print a completion script for bash, zsh or fish"),
     "man": ("slirp.cli.man", "print or write man pages"),
