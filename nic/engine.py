@@ -65,6 +65,7 @@ class Engine:
     """What the chips of the family share. Is a Port (nic/port.py)."""
 
     offload = False
+    holds_claims = True
     polls_tx = True  # look for frames that no TDMD announced
 
     def __init__(self, bus: DmaPath, registers: Registers, max_frame: int) -> None:

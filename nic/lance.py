@@ -21,9 +21,8 @@ Differs from the chip in:
 - no bits are lost: FRAM and OFLO never happen. CRC does, where `receive` is given a bad FCS.
 - buffers of a chain are given back together, when the whole frame is done, not one by one.
 - room is claimed before a frame has come, so the descriptors that a frame takes may have been read
-  milliseconds earlier; a claim without room waits instead of MISS. After STOP the bytes of a
-  claim that was open may still reach buffers that the guest has taken back; descriptors never
-  change.
+  milliseconds earlier; a claim without room waits instead of MISS. Bytes that are on their way
+  into a claim when the chip is stopped may still come while the write of STOP lasts, not after it.
 - `frames` looks at as many descriptors as there are frames, ahead of giving any back; the chip
   reads one frame at a time.
 - TX polling: see above. TDMD stays 1 until the loop has called `frames`.

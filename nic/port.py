@@ -5,6 +5,11 @@ bytes, fills the claim's vector (the payload by `recvmsg_into`, the headers last
 many bytes as really came; a claim that is cancelled leaves no trace. From the guest, `frames()`
 yields what it sent, as views of the guest's memory, each to be released when the stack is done.
 
+A claim is committed or cancelled before the next is made, unless the port says `holds_claims`: then
+it may be held (`hold`) while its bytes are on their way, for as long as that takes and beside any
+number of others, which may be over before it. A port that needs the room back meanwhile, as a chip
+that is stopped does, calls what `hold` was given, and until that returns the bytes may still come.
+
 Three members are the contract: `claim`, `frames`, `fileno`. The rest has defaults that fit a plain
 1,500-byte interface; `PortDefaults` carries them, so that a minimal port is three methods.
 
@@ -20,7 +25,7 @@ Does not do: addressing, parsing, queueing. A port that has no room says so by r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from dma.iovec import IoVec
@@ -47,6 +52,17 @@ class Claim(Protocol):
 
     def cancel(self) -> None:
         """Give the room back as if it had never been claimed."""
+
+
+class HoldableClaim(Claim, Protocol):
+    """A claim of a port that holds claims."""
+
+    def hold(self, withdraw: Callable[[], None]) -> Claim:
+        """The bytes come later: the same room as a claim that outlasts the next ones.
+
+        The port calls `withdraw` if it takes the room back; when that returns, nobody writes there
+        any more, and the claim is over.
+        """
 
 
 class Frame:
@@ -96,6 +112,7 @@ class PortDefaults:
 
     max_frame: int = 1514
     offload: bool = False
+    holds_claims: bool = False  # True: claims are HoldableClaims
 
     def poll(self, now: float) -> float | None:
         return None

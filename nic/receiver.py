@@ -25,6 +25,9 @@ goes to a scratch buffer, and the guest finds BUFF as it would have on the chip.
 Decided here, since the book is silent: a frame of less than 60 bytes is padded, as whatever put
 it on a wire would have done; a frame that MCNT's twelve bits cannot count is not received.
 
+A claim whose bytes come later is held (`hold`). When the chip stops, whoever fills it is made to
+let go before STOP is over: what the guest stores in its buffers from then on stays.
+
 Bounds: each open claim holds at least one of at most 128 descriptors, and no descriptor twice.
 
 Does not do: polling or waiting. nic/lance.py remembers a refused claim and looks again.
@@ -76,6 +79,7 @@ class RxClaim:
         "total",
         "transfer",
         "views",
+        "withdraw",
     )
 
     def __init__(
@@ -95,6 +99,7 @@ class RxClaim:
         self.total = 0  # with padding and FCS: what MCNT says
         self.status = 0  # of the last descriptor, beside STP and ENP
         self.is_sealed = False  # the bytes came with their padding and FCS
+        self.withdraw: Callable[[], None] | None = None  # has whoever fills it let go
 
     def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
         """The first `size` bytes are a frame. `vnet` says nothing: the chip has no offload."""
@@ -106,6 +111,11 @@ class RxClaim:
     def cancel(self) -> None:
         if self.is_open:
             self._receiver.cancel(self)
+
+    def hold(self, withdraw: Callable[[], None]) -> RxClaim:
+        """Descriptors are held as long as it takes anyway; but bytes must not come after STOP."""
+        self.withdraw = withdraw
+        return self
 
     def place(self, _size: int) -> None:
         self._receiver.place(self)
@@ -140,10 +150,13 @@ class Receiver:
 
     def halt(self) -> None:
         """STOP or a memory error: what is under way is lost, and all claims are void."""
-        for claim in self._claims:
-            claim.is_open = False
-        self._claims.clear()
+        claims, self._claims = self._claims, deque()
         self.queue.clear()
+        for claim in claims:
+            if claim.is_open:
+                claim.is_open = False
+                if claim.withdraw is not None:
+                    claim.withdraw()
 
     def has_room(self, size: int) -> bool:
         """Whether a claim of this size would be granted now."""

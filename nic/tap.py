@@ -7,7 +7,8 @@ nobody has computed: a frame costs what a frame costs, however many segments it 
 One staging area lives as long as the port. A claim is four views of it (Ethernet, IP, TCP or UDP
 header, payload); the stack receives the payload into the last and writes the headers into the
 others; `commit` is one `writev` of the virtio-net header and the views. A TAP device takes a frame
-when it is written, so there is at most one claim at a time and never a refusal. Frames from the
+when it is written, so there is at most one claim at a time and never a refusal. A claim that is
+held keeps its staging area, and another one takes its place until it comes back. Frames from the
 guest are read into another staging area. A frame is valid until it is released; whoever holds
 several has them one behind the other there, so that none is moved.
 
@@ -25,8 +26,8 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from dma.iovec import Buffer, IoVec
 from nic.port import VNET_LEN, VNET_NONE, DeviceGone, Frame, PortDefaults, Shortage
@@ -105,6 +106,40 @@ class TapClaim:
     def cancel(self) -> None:
         return
 
+    def hold(self, withdraw: Callable[[], None]) -> HeldTapClaim:
+        return self.port.hold(self.iov, self.size)
+
+
+class HeldTapClaim(TapClaim):
+    """A claim with a staging area of its own, until its bytes are there."""
+
+    __slots__ = ("_staging",)
+
+    def __init__(
+        self, port: TapPort, fd: int, vnet: bool, iov: IoVec, size: int, staging: Staging
+    ) -> None:
+        super().__init__(port, fd, vnet)
+        self.iov = iov
+        self.size = size
+        self._staging = staging
+
+    def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
+        if self.port.is_free():
+            super().commit(size, vnet)
+        else:  # nothing overtakes a frame that waits, and there is room for one
+            self.port.dropped += 1
+        self.cancel()
+
+    def cancel(self) -> None:
+        self.port.take_back(self._staging)
+
+
+class Staging(NamedTuple):
+    """An area for one frame to the guest, and the ways in which it has been cut."""
+
+    area: memoryview
+    layouts: dict[tuple[int, Sequence[int]], IoVec]
+
 
 class TapPort(PortDefaults):
     """A TAP device, by descriptor. `vnet`: it was opened with IFF_VNET_HDR.
@@ -112,6 +147,7 @@ class TapPort(PortDefaults):
     `tso`/`uso` switch the offloads off one by one; without `vnet` there are none.
     """
 
+    holds_claims = True
     keeps_frames = True  # frames stay valid until they are released, however many there are
 
     def __init__(
@@ -132,9 +168,9 @@ class TapPort(PortDefaults):
         self._gone: DeviceGone | None = None
         self._rx = memoryview(bytearray(RX_AREA))
         self._rx_vnet = bytearray(VNET_LEN)
-        self._tx = memoryview(bytearray(HEADER_AREA + FRAME_MAX))
         self._claim = TapClaim(self, fd, vnet)
-        self._layouts: dict[tuple[int, Sequence[int]], IoVec] = {}
+        self._spare: list[Staging] = []
+        self._tx, self._layouts = _staging()
         self._backlog = False  # the last look found more than one frame
         self._calls = 0
 
@@ -168,6 +204,20 @@ class TapPort(PortDefaults):
         if size > sum(headers):
             views.append(self._tx[at : at + size - sum(headers)])
         return IoVec(tuple(views))
+
+    def hold(self, iov: IoVec, size: int) -> HeldTapClaim:
+        """The claim that is open is held: it keeps the staging area."""
+        staging = Staging(self._tx, self._layouts)
+        self._tx, self._layouts = self._spare.pop() if self._spare else _staging()
+        return HeldTapClaim(self, self._fd, self.offload, iov, size, staging)
+
+    def take_back(self, staging: Staging) -> None:
+        """The claim that held it is over."""
+        self._spare.append(staging)
+
+    def is_free(self) -> bool:
+        """Does no frame wait for memory of the kernel's?"""
+        return not self._held or self._retry()
 
     def frames(self) -> Iterator[Frame]:
         fd, area, header = self._fd, self._rx, self._rx_vnet
@@ -241,3 +291,7 @@ class TapPort(PortDefaults):
     def close(self) -> None:
         """Give the descriptor back; the device goes away unless it is persistent."""
         os.close(self._fd)
+
+
+def _staging() -> Staging:
+    return Staging(memoryview(bytearray(HEADER_AREA + FRAME_MAX)), {})

@@ -63,6 +63,7 @@ NAME_MAX: Final = 253  # bytes of a name in text
 DNS_CACHE: Final = 1024  # answers
 DNS_CACHE_MAX: Final = 65536  # answers, of 4 KiB at the most
 PORT_SHARE: Final = 0.5
+ENDPOINTS: Final = ("epoll", "threads", "uring")  # who moves bytes between host and guest memory
 RESOLV_CONF: Final = "/etc/resolv.conf"
 BOOTFILE_MAX: Final = 255  # bytes of a bootfile's name or URL: one DHCP option
 # Who may be given a bootfile of its own, by architectures as option 93 has them (RFC 4578 §2.1 and
@@ -174,6 +175,7 @@ class Fields(TypedDict, total=False):
     static_leases: Mapping[str, str]
     static_leases6: Mapping[str, str]
     port_share: float
+    endpoint: str
     forwards: Iterable[str | ForwardSpec]
     tftp: str | os.PathLike[str] | None
     http: str | os.PathLike[str] | None
@@ -218,6 +220,7 @@ class _Values(NamedTuple):
     static_leases: Mapping[str, str] = MappingProxyType({})  # MAC → address
     static_leases6: Mapping[str, str] = MappingProxyType({})  # MAC or DUID → IPv6 address
     port_share: float = PORT_SHARE  # of descriptors, flows and memory, for one port among others
+    endpoint: str = ENDPOINTS[0]  # one of ENDPOINTS; the network looks whether the host has it
     forwards: tuple[ForwardSpec, ...] = ()  # opened with the network
     tftp: str | None = None  # folder that the gateway serves by TFTP
     http: str | None = None  # folder that the gateway serves by HTTP, at port 80
@@ -606,6 +609,13 @@ def _share(field: str, value: Any) -> float:
     return float(value)
 
 
+def _endpoint(field: str, value: Any) -> str:
+    name = _text(field, value)
+    if name not in ENDPOINTS:
+        _refuse(field, name, f"must be one of {', '.join(ENDPOINTS)}")
+    return name
+
+
 def _flag(field: str, value: Any) -> bool:
     if not isinstance(value, bool):
         _refuse(field, value, "must be true or false")
@@ -831,6 +841,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "static_leases": _leases,
     "static_leases6": _leases6,
     "port_share": _share,
+    "endpoint": _endpoint,
     "forwards": _forwards,
     "tftp": _optional_path,
     "http": _optional_path,

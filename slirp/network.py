@@ -25,6 +25,7 @@ from slirp.config import Config, Fields, Resolver
 from slirp.errors import ConfigError
 from slirp.events import Listener
 from slirp.forward import ForwardSpec, HostAddress, host_text, is_name, parse_forward
+from slirp.host import endpoints
 from slirp.host.attachment import Attachment
 from slirp.host.dispatch import Dispatcher
 from slirp.host.forward import Forward, Forwards
@@ -62,7 +63,8 @@ class Network:
 
     It is what a slirp.Config says, which is given as it is or by its fields as keywords; a prefix
     may stand alone in its place. `clock` gives monotonic seconds. Raises ConfigError for a
-    configuration that cannot work, and OSError for a forward whose host address is not to be had.
+    configuration that cannot work, or an endpoint that this host has not, and OSError for a forward
+    whose host address is not to be had.
     """
 
     def __init__(
@@ -102,9 +104,11 @@ class Network:
             dns64=None if nat64 is None else Dns64(Nat64(nat64), reaches_ipv6=has_route),
         )  # fmt: skip
         self._stack = Stack(config, self._dhcp, self._dhcpv6, self._router)
+        endpoint = endpoints.sockets(config.endpoint)
         self._loop = Loop(clock)
-        relays = self._dispatcher = Dispatcher(self._loop, self._stack, self._dns, config)
+        relays = self._dispatcher = Dispatcher(self._loop, self._stack, self._dns, config, endpoint)
         self._loop.add_settler(relays.settle_ports)
+        relays.serve_endpoint()
         self._forwards = Forwards(
             self._loop, self._stack, relays.tcp, relays.udp, relays.holding, relays.descriptors,
             self._find_guest,
@@ -161,7 +165,9 @@ class Network:
             fits = port.max_frame - 14
             raise ConfigError(f"mtu {self.mtu}: this port carries {fits} bytes at the most", "mtu")
         self._attached += 1
-        attachment = Attachment(port, name or f"port{self._attached}", self._attached)
+        attachment = Attachment(
+            port, name or f"port{self._attached}", self._attached, self._dispatcher.endpoint
+        )
         self._dispatcher.attachments.append(attachment)
         self._stack.add_port(attachment, self._loop.now)
 

@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Final
 
 from slirp.cli import capture_file, disk_image, origin
 from slirp.cli.failure import Failure
+from slirp.config import ENDPOINTS
 
 if TYPE_CHECKING:
     from slirp.cli.demo_report import Outcome
-    from slirp.cli.disk_image import Image
     from slirp.cli.origin import Origin
     from slirp.cli.sampling import DiskSample, FrameSample
     from slirp.guest.prom import Parameters
+    from slirp.host.endpoints import Image
     from slirp.sight.capture import Capture
     from slirp.sight.pcapng import PcapngWriter, SplitWriter
 
@@ -70,9 +71,10 @@ def configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--endpoint",
-        choices=disk_image.ENDPOINTS,
-        default=disk_image.ENDPOINTS[0],
-        help="with --disk: who moves its blocks: the loop itself, threads, or io_uring (epoll)",
+        choices=ENDPOINTS,
+        default=ENDPOINTS[0],
+        help="who moves bytes between host and guest memory, a socket's and the disk's: the loop "
+        "itself, threads, or io_uring (epoll)",
     )
     parser.add_argument(
         "--ipv6", action="store_true", help="the guest speaks IPv6 only, configured by the router"
@@ -108,6 +110,7 @@ def _octets(text: str) -> int:
 def run(args: Namespace) -> int:
     from slirp.cli import demo_report
 
+    _check_endpoint(args.endpoint)
     parameters = _parameters(args)
     with ExitStack() as held:
         writer = capture_file.open_writer(args)
@@ -125,6 +128,16 @@ def run(args: Namespace) -> int:
     if not outcome.ok:
         raise Failure(demo_report.why(outcome))
     return 0
+
+
+def _check_endpoint(name: str) -> None:
+    from slirp.errors import ConfigError
+    from slirp.host import endpoints
+
+    try:
+        endpoints.check(name)
+    except ConfigError as error:
+        raise Failure(f"--{error}") from None
 
 
 def _parameters(args: Namespace) -> Parameters:
@@ -176,7 +189,7 @@ def _fetch(
     if writer is None:
         _end_when_full(capture, *((sample,) if disk is None else (sample, disk_sample)))
     with (
-        Network() as network,
+        Network(endpoint=args.endpoint) as network,
         Terminal(sys.stderr if args.json else sys.stdout, source.octets) as terminal,
         Board(
             fetch(source.url, parameters),

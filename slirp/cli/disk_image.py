@@ -4,7 +4,7 @@ An image that is given is written from its first block on; nothing of it is kept
 not there yet is made as large as the file needs. One for the occasion is a temporary file that the
 file system forgets with the last descriptor, however the program ends.
 
-`--endpoint` says who moves its blocks: the loop at once, a pool of threads, or io_uring.
+`--endpoint` says who moves its blocks (slirp.host.endpoints).
 
 Does not do: formats, partitions, growing an image that is there.
 """
@@ -14,29 +14,25 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from slirp.cli.failure import Failure
+from slirp.host import endpoints
 
 if TYPE_CHECKING:
-    from dma.scsi.endpoint import ImageFile
-    from slirp.host.image_threads import ThreadedImage
-    from slirp.host.image_uring import UringImage
+    from slirp.host.endpoints import Image
 
-    Image: TypeAlias = ImageFile | ThreadedImage | UringImage
-
-ENDPOINTS: Final = ("epoll", "threads", "uring")
 FOR_THE_OCCASION: Final = ""  # what --disk means without IMAGE
 BLOCK_LEN: Final = 512
 PIECE_LEN: Final = 1 << 20  # bytes handled at once
 
 
 @contextmanager
-def opened(path: str, octets: int, endpoint: str = ENDPOINTS[0]) -> Iterator[Image]:
+def opened(path: str, octets: int, endpoint: str = endpoints.EPOLL) -> Iterator[Image]:
     """An image with room for `octets`, if it is a new one. Raises Failure."""
-    make = _endpoint(endpoint)
+    make = endpoints.images(endpoint)
     size = max(-(-octets // BLOCK_LEN), 1) * BLOCK_LEN
     try:
         if path == FOR_THE_OCCASION:
@@ -52,24 +48,6 @@ def opened(path: str, octets: int, endpoint: str = ENDPOINTS[0]) -> Iterator[Ima
         raise Failure(f"--disk {path}: {error.strerror}; give it a file to write to") from None
     with image:
         yield image
-
-
-def _endpoint(name: str) -> Callable[[str], Image]:
-    """What opens an image; each is imported when it is asked for. Raises Failure."""
-    if name == "uring":
-        from slirp.host import image_uring
-
-        reason = image_uring.why_not()
-        if reason is not None:
-            raise Failure(f"--endpoint uring: {reason}")
-        return image_uring.UringImage
-    if name == "threads":
-        from slirp.host.image_threads import ThreadedImage
-
-        return ThreadedImage
-    from dma.scsi.endpoint import ImageFile
-
-    return ImageFile
 
 
 def sha256_of(image: Image, octets: int) -> str:

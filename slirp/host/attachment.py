@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from dma.iovec import IoVec, scatter_copy
 from nic.port import VNET_NONE, Frame, Port, PortDefaults
+from slirp.host.socket_endpoint import AT_ONCE, SocketEndpoint
 from slirp.ip.family import Plain
 from slirp.shortage import is_shortage
 from slirp.wire.virtio_net import GSO_ECN, GSO_UDP_L4
@@ -62,12 +63,16 @@ class Gone(PortDefaults):
 class Attachment:
     """One port of a network."""
 
-    def __init__(self, port: Port, name: str, number: int) -> None:
+    def __init__(
+        self, port: Port, name: str, number: int, endpoint: SocketEndpoint = AT_ONCE
+    ) -> None:
         self.port: Port = port
         self.name = name
         self.number = number
         self.look: Plain | None = None  # how its frames are recognised (slirp.host.dispatch)
         self.keeps_frames: bool = getattr(port, "keeps_frames", False)
+        # Who receives into its claims; what cannot be held must be filled at once.
+        self.endpoint = endpoint if getattr(port, "holds_claims", False) else AT_ONCE
         self.learn()
         self.frames_in = 0
         self.frames_out = 0

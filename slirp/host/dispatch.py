@@ -29,9 +29,10 @@ from slirp.host.holding import Holding
 from slirp.host.inside import Service
 from slirp.host.ipv4 import Ipv4Sockets
 from slirp.host.ipv6 import Ipv6Sockets
-from slirp.host.loop import RETRY_AFTER, Loop
+from slirp.host.loop import READABLE, RETRY_AFTER, Loop
 from slirp.host.loopback import Loopbacks, has_loopback6
 from slirp.host.ping import PingRelay
+from slirp.host.socket_endpoint import AT_ONCE, SocketEndpoint
 from slirp.host.sockets import LOCAL_CAUSES, Sockets
 from slirp.host.tcp import TcpRelay
 from slirp.host.tcp_flow import TcpFlow
@@ -70,8 +71,12 @@ LINK_END: Final = ETHERNET_LEN + LINK_MTU
 class Dispatcher:
     """What ties ports, stack and relays together."""
 
-    def __init__(self, loop: Loop, stack: Stack, dns: DnsService, config: Config) -> None:
+    def __init__(
+        self, loop: Loop, stack: Stack, dns: DnsService, config: Config,
+        endpoint: SocketEndpoint = AT_ONCE,
+    ) -> None:  # fmt: skip
         self.loop = loop
+        self.endpoint = endpoint
         self.stack = stack
         self.attachments: list[Attachment] = []
         self.visit: float | None = None
@@ -373,6 +378,14 @@ class Dispatcher:
         if at is not None:
             self.loop.visit_at(attachment, at)
 
+    def serve_endpoint(self) -> None:
+        """Have the endpoint tell what has arrived, and know when a turn is over. The last settler,
+        since those before it ask it to begin."""
+        bell = self.endpoint.fileno()
+        if bell is not None:
+            self.loop.register(bell, READABLE, lambda events, now: self.endpoint.poll(now))
+            self.loop.add_settler(self.endpoint.settle)
+
     def drop_port(self, attachment: Attachment) -> None:
         """The port is gone: so are the flows of its guests."""
         self.tcp.drop_port(attachment)
@@ -394,6 +407,10 @@ class Dispatcher:
         self.udp.close()
         self.ping.close()
         self.dns.close()
+        bell = self.endpoint.fileno()
+        if bell is not None:
+            self.loop.unregister(bell)
+            self.endpoint.close()
 
 
 def _raise(attachment: Attachment, gone: DeviceGone) -> None:

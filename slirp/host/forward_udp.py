@@ -102,7 +102,6 @@ class DatagramForward:
         self._seen: dict[tuple[SockAddr, bytes], Sender] = {}  # by peer and address asked
         self._peers: dict[tuple[bytes, int], Answers] = {}  # as the guest sees them
         self._late: deque[tuple[Sender, bytes]] = deque(maxlen=HELD_MAX)  # were held; no room yet
-        self._overflow = udp.overflow
         self._nobody = bytes(stack.inputs[0].layer.family.addr_len)
         self._lead_to(target.addr or self._nobody)
         widen_queue(sock)
@@ -151,7 +150,7 @@ class DatagramForward:
                 return
             views = payload_views(claim.iov.segments, lengths, size_max)
             try:
-                size, control, _, peer = self.sock.recvmsg_into((*views, self._overflow), ancillary)
+                size, control, _, peer = self.sock.recvmsg_into((*views, udp.overflow), ancillary)
             except OSError as error:
                 claim.cancel()
                 udp.bear(error)
@@ -162,7 +161,7 @@ class DatagramForward:
                 udp.failed += 1
                 continue
             if size > room:
-                datagram = b"".join((*views, self._overflow))[:size]
+                datagram = b"".join((*views, udp.overflow))[:size]
                 claim.cancel()
                 self._send_fragments(guest, sender, datagram)
             else:
@@ -170,9 +169,10 @@ class DatagramForward:
             udp.to_guest += 1
 
     def _hold(self, now: float) -> None:
+        area = self._udp.overflow
         for _ in range(DATAGRAMS_PER_TURN):
             try:
-                size, control, _, peer = self.sock.recvmsg_into((self._overflow,), self._info.room)
+                size, control, _, peer = self.sock.recvmsg_into((area,), self._info.room)
             except OSError as error:
                 self._udp.bear(error)
                 return
@@ -180,7 +180,7 @@ class DatagramForward:
                 self._udp.failed += 1
                 continue
             sender = self._sender(peer, self._info.asked(control))
-            held = HeldDatagram(self, sender, bytes(self._overflow[:size]))
+            held = HeldDatagram(self, sender, bytes(area[:size]))
             self._holding.hold(self.key[0], "udp", held, size, now)
 
     def deliver(self, guest: Guest, sender: Sender, datagram: bytes) -> None:

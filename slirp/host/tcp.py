@@ -43,7 +43,7 @@ from slirp.host.loopback import Loopbacks
 from slirp.host.sockets import LOCAL_CAUSES, Sockets
 from slirp.host.tcp_deliver import Deliverer
 from slirp.host.tcp_farewell import Farewells
-from slirp.host.tcp_feed import ACK_OWED, EDGE_BOTH, Feeder
+from slirp.host.tcp_feed import ACK_OWED, DROP_AT, EDGE_BOTH, Feeder
 from slirp.host.tcp_flow import TcpFlow, connect_answer, pending_error, widen
 from slirp.shortage import SHORTAGES, is_shortage, persist
 from slirp.tcp import connection as tcp
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from slirp.ip.neighbours import Guest
 
 CHORES_DELAY: Final = 0.001  # seconds that a small ACK or drop waits for company (RFC: 0.5)
-DROP_AT: Final = 1024  # acknowledged bytes that are dropped from the host's queue at once; fewer
-# wait for CHORES_DELAY, no longer: they may hold a large buffer, and with it the host's window
 QUIET_WINDOW: Final = 32768  # bytes of window left with which no new one need be worked out
 FLOWS_MAX: Final = 65536  # TCP flows of one network; the next SYN is answered with RST
 TRIES: Final = 2  # of a call that met a shortage, before it waits for another occasion
@@ -451,6 +449,16 @@ class TcpRelay:
             if failure:
                 flow.host_failed(now)
 
+    def arrived(self, flow: TcpFlow, size: int, failure: int, now: float) -> None:
+        """A receive that was somebody else's to do is over."""
+        self.feeder.arrived(flow, size, failure, now)
+
+    def withdraw(self, flow: TcpFlow) -> None:
+        """The port takes back the room that a receive is under way into: again, into other."""
+        self.feeder.withdraw(flow)
+        self.touch(flow, tcp.REWIND)
+        self._loop.again()  # a guest stops its chip between turns
+
     def _is_connected(self, flow: TcpFlow, events: int, now: float) -> bool:
         """Has the connect that was waited for succeeded, by these events?"""
         assert flow.sock is not None
@@ -522,6 +530,7 @@ class TcpRelay:
             if self.on_flow is not None:
                 self.on_flow("flow-closed", flow)
         flow.guest.attachment.forget(flow)
+        self.feeder.withdraw(flow)
         flow.visit = None
         self.deliverer.forget(flow)
 

@@ -116,6 +116,7 @@ class Farewells:
         self._until.pop(flow, None)
         self._resetting.discard(flow)
         if sock is not None:
+            self._feeder.withdraw(flow)
             if flow.owned:
                 self._feeder.drop(flow)  # closing over unread bytes would reset the host
             flow.sock = None

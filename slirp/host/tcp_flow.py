@@ -24,7 +24,10 @@ from slirp.shortage import is_shortage, persist
 from slirp.tcp import connection as tcp
 
 if TYPE_CHECKING:
+    from nic.port import Claim
+    from slirp.address import SockAddr
     from slirp.host.attachment import Attachment
+    from slirp.host.socket_endpoint import SocketEndpoint
     from slirp.ip.neighbours import Guest
 
 RECEIVE_AHEAD: Final = 512 << 10  # bytes that the host may be ahead of a guest without offloads
@@ -45,6 +48,31 @@ class Owner(Protocol):
     def touch(self, flow: TcpFlow, events: int) -> None: ...
     def retry(self, flow: TcpFlow, now: float) -> None: ...
     def displace(self, flow: TcpFlow, now: float) -> None: ...
+    def arrived(self, flow: TcpFlow, size: int, failure: int, now: float) -> None: ...
+    def withdraw(self, flow: TcpFlow) -> None: ...
+
+
+class Incoming:
+    """A receive that is under way, and the claim that it goes into."""
+
+    __slots__ = ("again", "claim", "endpoint", "length", "lengths", "seq", "views")
+
+    def __init__(
+        self,
+        endpoint: SocketEndpoint,
+        claim: Claim,
+        views: tuple[memoryview, ...],
+        seq: int,
+        length: int,
+        lengths: tuple[int, int, int],
+    ) -> None:
+        self.endpoint = endpoint
+        self.claim = claim
+        self.views = views
+        self.seq = seq  # of the first byte
+        self.length = length
+        self.lengths = lengths  # of the headers
+        self.again = False  # somebody wanted to send meanwhile
 
 
 class TcpFlow:
@@ -72,6 +100,7 @@ class TcpFlow:
         "peek_at",
         "peeks",
         "readable",
+        "receiving",
         "relay",
         "retry_at",
         "sock",
@@ -114,6 +143,7 @@ class TcpFlow:
         self.finishing = False  # the guest's FIN waits for the spill
         self.touched = False
         self.events = 0
+        self.receiving: Incoming | None = None  # a receive that is under way
         self.spill: deque[memoryview] | None = None  # taken from the guest, not by the kernel
         self.spilled = 0
         self.kept: dict[int, bytes] | None = None  # ahead of rcv_nxt, by sequence number
@@ -130,6 +160,14 @@ class TcpFlow:
     def handle_ready(self, events: int, now: float) -> None:
         """The host socket is ready."""
         self.relay.handle_ready(self, events, now)
+
+    def arrived(self, size: int, failure: int, peer: SockAddr | None, now: float) -> None:
+        """What was to be received is there, or this errno is."""
+        self.relay.arrived(self, size, failure, now)
+
+    def withdraw(self) -> None:
+        """The port takes back the room that a receive is under way into."""
+        self.relay.withdraw(self)
 
     def resume(self, now: float) -> None:
         """The guest has room again, for what is new or for what has to be sent again."""

@@ -5,7 +5,10 @@ it talks to both): an endpoint-independent mapping (RFC 4787 REQ-1), and a peer 
 socket's address may answer or write first. A datagram to the guest goes from the socket straight
 into a claim of the guest's MTU: payload first, headers when its length and sender are known. One
 that is longer than the MTU ends in an overflow area behind the claim's views and goes on as
-fragments. When the guest has no room, the datagrams stay in the socket.
+fragments. When the guest has no room, the datagrams stay in the socket. The
+receive may be somebody else's to do (slirp.host.socket_endpoint): then one datagram of a mapping is
+under way at a time, with an overflow area of its own, and goes on in `arrived`; the loop tells
+again of those behind it.
 
 ICMP errors come back from the socket's error queue (IP_RECVERR) and go to the guest from the
 address that reported them, around the datagram that caused them. The guest's TTL goes out with
@@ -36,7 +39,7 @@ import struct
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE
@@ -44,11 +47,12 @@ from slirp.address import SockAddr, addr_from_text, is_loopback
 from slirp.flow import Refusal
 from slirp.host.attachment import payload_views, send_all, write_headers
 from slirp.host.descriptors import Descriptors, Idle
-from slirp.host.loop import HANGUP, READABLE, Loop
+from slirp.host.loop import HANGUP, READABLE, RETRY_AFTER, Loop
 from slirp.host.loopback import Loopbacks
+from slirp.host.socket_endpoint import AT_ONCE
 from slirp.host.socket_errors import icmp_from_error
 from slirp.host.sockets import LOCAL_CAUSES, SocketError, Sockets, addr_of
-from slirp.host.udp_mapping import MAPPING_FOR, Mapping, Replier
+from slirp.host.udp_mapping import MAPPING_FOR, Incoming, Mapping, Replier
 from slirp.host.udp_runs import Outgoing, Route, receive_runs
 from slirp.host.udp_send import dropped_by_kernel, send_datagrams, widen_queue
 from slirp.ip.icmp_translation import mtu_of
@@ -61,7 +65,7 @@ from slirp.stack import Stack
 from slirp.wire.checksum import ones_sum
 
 if TYPE_CHECKING:
-    from nic.port import Claim
+    from nic.port import Claim, HoldableClaim
     from slirp.host.attachment import Attachment
 
 MAPPINGS_MAX: Final = 8192  # of which one port among others has its share
@@ -92,6 +96,7 @@ class UdpRelay:
         self._stack = stack
         self._mtu = stack.link.mtu
         self.overflow = memoryview(bytearray(OVERFLOW_LEN))
+        self._spare: list[memoryview] = []  # overflow areas of receives that are over
         self.mappings: dict[Key, Mapping] = {}
         self.repliers: dict[tuple[bytes, int], list[Replier]] = {}  # by guest endpoint
         self.routes: dict[bytes, Route] = {}  # by addresses and ports, as on the wire
@@ -366,6 +371,7 @@ class UdpRelay:
         mapping.attachment.mappings -= 1
         self.routes.clear()
         mapping.guest.attachment.forget(mapping)
+        self.withdraw(mapping)
         self._loop.unregister(mapping.sock.fileno())
         self.dropped += dropped_by_kernel(mapping.sock)
         mapping.sock.close()
@@ -391,6 +397,10 @@ class UdpRelay:
         """Pass on what the socket has, as far as the guest has room."""
         guest = mapping.guest
         lengths, room = guest.family.udp_lengths, guest.family.udp_room(self._mtu)
+        if mapping.receiving is not None:
+            return
+        if guest.attachment.endpoint is not AT_ONCE and self._begin(mapping, room):
+            return
         if guest.attachment.gso_udp:
             receive_runs(self, mapping, room, now)
             return
@@ -400,21 +410,73 @@ class UdpRelay:
             if claim is None:
                 self.wait(mapping)
                 return
-            views = payload_views(claim.iov.segments, lengths, size_max)
+            views = (*payload_views(claim.iov.segments, lengths, size_max), self.overflow)
             try:
-                size, _, _, peer = mapping.sock.recvmsg_into((*views, self.overflow))
+                size, _, _, peer = mapping.sock.recvmsg_into(views)
             except OSError as error:  # nothing more, or an error that the error queue tells of
                 claim.cancel()
                 self.bear(error)
                 return
-            mapping.used_at = now
-            self.to_guest += 1
-            if size > room:
-                datagram = bytes(IoVec((*views, self.overflow)).slice(0, size))
-                claim.cancel()
-                self._send_fragments_from(mapping, peer, datagram)
-                continue
-            fill(claim, guest, self.template_from(mapping, peer), views, size)
+            self._deliver(mapping, claim, views, size, peer, now)
+
+    def _deliver(
+        self, mapping: Mapping, claim: Claim, views: tuple[memoryview, ...], size: int,
+        peer: SockAddr, now: float,
+    ) -> None:  # fmt: skip
+        """A datagram is in these views: the claim's, and an overflow area."""
+        guest = mapping.guest
+        mapping.used_at = now
+        self.to_guest += 1
+        if size > guest.family.udp_room(self._mtu):
+            datagram = bytes(IoVec(views).slice(0, size))
+            claim.cancel()
+            self._send_fragments_from(mapping, peer, datagram)
+        else:
+            fill(claim, guest, self.template_from(mapping, peer), views[:-1], size)
+
+    def _begin(self, mapping: Mapping, room: int) -> bool:
+        """Have somebody else receive; False: it is ours to do."""
+        attachment: Attachment = mapping.guest.attachment
+        endpoint = attachment.endpoint
+        lengths = mapping.guest.family.udp_lengths
+        size_max = sum(lengths) + room
+        claim = attachment.port.claim(size_max, lengths)
+        if claim is None:
+            self.wait(mapping)
+            return True
+        views = payload_views(claim.iov.segments, lengths, size_max)
+        if not endpoint.begin(mapping.sock, (*views, self.overflow), 0, mapping):
+            claim.cancel()
+            return False
+        held = cast("HoldableClaim", claim).hold(mapping.withdraw)
+        mapping.receiving = Incoming(endpoint, held, views, self.overflow)
+        self.overflow = self._spare.pop() if self._spare else memoryview(bytearray(OVERFLOW_LEN))
+        return True
+
+    def arrived(
+        self, mapping: Mapping, size: int, failure: int, peer: SockAddr | None, now: float
+    ) -> None:
+        """A receive that was somebody else's to do is over."""
+        incoming, mapping.receiving = mapping.receiving, None
+        assert incoming is not None
+        if peer is not None:
+            views = (*incoming.views, incoming.overflow)
+            self._deliver(mapping, incoming.claim, views, size, peer, now)
+        else:  # nothing was there, or an error that the error queue tells of
+            incoming.claim.cancel()
+            if failure in SHORTAGES and failure != errno.EAGAIN:
+                self.shortages += 1
+                self._loop.rest(mapping.sock.fileno(), RETRY_AFTER)
+        self._spare.append(incoming.overflow)
+
+    def withdraw(self, mapping: Mapping) -> None:
+        """Give up what is under way; its claim is void, or is to be cancelled. What the kernel had
+        handed over already is lost, as a chip that is stopped loses it."""
+        incoming, mapping.receiving = mapping.receiving, None
+        if incoming is not None:
+            incoming.endpoint.withdraw(mapping)
+            incoming.claim.cancel()
+            self._spare.append(incoming.overflow)
 
     def bear(self, error: OSError) -> None:
         """Nothing was received: is it more than that nothing is there? Then the loop asks later."""

@@ -10,14 +10,18 @@ Does not do: anything by itself.
 from __future__ import annotations
 
 import socket
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from slirp.address import SockAddr
 from slirp.host.attachment import Attachment
+from slirp.host.socket_endpoint import SocketEndpoint
 from slirp.host.sockets import SocketFamily
 from slirp.ip.layer import Layer
 from slirp.ip.neighbours import Guest
 from slirp.ip.template import Template
+
+if TYPE_CHECKING:
+    from nic.port import Claim
 
 MAPPING_FOR: Final = 300.0  # seconds without traffic, RFC 4787 REQ-5 recommends five minutes
 
@@ -29,6 +33,19 @@ class Owner(Protocol):
     def handle_ready(self, mapping: Mapping, events: int, now: float) -> None: ...
     def watch(self, mapping: Mapping) -> None: ...
     def receive(self, mapping: Mapping, now: float) -> None: ...
+    def arrived(
+        self, mapping: Mapping, size: int, failure: int, peer: SockAddr | None, now: float
+    ) -> None: ...
+    def withdraw(self, mapping: Mapping) -> None: ...
+
+
+class Incoming(NamedTuple):
+    """A receive that is under way, and the claim that it goes into."""
+
+    endpoint: SocketEndpoint
+    claim: Claim
+    views: tuple[memoryview, ...]
+    overflow: memoryview  # behind them, for what is longer than the guest's MTU
 
 
 class Replier(Protocol):
@@ -51,8 +68,8 @@ class Mapping:
 
     __slots__ = (
         "attachment", "family", "from_addr", "guest", "hops", "layer", "number", "opened_at",
-        "port", "queued_at", "relay", "sock", "takes_runs", "template", "to_addr", "to_key",
-        "used_at", "visit",
+        "port", "queued_at", "receiving", "relay", "sock", "takes_runs", "template", "to_addr",
+        "to_key", "used_at", "visit",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +89,7 @@ class Mapping:
         self.to_addr: SockAddr = ("", 0)  # … as a socket address
         self.from_addr: SockAddr | None = None  # the last sender …
         self.template: Template | None = None  # … and the headers of what it sends
+        self.receiving: Incoming | None = None
         self.used_at = 0.0
         self.queued_at = 0.0  # used_at when it took its place among those that may have to go
         self.number = 0  # as mappings are called by whoever looks; the relay counts them
@@ -88,6 +106,14 @@ class Mapping:
     def handle_ready(self, events: int, now: float) -> None:
         """The host socket has a datagram or an error."""
         self.relay.handle_ready(self, events, now)
+
+    def arrived(self, size: int, failure: int, peer: SockAddr | None, now: float) -> None:
+        """A datagram that was to be received is there, or this errno is."""
+        self.relay.arrived(self, size, failure, peer, now)
+
+    def withdraw(self) -> None:
+        """The port takes back the room that a receive is under way into."""
+        self.relay.withdraw(self)
 
     def resume(self, now: float) -> None:
         """The guest has room again."""

@@ -44,12 +44,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, cast
 
 from dma.iovec import IoVec, Ranges, total_len
 from dma.transfer import Direction, DmaPath, Lanes, Transfer
-from nic.port import VNET_NONE, Claim, Frame, Port
+from nic.port import VNET_NONE, Claim, Frame, HoldableClaim, Port
 from slirp.sight import scsi
 from slirp.sight.layout import (
     DATA,
@@ -169,6 +169,7 @@ class CapturePort:
 
     def __init__(self, inner: Port, capture: Capture) -> None:
         self.inner = inner
+        self.holds_claims: bool = getattr(inner, "holds_claims", False)
         self._capture = capture
         if inner.offload:  # long sums need it: better now than between two frames
             import numpy  # noqa: F401
@@ -268,6 +269,11 @@ class CaptureClaim:
 
     def cancel(self) -> None:
         self._inner.cancel()
+
+    def hold(self, withdraw: Callable[[], None]) -> CaptureClaim:
+        """The claim that is wrapped is; only where the port says that it holds claims."""
+        self._inner = cast(HoldableClaim, self._inner).hold(withdraw)
+        return self
 
 
 def _with_checksum(octets: bytes, vnet: bytes) -> bytes:

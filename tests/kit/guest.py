@@ -462,11 +462,14 @@ class Lab:
     With a `clock` of the kit's, time stands still but for deadlines that are SOON.
     """
 
+    endpoint = "epoll"  # unless it is said otherwise
+
     def __init__(
         self, port: MemoryPort | None = None, *, clock: Clock | None = None, **options: Any
     ) -> None:
         options.setdefault("resolvers", ())
         options.setdefault("ra_enabled", False)  # so that nothing comes unasked
+        options.setdefault("endpoint", self.endpoint)
         self._clock = clock
         if clock is not None:
             options["clock"] = lambda: clock.now
@@ -492,6 +495,7 @@ class Lab:
         while True:
             soon = self._wait_for_what_is_soon()
             busy = self.network.poll(0.0 if until is None else 0.01)
+            busy += self.network._dispatcher.endpoint.under_way
             for guest in self.guests:
                 busy += len(guest.port.sent)
                 guest.read()
@@ -501,6 +505,11 @@ class Lab:
             elif until():
                 return
             assert time.monotonic() < stop_at, "what was waited for did not come"
+
+    def arrive(self) -> None:
+        """Whatever is under way from hosts' sockets arrives."""
+        while self.network._dispatcher.endpoint.under_way:
+            self.network.poll(0.01)
 
     def _wait_for_what_is_soon(self) -> bool:
         loop = self.network._loop

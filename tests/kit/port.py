@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 from dma.iovec import IoVec
@@ -68,9 +68,15 @@ class MemoryClaim:
         self._port.open_claims -= 1
         self._port.cancelled += 1
 
+    def hold(self, withdraw: Callable[[], None]) -> MemoryClaim:
+        """A claim has memory of its own: it is held as it is."""
+        return self
+
 
 class MemoryPort(PortDefaults):
     """`piece`: cut claims and frames every so many bytes as well; 0: only where asked."""
+
+    holds_claims = True
 
     def __init__(self, *, max_frame: int = 1514, offload: bool = False, piece: int = 0) -> None:
         self.max_frame = max_frame

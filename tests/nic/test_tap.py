@@ -286,3 +286,39 @@ def test_names_and_rights() -> None:
             open_tap("other")
 
     in_a_namespace(body)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_claim_that_is_held_keeps_its_area(waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many others are made and are over meanwhile; and areas are used again."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made = TapPort(ours.fileno(), vnet=False)
+    areas = set()
+    with ours, theirs:
+        for _ in range(3):
+            held = []
+            for letter in (b"a", b"b", b"c"):
+                claim = made.claim(60, (14,))
+                assert claim is not None
+                later = claim.hold(lambda: None)
+                areas.add(id(later.iov.segments[0].obj))
+                later.iov.copy_from(letter * 60)
+                held.append(later)
+            between = made.claim(60, (14, 20))
+            assert between is not None
+            between.iov.copy_from(b"-" * 60)
+            between.commit(60)
+            held[1].commit(30)
+            held[2].cancel()
+            if waits:  # nothing overtakes a frame that the kernel had no memory for
+                made._held = b"kept"
+                with monkeypatch.context() as patch:
+                    patch.setattr(made, "_retry", lambda: False)
+                    held[0].commit(60)
+                made._held = b""
+            else:
+                held[0].commit(60)
+            frames = [theirs.recv(100) for _ in range(2 if waits else 3)]
+            assert frames == [b"-" * 60, b"b" * 30, b"a" * 60][: len(frames)]
+        assert made.dropped == (3 if waits else 0)
+    assert len(areas) <= 4

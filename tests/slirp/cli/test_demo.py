@@ -20,7 +20,7 @@ import pytest
 
 from slirp.cli.demo_report import EACH_STAGE
 from slirp.cli.main import main
-from slirp.host import image_uring
+from slirp.host import uring
 from slirp.sight.layout import DISK_STAGES, STAGES, check, frames
 from slirp.sight.pcapng import read_packets
 from tests.kit.need import missing, need_ipv6
@@ -142,7 +142,7 @@ def test_onto_a_disk_made_for_the_occasion(size: str, capsys: pytest.CaptureFixt
 def test_each_endpoint_ends_with_equal_digests(
     endpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if endpoint == "uring" and (reason := image_uring.why_not()):
+    if endpoint == "uring" and (reason := uring.why_not()):
         missing(reason)
     shown = demo_json(capsys, "--disk", "--endpoint", endpoint, "--size", "1M")
     assert shown["disk"]["ok"]

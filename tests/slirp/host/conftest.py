@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from slirp.host import tcp_flow
+from slirp.config import ENDPOINTS
+from slirp.host import endpoints, tcp_flow, uring
 from slirp.host.tcp_flow import peek_offset_works
 from tests.kit.guest import Lab
+from tests.kit.need import missing
 
 MakeLab = Callable[..., Lab]
 
@@ -36,6 +38,16 @@ def make_lab() -> Iterator[MakeLab]:
 @pytest.fixture
 def lab(make_lab: MakeLab) -> Lab:
     return make_lab()
+
+
+@pytest.fixture(params=ENDPOINTS)
+def every_endpoint(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Labs whose sockets are received from in each of the ways that there are."""
+    name: str = request.param
+    if name == endpoints.URING and (reason := uring.why_not()):
+        missing(reason)
+    monkeypatch.setattr(Lab, "endpoint", name)
+    return name
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ from tests.kit.guest import (
 from tests.slirp.host.conftest import MakeLab, open_fds
 from tests.slirp.host.test_tcp import no_more_descriptors
 
+pytestmark = pytest.mark.usefixtures("every_endpoint")
+
 TO_GUEST = (GUEST, 8080)
 
 

@@ -25,7 +25,7 @@ from dma.scsi import registers as reg
 from dma.scsi.disk import Disk
 from dma.scsi.endpoint import VIEWS_MAX, Endpoint, ImageFile
 from dma.scsi.target import Target
-from slirp.host import image_uring
+from slirp.host import image_uring, uring
 from slirp.host.image_threads import ThreadedImage
 from slirp.host.image_uring import UringImage
 from tests.kit.need import missing
@@ -42,7 +42,7 @@ LATER: Final = ("threads", "uring")
 
 
 def opened(kind: str, path: Path) -> Endpoint:
-    if kind == "uring" and (reason := image_uring.why_not()):
+    if kind == "uring" and (reason := uring.why_not()):
         missing(reason)
     return KINDS[kind](path)
 
@@ -245,7 +245,7 @@ def test_more_requests_than_the_queue_has_room_for(path: Path) -> None:
 
 def test_why_not_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "liburing", None)
-    assert "pip install 'slirp[uring]'" in (image_uring.why_not() or "")
+    assert "pip install 'slirp[uring]'" in (uring.why_not() or "")
 
 
 def room(size: int) -> IoVec:

@@ -23,6 +23,8 @@ from tests.slirp.host.test_descriptors import ledger_of, only
 from tests.slirp.host.test_forward import TO_GUEST, accepted, seen
 from tests.slirp.host.test_tcp import DATA, RESET, Starved, connected, flow_count, received
 
+pytestmark = pytest.mark.usefixtures("every_endpoint")
+
 
 def fill(lab: Lab, stream: Stream) -> int:
     """Send until the network has no more room; how much."""

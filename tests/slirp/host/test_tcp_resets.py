@@ -20,7 +20,7 @@ from tests.slirp.host.conftest import MakeLab
 from tests.slirp.host.test_forward import TO_GUEST, accepted, forwarded, seen
 from tests.slirp.host.test_tcp import DATA, RESET, connected, flow_count, received, send_all
 
-pytestmark = pytest.mark.usefixtures("peeking")
+pytestmark = pytest.mark.usefixtures("peeking", "every_endpoint")
 
 ANSWER = b"HTTP/1.1 413 Too Large\r\n\r\n"
 

@@ -18,6 +18,8 @@ from tests.kit.port import MemoryPort
 from tests.slirp.host.conftest import MakeLab, open_fds
 from tests.slirp.host.test_tcp import no_more_descriptors
 
+pytestmark = pytest.mark.usefixtures("every_endpoint")
+
 IP_RECVTTL = 12  # linux/in.h
 
 
