@@ -92,8 +92,8 @@ class Network:
         self._router = (
             Advertiser(RaConfig.of(config)) if config.ra_enabled and config.has_ipv6 else None
         )
-        sources = [server for server in (self._dhcp, self._dhcpv6) if server is not None]
-        self._leased = LeasedNames(sources, config.domain)
+        self._lessors = [server for server in (self._dhcp, self._dhcpv6) if server is not None]
+        self._leased = LeasedNames(self._lessors, config.domain)
         self._resolv = ResolvConf(config.resolv_conf)
         self._resolvers = config.resolvers
         nat64 = config.nat64_prefix
@@ -114,7 +114,7 @@ class Network:
             self._find_guest,
         )  # fmt: skip
         relays.on_gone = self._port_gone
-        self._observer = Observer(relays, sources)
+        self._observer = Observer(relays, self._lessors)
         self._gone = 0  # ports whose device went away
         self._counters: dict[str, Mapping[str, int]] = {}
         self._attached = 0
@@ -272,7 +272,7 @@ class Network:
         from slirp import statefile
         from slirp.host.state import saved
 
-        body = saved(self._dispatcher, self._dhcp, self.forwards(), self.config)
+        body = saved(self._dispatcher, self._lessors, self.forwards(), self.config)
         statefile.write(os.fspath(path), body)
         return {kind: len(body[kind]) for kind in ("leases", "forwards", "udp", "tcp")}
 
@@ -296,7 +296,9 @@ class Network:
             raise statefile.StateError(text, why)
         taken = {forward.host for forward in self.forwards()}
         found.forwards = [spec for spec in found.forwards if spec.host not in taken]
-        restorer = Restorer(self._dispatcher, self._dhcp, found, lambda spec: self._open((spec,)))
+        restorer = Restorer(
+            self._dispatcher, self._lessors, found, lambda spec: self._open((spec,))
+        )
         self._observer.restore(restorer)
         return restorer.report
 
@@ -310,7 +312,7 @@ class Network:
         relays = self._dispatcher
         relays.udp.outgoing.flush(self._loop.now)
         relays.tcp.settle(self._loop.now)
-        return given(relays, self._dhcp, self._forwards, self.config)
+        return given(relays, self._lessors, self._forwards, self.config)
 
     def abandon(self) -> None:
         """Another process goes on: from here on nothing is sent, reset or removed."""
@@ -332,7 +334,7 @@ class Network:
 
         taken = Taken(values, socks)
         try:
-            taken.enter(self._dispatcher, self._dhcp, self._forwards, attachment)
+            taken.enter(self._dispatcher, self._lessors, self._forwards, attachment)
         except Damaged as damage:
             raise ConfigError(f"handover: {damage}", "handover") from None
         return taken.report
@@ -512,7 +514,6 @@ class Network:
     def leases(self) -> list[dict[str, Any]]:
         """DHCP leases of both families: address, MAC, seconds left."""
         now = self._loop.now
-        servers = (server for server in (self._dhcp, self._dhcpv6) if server is not None)
         return [
             {
                 "address": addr_to_text(lease.addr),
@@ -520,7 +521,7 @@ class Network:
                 "hostname": lease.hostname.decode("ascii", "replace"),
                 "expires_in": _seconds(lease.expires_at - now),
             }
-            for server in servers
+            for server in self._lessors
             for lease in server.leases(now)
         ]
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 import base64
 import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from slirp.address import addr_from_text, addr_to_text, mac_from_text, mac_to_text
-from slirp.host.state import Damaged, parse_lease, saved
+from slirp.host.state import Damaged, Server, parse_lease, restore_lease, saved
 from slirp.tcp.carry import carried, resumed
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from slirp.host.dispatch import Dispatcher
     from slirp.host.forward import Forwards
     from slirp.host.tcp_flow import TcpFlow
-    from slirp.services.dhcp import DhcpServer
 
 _FLAGS: Final = ("connecting", "drained", "finishing", "incoming", "to_the_end")
 
@@ -44,7 +43,9 @@ class Given(NamedTuple):
     fds: list[int]
 
 
-def given(relays: Dispatcher, dhcp: DhcpServer | None, forwards: Forwards, config: Config) -> Given:
+def given(
+    relays: Dispatcher, servers: Sequence[Server], forwards: Forwards, config: Config
+) -> Given:
     """All of a network that can go on elsewhere."""
     fds: list[int] = []
 
@@ -52,7 +53,7 @@ def given(relays: Dispatcher, dhcp: DhcpServer | None, forwards: Forwards, confi
         fds.append(sock.fileno())
         return len(fds) - 1
 
-    values = saved(relays, dhcp, (), config)
+    values = saved(relays, servers, (), config)
     values["guests"] = [
         {"address": addr_to_text(guest.addr), "mac": mac_to_text(guest.mac)}
         for guest in relays.stack.guests
@@ -106,17 +107,15 @@ class Taken:
     def enter(
         self,
         relays: Dispatcher,
-        dhcp: DhcpServer | None,
+        servers: Sequence[Server],
         forwards: Forwards,
         attachment: Attachment,
     ) -> None:
         """Take its place in these relays."""
         now = relays.loop.now
         try:
-            if dhcp is not None:
-                for value in self._values["leases"]:
-                    lease = parse_lease(value, 0.0)
-                    dhcp.restore(lease._replace(expires_at=now + lease.expires_at), now)
+            for value in self._values["leases"]:
+                restore_lease(servers, parse_lease(value, 0.0), now)
             for guest in self._values["guests"]:
                 self._learn(relays, attachment, guest, now)
             for entry in self._values["forwards"]:

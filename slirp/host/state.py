@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from slirp.address import addr_from_text, addr_to_text, mac_from_text, mac_to_text
 from slirp.config import Config
@@ -26,7 +26,9 @@ from slirp.flow import ends_of
 from slirp.forward import ForwardSpec, parse_forward
 from slirp.host.forward import Forward
 from slirp.ip.template import PROTOCOL_TCP
-from slirp.services.dhcp import Lease
+from slirp.services.dhcp import DhcpServer, Lease
+from slirp.services.dhcpv6 import Dhcpv6Server
+from slirp.services.dhcpv6 import Lease as Lease6
 from slirp.tcp.segment import Emission
 from slirp.wire.tcp import ACK, RST
 
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
     from slirp.host.dispatch import Dispatcher
     from slirp.host.udp_mapping import Mapping as UdpMapping
     from slirp.ip.neighbours import Guest
-    from slirp.services.dhcp import DhcpServer
 
 HELD_AS: Final = "restored"  # in the statistics of what waits for guests
 KEY_LENGTHS: Final = (12, 36)  # bytes of a flow's key: two addresses and two ports
+
+
+Server: TypeAlias = DhcpServer | Dhcpv6Server
 
 
 class Damaged(Exception):
@@ -63,7 +67,7 @@ class SavedFlow(NamedTuple):
 
 
 def saved(
-    relays: Dispatcher, dhcp: DhcpServer | None, forwards: Sequence[Forward], config: Config
+    relays: Dispatcher, servers: Sequence[Server], forwards: Sequence[Forward], config: Config
 ) -> dict[str, Any]:
     """Everything that a restart would lose, as JSON has it."""
     now = relays.loop.now
@@ -71,7 +75,7 @@ def saved(
         "saved_at": time.time(),
         "network": config.network,
         "config": config.plain(),
-        "leases": [_lease(lease, now) for lease in dhcp.leases(now)] if dhcp else [],
+        "leases": [_lease(lease, now) for server in servers for lease in server.leases(now)],
         "forwards": [str(_spec(forward)) for forward in forwards],
         "udp": [_mapping(mapping) for mapping in relays.udp.mappings.values()],
         "tcp": [
@@ -85,12 +89,16 @@ def saved(
     }
 
 
-def _lease(lease: Lease, now: float) -> dict[str, Any]:
+def _lease(lease: Lease | Lease6, now: float) -> dict[str, Any]:
     left = lease.expires_at - now
+    if isinstance(lease, Lease):
+        client: dict[str, Any] = {"client_id": lease.client_id.hex()}
+    else:
+        client = {"duid": lease.duid.hex(), "iaid": lease.iaid}
     return {
+        **client,
         "address": addr_to_text(lease.addr),
         "mac": mac_to_text(lease.mac),
-        "client_id": lease.client_id.hex(),
         "hostname": lease.hostname.hex(),
         "left": left if left < float("inf") else None,  # seconds; null: for ever
     }
@@ -126,16 +134,25 @@ class Saved:
             raise Damaged(f"is not as it was written: {error}") from None
 
 
-def parse_lease(value: Any, passed: float) -> Lease:
+def parse_lease(value: Any, passed: float) -> Lease | Lease6:
     """With the seconds that are left of it, `passed` since it was saved, for its end."""
     left = float("inf") if value["left"] is None else float(value["left"]) - passed
-    return Lease(
-        addr_from_text(str(value["address"])),
-        mac_from_text(str(value["mac"])),
-        bytes.fromhex(value["client_id"]),
-        bytes.fromhex(value["hostname"]),
-        left,
-    )
+    addr, mac = addr_from_text(str(value["address"])), mac_from_text(str(value["mac"]))
+    hostname = bytes.fromhex(value["hostname"])
+    if "duid" in value:
+        return Lease6(addr, mac, bytes.fromhex(value["duid"]), int(value["iaid"]), hostname, left)
+    return Lease(addr, mac, bytes.fromhex(value["client_id"]), hostname, left)
+
+
+def restore_lease(servers: Sequence[Server], lease: Lease | Lease6, now: float) -> bool:
+    """Give a saved lease, its end counted from now, back to the server of its family."""
+    lease = lease._replace(expires_at=now + lease.expires_at)
+    for server in servers:
+        if isinstance(server, DhcpServer) and isinstance(lease, Lease):
+            return server.restore(lease, now)
+        if isinstance(server, Dhcpv6Server) and isinstance(lease, Lease6):
+            return server.restore(lease, now)
+    return False
 
 
 def _parse_mapping(value: Any) -> SavedMapping:
@@ -189,7 +206,7 @@ class Restorer:
     def __init__(
         self,
         relays: Dispatcher,
-        dhcp: DhcpServer | None,
+        servers: Sequence[Server],
         found: Saved,
         open_forward: Callable[[ForwardSpec], object],
     ) -> None:
@@ -198,10 +215,8 @@ class Restorer:
         self._flows = list(found.flows)
         self.report: dict[str, Any] = {"leases": 0, "forwards": 0, "failed": []}
         now = relays.loop.now
-        if dhcp is not None:
-            for lease in found.leases:
-                lease = lease._replace(expires_at=now + lease.expires_at)
-                self.report["leases"] += dhcp.restore(lease, now)
+        for lease in found.leases:
+            self.report["leases"] += restore_lease(servers, lease, now)
         for spec in found.forwards:
             self._forward(spec, open_forward)
         self.report |= {"udp": len(self._mappings), "tcp_reset": len(self._flows)}

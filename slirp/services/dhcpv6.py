@@ -183,6 +183,21 @@ class Dhcpv6Server:
         """What is leased at this instant, by address."""
         return [_lease_of(b, *b.client) for b in self._ledger.bound(now) if b.client is not None]
 
+    def restore(self, lease: Lease, now: float) -> bool:
+        """Take over a lease that an earlier server gave, for whoever says its client's name at
+        whatever port; False: not in this configuration."""
+        leases = self.config.static_leases
+        static = leases.get(lease.duid) or leases.get(lease.mac)
+        fits = (
+            lease.addr == static if lease.addr in self._fixed else lease.addr in self._ledger.pool
+        )
+        if not fits or lease.expires_at <= now or self._ledger.get(lease.addr) is not None:
+            return False
+        key = (lease.duid, lease.iaid)
+        self._ledger.bind(lease.addr, key, lease.mac, None, BOUND, lease.expires_at, lease.hostname)
+        self.changes += 1
+        return True
+
     def forget_port(self, port: Hashable) -> None:
         """The port was taken off the network."""
         self._ledger.forget_port(port)

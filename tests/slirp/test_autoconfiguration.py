@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -341,3 +342,18 @@ def test_damaged_conversations(seed: int) -> None:
         assert lab.network.leases() == []
         lab.a.heard()
         assert lab.a.lease().startswith("fd00::")
+
+
+def test_a_lease_survives_a_restart_at_whatever_port(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    lab.b.lease()
+    address = lab.a.lease()
+    assert lab.network.save(path)["leases"] == 2
+    again = Lab()
+    with again.network:
+        assert again.network.restore(path)["leases"] == 2
+        assert (address, again.a.mac) in leases(again)
+        assert again.a.lease() == address
+        held = DHCP6OptIA_NA(iaid=1, ianaopts=[DHCP6OptIAAddress(addr=address)])
+        again.b.dhcp(DHCP6_Release(trid=1) / DHCP6OptServerId(duid=SERVER) / held, again.a.duid)
+        assert (address, again.a.mac) in leases(again)
