@@ -1,10 +1,11 @@
 """QEMU machines that the tests boot: Debian's kernel, Debian's busybox, nothing of ours inside.
 
-The kernel comes from Debian's package for virtual machines, downloaded once by apt-get into
-build/cache and unpacked there (nothing is installed). The initial RAM file system is busybox, the
-modules that virtio-net needs, and an /init that loads them, brings eth0 up by udhcpc and runs the
-test's script. What the script prints comes out of the serial port, which is the machine's standard
-output. The machine is emulated (no KVM) and takes two to four seconds to its script.
+The kernel comes from Debian's package for virtual machines, or the one for all machines
+(`GENERIC`), downloaded once by apt-get into build/cache and unpacked there (nothing is installed).
+The initial RAM file system is busybox, the modules that the network card needs, and an /init that
+loads them, brings eth0 up by udhcpc and runs the test's script. What the script prints comes out of
+the serial port, which is the machine's standard output. The machine is emulated (no KVM) and takes
+two to four seconds to its script.
 
 QEMU is the one that is installed, or the newest from Debian testing (`qemu="testing"`).
 
@@ -26,7 +27,7 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -35,6 +36,7 @@ from tests.kit.testing_root import newer
 
 CACHE: Final = Path(__file__).parent.parent.parent / "build/cache/qemu"
 METAPACKAGE: Final = "linux-image-cloud-amd64"
+GENERIC: Final = "linux-image-amd64"
 DOWNLOAD_FOR: Final = 300.0  # seconds
 BOOT_FOR: Final = 90.0  # seconds that a machine may take in all; two cores may be shared by many
 MEMORY: Final = 192  # MiB
@@ -49,6 +51,7 @@ MODULES: Final = (
     "virtio_pci",
     "virtio_net",
 )
+PCNET_MODULES: Final = ("mii", "pcnet32")
 
 INIT: Final = """\
 #!/bin/sh
@@ -78,30 +81,35 @@ class Kernel(NamedTuple):
 
 
 @functools.cache
-def need_kernel() -> Kernel:
+def need_kernel(metapackage: str = METAPACKAGE) -> Kernel:
     """Debian's kernel, downloaded if it has not been."""
     need_tool("qemu-system-x86_64")
     need_tool("cpio")
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several workers, one download
-        found = _unpacked()
+        found = _unpacked(metapackage)
         if found is None:
-            _download()
-            found = _unpacked()
+            _download(metapackage)
+            found = _unpacked(metapackage)
     if found is None:
-        missing(f"no kernel in Debian's {METAPACKAGE}")
+        missing(f"no kernel in Debian's {metapackage}")
     return found
 
 
-def _unpacked() -> Kernel | None:
-    images = sorted(CACHE.glob("kernel/boot/vmlinuz-*"))
-    return Kernel(images[-1], CACHE / "kernel/lib/modules") if images else None
+def _folder(metapackage: str) -> Path:
+    return CACHE / ("kernel" if metapackage == METAPACKAGE else metapackage)
 
 
-def _download() -> None:
+def _unpacked(metapackage: str) -> Kernel | None:
+    folder = _folder(metapackage)
+    images = sorted(folder.glob("boot/vmlinuz-*"))
+    return Kernel(images[-1], folder / "lib/modules") if images else None
+
+
+def _download(metapackage: str) -> None:
     apt = need_tool("apt-get")
-    name = _package()
+    name = _package(metapackage)
     for leftover in CACHE.glob("*.deb"):
         leftover.unlink()
     _run(apt, "download", name)
@@ -109,7 +117,7 @@ def _download() -> None:
     half = CACHE / "kernel.new"
     shutil.rmtree(half, ignore_errors=True)
     _run(need_tool("dpkg-deb"), "-x", str(package), str(half))
-    half.rename(CACHE / "kernel")
+    half.rename(_folder(metapackage))
     package.unlink()
 
 
@@ -128,15 +136,15 @@ def need_ipxe() -> Path:
     return found if found.exists() else missing("no boot/ipxe.efi in Debian's ipxe")
 
 
-def _package() -> str:
+def _package(metapackage: str) -> str:
     """The package that the metapackage stands for today."""
-    query = (need_tool("apt-cache"), "depends", METAPACKAGE)
+    query = (need_tool("apt-cache"), "depends", metapackage)
     listing = _run(*query, check=False)
     if "linux-image-" not in listing.partition("\n")[2] and os.geteuid() == 0:
         _run(need_tool("apt-get"), "update", "-qq")
         listing = _run(*query, check=False)
     match = re.search(r"Depends: (linux-image-\S+)", listing)
-    return match[1] if match else missing(f"apt knows no {METAPACKAGE}")
+    return match[1] if match else missing(f"apt knows no {metapackage}")
 
 
 def _run(*command: str, check: bool = True) -> str:
@@ -148,20 +156,27 @@ def _run(*command: str, check: bool = True) -> str:
     return result.stdout
 
 
-def make_initramfs(folder: Path, script: str) -> Path:
-    """The file system that runs `script`, as a cpio archive."""
+def make_initramfs(
+    folder: Path,
+    script: str,
+    modules: Sequence[str] = MODULES,
+    metapackage: str = METAPACKAGE,
+    tools: Sequence[str] = (),
+) -> Path:
+    """The file system that runs `script`, as a cpio archive; `tools` of this machine are in it."""
     root = folder / "root"
     for name in ("bin", "m", "proc", "sys", "dev", "etc", "tmp", "www"):
         (root / name).mkdir(parents=True, exist_ok=True)
     shutil.copy(need_tool("busybox"), root / "bin/busybox")
     (root / "bin/sh").symlink_to("busybox")
-    modules = need_kernel().modules
-    for name in MODULES:
-        for path in modules.rglob(f"{name}.ko*"):
+    for tool in tools:
+        _add_program(root, need_tool(tool))
+    for name in modules:
+        for path in need_kernel(metapackage).modules.rglob(f"{name}.ko*"):
             data = path.read_bytes()
             data = lzma.decompress(data) if path.suffix == ".xz" else data
             (root / f"m/{name}.ko").write_bytes(data)
-    (root / "init").write_text(INIT.format(modules=" ".join(MODULES)))
+    (root / "init").write_text(INIT.format(modules=" ".join(modules)))
     (root / "dhcp").write_text(DHCP.replace("echo lease", "> /dev/console echo lease"))
     (root / "script").write_text(script)
     for name in ("init", "dhcp"):
@@ -174,6 +189,15 @@ def make_initramfs(folder: Path, script: str) -> Path:
             cwd=root, input=names.encode(), stdout=out, check=True, timeout=60,
         )  # fmt: skip
     return archive
+
+
+def _add_program(root: Path, program: str) -> None:
+    """A program and the libraries that it is linked with."""
+    shutil.copy(program, root / "bin")
+    for library in re.findall(r"/\S+", _run(need_tool("ldd"), program)):
+        place = root / library.removeprefix("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, place)
 
 
 def command_line(

@@ -15,6 +15,8 @@ import pytest
 
 import slirp.machines
 from nic.port import VNET_NONE
+from nic.vfio_user.messages import HEADER, VERSION, Command
+from nic.vfio_user.port import VfioUserPort
 from slirp import Network
 from slirp.machines import Server
 from slirp.wire.virtio_net import GSO_NONE, GSO_TCPV4, NEEDS_CSUM, VnetHeader
@@ -392,3 +394,46 @@ def test_closing_closes_everything(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         assert sock.connect_ex(desk.path) == errno.ECONNREFUSED
     desk.close()
+
+
+def version_of(sock: socket.socket) -> None:
+    """Begin to speak vfio-user."""
+    sock.send(
+        HEADER.pack(1, Command.VERSION, HEADER.size + VERSION.size, 0, 0) + VERSION.pack(0, 0)
+    )
+
+
+def test_a_client_of_vfio_user_ends_only_itself(desk: Desk) -> None:
+    other = desk.join()
+    good, bad = socket.socketpair(), socket.socketpair()
+    cards = [desk.server.add(theirs, "card", "vfio-user") for _, theirs in (good, bad)]
+    for ours, _ in (good, bad):
+        version_of(ours)
+    desk.until(lambda: len(select.select([good[0], bad[0]], [], [], 0)[0]) == 2)
+    bad[0].send(b"\xff" * 64)
+    desk.until(lambda: len(desk.server.machines) == 2)
+    assert desk.said[-1] == "machine 3 sent a message of 4294967295 bytes"
+    assert cards[0] in desk.server.machines
+    other.greet()
+    good[0].recv(1 << 16)  # else it is reset, not closed
+    good[0].close()
+    desk.until(lambda: len(desk.server.machines) == 1)
+    assert desk.said[-1] == "machine 2 closed its connection"
+    bad[0].close()
+
+
+def test_a_card_that_comes_back_has_its_address(desk: Desk) -> None:
+    def card() -> tuple[socket.socket, bytes]:
+        ours, theirs = socket.socketpair()
+        port = desk.server.add_vfio_user(theirs, "card").port
+        assert isinstance(port, VfioUserPort)
+        return ours, port.mac
+
+    first, second = card(), card()
+    assert (first[1].hex(":"), second[1].hex(":")) == ("52:54:00:70:63:00", "52:54:00:70:63:01")
+    first[0].close()
+    desk.until(lambda: len(desk.server.machines) == 1)
+    third = card()
+    assert third[1] == first[1]
+    for sock, _ in (second, third):
+        sock.close()
