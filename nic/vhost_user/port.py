@@ -72,7 +72,7 @@ class VhostUserPort(PortDefaults):
         self._on_change = on_change
         self._channel = Channel(sock)
         self._table = MemoryTable()
-        self.device = NetDevice(path(self._table.memory))
+        self.device = NetDevice(path(self._table.memory), self._table.memory)
         self._backend = Backend(self.device, self._table, self, mtu)
         self._bell = Doorbell()
         self._kicks: dict[int, int] = {}  # kick descriptor: ring

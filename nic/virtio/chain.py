@@ -62,7 +62,7 @@ class Areas(NamedTuple):
 
 
 class Opener(Protocol):
-    """How a ring finds an indirect table."""
+    """How a ring finds an indirect table, and a device its header."""
 
     def view(self, addr: PhysAddr, length: int, /) -> memoryview:
         """One host view; raises DmaFault."""
@@ -81,11 +81,18 @@ class Ring(Protocol):
     def take(self) -> Chain | None:
         """The next buffer that is available, in order."""
 
+    def take_room(self, need: int, least: int) -> list[Chain]:
+        """Buffers with room for so many bytes, or as many as there are. Fewer than `least` bytes
+        of room break the ring."""
+
     def rewind(self, chain: Chain) -> None:
         """This one and those after it were not taken after all."""
 
     def push(self, chain: Chain, length: int) -> None:
         """The buffer is used: `length` bytes were written."""
+
+    def push_filled(self, chains: Sequence[Chain], stored: int) -> None:
+        """These are used: `stored` bytes were written into them, from the first on."""
 
     def publish(self) -> bool:
         """Show the driver what was pushed; is it to be interrupted?"""

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dma.transfer import DmaPath
-from nic.virtio.chain import WRITE, Ring
+from nic.virtio.chain import WRITE, Opener, Ring
 from nic.virtio.features import Features
 from nic.virtio.receiver import Logger, Receiver, RxClaim
 from nic.virtio.transmitter import Transmitter, TxFrame
@@ -46,12 +46,14 @@ def way_of(index: int) -> int:
 
 
 class NetDevice:
-    """One device. `bus` is where the driver's addresses lead."""
+    """One device. `bus` is where the driver's addresses lead; `memory` is the same without whoever
+    watches, for what is the device's own: headers and rings."""
 
-    def __init__(self, bus: DmaPath) -> None:
+    def __init__(self, bus: DmaPath, memory: Opener) -> None:
         self.stats = dict.fromkeys(COUNTERS, 0)
         self.features = Features()
         self.bus = bus
+        self.memory = memory
         self._receivers: dict[int, Receiver] = {}
         self._transmitters: dict[int, Transmitter] = {}
         self._disabled: set[int] = set()
@@ -63,11 +65,12 @@ class NetDevice:
 
     def start(self, index: int, ring: Ring) -> None:
         """A ring is there."""
+        parts = self.features, self.bus, self.memory, self.stats
         if receives(index):
-            self._receivers[index] = receiver = Receiver(ring, self.features, self.bus, self.stats)
+            self._receivers[index] = receiver = Receiver(ring, *parts)
             receiver.log = self._log
         else:
-            self._transmitters[index] = Transmitter(ring, self.features, self.bus, self.stats)
+            self._transmitters[index] = Transmitter(ring, *parts)
             self._active[index] = None
         self._choose()
 

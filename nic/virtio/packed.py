@@ -24,6 +24,7 @@ Does not do: see nic/virtio/split.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from dma.iovec import Range
@@ -61,6 +62,8 @@ DISABLE: Final = 1
 DESC: Final = 2
 WRAP_BIT: Final = 1 << 15
 INDEX_MASK: Final = WRAP_BIT - 1
+PLAIN: Final = AVAIL | USED | NEXT | WRITE | INDIRECT  # flags that decide
+_new = tuple.__new__  # of a NamedTuple, in half the time
 FIRST_BASE: Final = WRAP_BIT | WRAP_BIT << 16
 
 
@@ -120,6 +123,58 @@ class PackedRing:
             self._wrap = wrap ^ 1
         self._number += 1
         return chain
+
+    def take_room(self, need: int, least: int) -> list[Chain]:
+        chains: list[Chain] = []
+        while need > 0:
+            words = self._plain_words(need)
+            if words:
+                run = self._take_plain(words)
+            else:
+                chain = self.take()
+                if chain is None:
+                    break
+                run = [chain]
+            for chain in run:
+                need -= chain.room
+                if chain.room < least:
+                    raise BrokenRing(f"has a receive buffer of {chain.room} bytes")
+            chains += run
+        return chains
+
+    def _plain_words(self, need: int) -> list[int]:
+        """The second words of buffers of one descriptor that are available, up to the ring's end
+        or to one that is not so plain, with room for `need` bytes."""
+        words: list[int] = []
+        at, table = self._next, self._table
+        mark = (AVAIL if self._wrap else USED) | self._way
+        stop = min(self.size, at + self.size - self._out) if table else 0
+        while need > 0 and at < stop:
+            word = table[2 * at + 1]
+            if word >> FLAGS_AT & PLAIN != mark or not word & LENGTH_MASK:
+                break
+            words.append(word)
+            need -= word & LENGTH_MASK
+            at += 1
+        return words
+
+    def _take_plain(self, words: list[int]) -> list[Chain]:
+        fence()  # the addresses are read after that
+        at, number, wrap, table = self._next, self._number, self._wrap << 15, self._table
+        chains: list[Chain] = []
+        for word in words:
+            length = word & LENGTH_MASK
+            number += 1
+            ranges = [(table[2 * at], length)]
+            identity = word >> ID_AT & 0xFFFF
+            chains.append(_new(Chain, (number, at | wrap, identity, 1, ranges, length)))
+            at += 1
+        self._out += len(words)
+        self._number = number
+        self._next = at
+        if at == self.size:
+            self._next, self._wrap = 0, self._wrap ^ 1
+        return chains
 
     def _word(self) -> int:
         """The second word of the next descriptor; -1: it is not available."""
@@ -183,6 +238,11 @@ class PackedRing:
 
     def push(self, chain: Chain, length: int) -> None:
         self._pushed.append((chain, length))
+
+    def push_filled(self, chains: Sequence[Chain], stored: int) -> None:
+        for chain in chains:
+            self._pushed.append((chain, min(chain.room, stored)))
+            stored -= chain.room
 
     def publish(self) -> bool:
         if not self._pushed or not self._table:

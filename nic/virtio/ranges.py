@@ -1,6 +1,6 @@
 """Cutting the buffers of a frame: the device's own header off the front, then at header lengths.
 
-Both are mostly one step, since drivers give buffers whose first part holds all headers.
+Both are mostly quick, since drivers give buffers whose first part holds all headers.
 
 Does not do: open anything.
 """
@@ -27,8 +27,31 @@ def behead(ranges: list[Range], length: int) -> tuple[list[Range], list[Range]]:
     return ranges, []
 
 
-def cut(ranges: Sequence[Range], lengths: Iterable[int], total: int) -> list[Range]:
-    """The first `total` bytes, cut after each of `lengths` as well."""
+def cut(ranges: Sequence[Range], lengths: Sequence[int], total: int, room: int) -> list[Range]:
+    """The first `total` of `room` bytes, cut after each of `lengths` as well."""
+    first = sum(lengths)
+    if not ranges or ranges[0][1] <= first or first > total or room < total or 0 in lengths:
+        return _cut_slowly(ranges, lengths, total)
+    addr, length = ranges[0]
+    end = addr + length
+    out: list[Range] = []
+    for length in lengths:
+        out.append((addr, length))
+        addr += length
+    out.append((addr, end - addr))
+    out += ranges[1:]
+    surplus = room - total
+    while surplus:
+        addr, length = out[-1]
+        if length > surplus:
+            out[-1] = (addr, length - surplus)
+            break
+        del out[-1]
+        surplus -= length
+    return out
+
+
+def _cut_slowly(ranges: Sequence[Range], lengths: Iterable[int], total: int) -> list[Range]:
     out: list[Range] = []
     following = iter(ranges)
     addr = room = 0

@@ -31,14 +31,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from dma.iovec import IoVec, Range, Ranges
+from dma.iovec import IoVec, PhysAddr, Range, Ranges
 from dma.transfer import CompletionQueue, Direction, DmaPath, Transfer
 from nic.port import VNET_LEN, VNET_NONE
-from nic.virtio.chain import BrokenRing, Chain, Ring
+from nic.virtio.chain import Chain, Opener, Ring
 from nic.virtio.features import HEADER_LEN, Features
 from nic.virtio.ranges import behead, cut
 
 FRAME_MIN: Final = 14  # bytes: an Ethernet header
+_NOTHING: Final = IoVec()
 RUN_MAX: Final = 1 << 16  # completions of one run: more than a ring can have
 
 Logger = Callable[[Ranges, int], None]  # ranges, how many bytes of them were written
@@ -51,15 +52,19 @@ class RxClaim:
         "_receiver", "chains", "claimed", "header", "iov", "is_open", "room", "size", "transfer"
     )  # fmt: skip
 
-    def __init__(self, receiver: Receiver, chains: list[Chain], room: int, size: int) -> None:
+    def __init__(
+        self, receiver: Receiver, chains: list[Chain], room: int, size: int, transfer: Transfer
+    ) -> None:
         self._receiver = receiver
         self.chains = chains
         self.room = room  # bytes, the virtio-net header included
         self.claimed = size
         self.size = 0  # bytes of the frame, once committed
         self.is_open = True
-        self.iov = self.header = IoVec()
-        self.transfer = Transfer(Direction.FROM_DEVICE, ())
+        self.iov = _NOTHING
+        self.header: list[memoryview] = []
+        self.transfer = transfer
+        transfer.completions.append(self.hand_over)
 
     def commit(self, size: int, vnet: bytes = VNET_NONE) -> None:
         """The first `size` bytes are a frame."""
@@ -79,12 +84,16 @@ class RxClaim:
 class Receiver:
     """A receive ring that is started."""
 
-    def __init__(self, ring: Ring, features: Features, bus: DmaPath, stats: dict[str, int]) -> None:
+    def __init__(
+        self, ring: Ring, features: Features, bus: DmaPath, opener: Opener, stats: dict[str, int]
+    ) -> None:
         self.ring = ring
+        self._opener = opener
         self.log: Logger | None = None  # told of each frame that was written
         self._bus = bus
         self._queue = CompletionQueue()
         self._header_len = features.header_len
+        self._least = features.header_len + 1  # bytes of a buffer: one with less is of no use
         self._has_count = features.header_len == HEADER_LEN
         self._mergeable = features.mergeable
         self._stats = stats
@@ -101,13 +110,11 @@ class Receiver:
         if not chains:
             return None
         ranges, room = _joined(chains)
-        claim = RxClaim(self, chains, room, size)
         head, rest = behead(ranges, self._header_len)
-        claim.header = self._bus.open(Transfer(Direction.FROM_DEVICE, head))
-        transfer = claim.transfer
-        transfer.ranges = cut(rest, headers, size)
-        transfer.headers = headers
-        transfer.completions.append(claim.hand_over)
+        parts = cut(rest, headers, size, room - self._header_len)
+        transfer = Transfer(Direction.FROM_DEVICE, parts, headers=headers)
+        claim = RxClaim(self, chains, room, size, transfer)
+        claim.header = [self._opener.view(PhysAddr(addr), length) for addr, length in head]
         iov = self._bus.open(transfer)
         claim.iov = iov if room >= need else iov + IoVec.of(bytearray(need - room))
         self._queue.start(transfer)
@@ -117,18 +124,20 @@ class Receiver:
     def _gather(self, need: int) -> list[Chain]:
         """Buffers with room for so many bytes; none: not now."""
         if not self._mergeable:
-            chain = self._spare.popleft() if self._spare else self._take()
-            if chain is None:
-                return []
-            self._spare_room -= chain.room
-            return [chain]
-        while self._spare_room < need:
             chain = self._take()
-            if chain is None:
+            return [] if chain is None else [chain]
+        if not self._spare:
+            chains = self.ring.take_room(need, self._least)
+            if chains:
+                self._last = chains[-1].number
+                if sum([chain.room for chain in chains]) >= need:  # mostly
+                    return chains
+                self._keep(chains)
+        while self._spare_room < need:
+            if not self._fetch(need - self._spare_room):
                 if len(self._spare) < self.ring.size:
                     return []
                 break
-            self._spare.append(chain)
         chains = []
         while need > 0 and self._spare:
             chain = self._spare.popleft()
@@ -138,19 +147,26 @@ class Receiver:
         return chains
 
     def _take(self) -> Chain | None:
-        """A buffer from the ring, added to the spare room."""
-        chain = self.ring.take()
-        if chain is None:
-            if not self.ring.want_kick():
-                return None
-            chain = self.ring.take()
-            if chain is None:
-                return None
-        if chain.room <= self._header_len:
-            raise BrokenRing(f"has a receive buffer of {chain.room} bytes")
-        self._spare_room += chain.room
-        self._last = chain.number
+        """The next buffer."""
+        if not self._spare and not self._fetch(1):
+            return None
+        chain = self._spare.popleft()
+        self._spare_room -= chain.room
         return chain
+
+    def _fetch(self, need: int) -> bool:
+        """Have more spare room. Where there is none, the driver is asked to kick."""
+        chains = self.ring.take_room(need, self._least)
+        if not chains and self.ring.want_kick():
+            chains = self.ring.take_room(need, self._least)
+        self._keep(chains)
+        return bool(chains)
+
+    def _keep(self, chains: list[Chain]) -> None:
+        if chains:
+            self._last = chains[-1].number
+            self._spare += chains
+            self._spare_room += sum([chain.room for chain in chains])
 
     def commit(self, claim: RxClaim, size: int, vnet: bytes) -> None:
         stored = size + self._header_len
@@ -170,7 +186,10 @@ class Receiver:
                 break
         if self._has_count:
             vnet = vnet[:VNET_LEN] + len(claim.chains).to_bytes(2, "little")
-        claim.header.copy_from(vnet)
+        if len(claim.header) == 1:
+            claim.header[0][:] = vnet
+        else:
+            IoVec(tuple(claim.header)).copy_from(vnet)
         self._queue.finish(claim.transfer, size)
 
     def cancel(self, claim: RxClaim) -> None:
@@ -196,12 +215,9 @@ class Receiver:
     def hand_over(self, claim: RxClaim) -> None:
         """Runs last: the frame's buffers are used."""
         stored = claim.size + self._header_len
-        for chain in claim.chains:
-            length = chain.room if chain.room < stored else stored
-            self.ring.push(chain, length)
-            if self.log is not None:
-                self.log(chain.ranges, length)
-            stored -= length
+        self.ring.push_filled(claim.chains, stored)
+        if self.log is not None:
+            self.log(_joined(claim.chains)[0], stored)
         self._stats["rx_frames"] += 1
         self._stats["rx_octets"] += claim.size
 

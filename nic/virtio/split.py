@@ -22,6 +22,7 @@ Does not do: legacy guests of another byte order; hosts that are big-endian.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from nic.virtio.chain import (
@@ -31,6 +32,7 @@ from nic.virtio.chain import (
     INDIRECT,
     LENGTH_MASK,
     NEXT,
+    WRITE,
     Areas,
     BrokenRing,
     Chain,
@@ -50,6 +52,9 @@ WRAP: Final = 0xFFFF
 FLAGS: Final = 0  # 16-bit words of both rings
 IDX: Final = 1
 ENTRIES: Final = 2
+MANY: Final = (NEXT | INDIRECT) << 32  # in a descriptor's second word
+DIRECTION: Final = WRITE << 32
+_new = tuple.__new__  # of a NamedTuple, in half the time
 
 
 class SplitRing:
@@ -124,6 +129,32 @@ class SplitRing:
         ranges = self._chain(head)
         return Chain(self._number, at, head, 1, ranges, room_of(ranges))
 
+    def take_room(self, need: int, least: int) -> list[Chain]:
+        chains: list[Chain] = []
+        avail, table, mask, way = self._avail, self._table, self._mask, self._way
+        at, number = self._next, self._number
+        while need > 0:
+            if at == self._seen:
+                self._next = at
+                if not self._look():
+                    break
+            head = avail[ENTRIES + (at & mask)]
+            word = table[2 * head + 1] if head <= mask else MANY
+            if word & MANY or word & DIRECTION != way << 32:
+                ranges = self._chain(head)  # which knows what is wrong
+                room = room_of(ranges)
+            else:
+                room = word & LENGTH_MASK
+                ranges = [(table[2 * head], room)]
+            if room < least:
+                raise BrokenRing(f"has a receive buffer of {room} bytes")
+            number += 1
+            chains.append(_new(Chain, (number, at, head, 1, ranges, room)))
+            at = at + 1 & WRAP
+            need -= room
+        self._next, self._number = at, number
+        return chains
+
     def _look(self) -> bool:
         """Read the driver's index; is there anything?"""
         if not self._avail:
@@ -168,6 +199,20 @@ class SplitRing:
             if self.wrote is not None:
                 self.wrote(DEVICE, 4 + 8 * slot, 8)
         self._pushed = self._pushed + 1 & WRAP
+
+    def push_filled(self, chains: Sequence[Chain], stored: int) -> None:
+        elements = self._elements
+        if self.wrote is not None or not elements:
+            for chain in chains:
+                self.push(chain, min(chain.room, stored))
+                stored -= chain.room
+            return
+        mask, at = self._mask, self._pushed
+        for _, _, head, _, _, room in chains:
+            elements[at & mask] = head | (room if room < stored else stored) << 32
+            stored -= room
+            at += 1
+        self._pushed = at & WRAP
 
     def publish(self) -> bool:
         old, new = self._published, self._pushed

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from dma.iovec import IoVec
+from dma.iovec import IoVec, PhysAddr
 from dma.transfer import CompletionQueue, Direction, DmaPath, Transfer
 from nic.port import VNET_LEN, Frame
-from nic.virtio.chain import Chain, Ring
+from nic.virtio.chain import Chain, Opener, Ring
 from nic.virtio.features import FRAME_MAX, Features
 from nic.virtio.ranges import behead
 
@@ -55,8 +55,11 @@ class TxFrame(Frame):
 class Transmitter:
     """A transmit ring that is started."""
 
-    def __init__(self, ring: Ring, features: Features, bus: DmaPath, stats: dict[str, int]) -> None:
+    def __init__(
+        self, ring: Ring, features: Features, bus: DmaPath, opener: Opener, stats: dict[str, int]
+    ) -> None:
         self.ring = ring
+        self._opener = opener
         self.is_enabled = True
         self._bus = bus
         self._queue = CompletionQueue()
@@ -78,10 +81,10 @@ class Transmitter:
 
     def _frame(self, chain: Chain, size: int) -> TxFrame:
         head, rest = behead(chain.ranges, self._header_len)
-        header = self._bus.open(Transfer(Direction.TO_DEVICE, head))
+        header = [self._opener.view(PhysAddr(addr), length) for addr, length in head]
         transfer = Transfer(Direction.TO_DEVICE, rest, headers=())
         frame = TxFrame(self, chain, transfer)
-        frame.vnet = bytes(header)[:VNET_LEN]
+        frame.vnet = b"".join(header)[:VNET_LEN]
         frame.iov = self._bus.open(transfer)
         self._start(frame)
         self._stats["tx_frames"] += 1

@@ -30,6 +30,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from nic.virtio.fence import fence
+
 USER = 0x7F5A_0000_0000  # the front-end's address of guest address 0
 PAGE = 4096
 HEADER = struct.Struct("=III")
@@ -240,6 +242,11 @@ class Driver:
         self.buffers: dict[int, list[tuple[int, int]]] = {}
         self.event_idx = bool(front.features & 1 << 29)
 
+    @property
+    def room(self) -> int:
+        """Descriptors that nobody has."""
+        raise NotImplementedError
+
     def add(
         self, ranges: Sequence[tuple[int, int]], flags: int = 0, *, indirect: bool = False
     ) -> int:
@@ -329,6 +336,10 @@ class SplitDriver(Driver):
         self.seen = 0
         self.kicked = 0
 
+    @property
+    def room(self) -> int:
+        return len(self.free)
+
     def describe(self, index: int, addr: int, length: int, flags: int, following: int = 0) -> None:
         struct.pack_into("<QIHH", self.table, 16 * index, addr, length, flags, following)
 
@@ -362,6 +373,17 @@ class SplitDriver(Driver):
         self.avail[1] = index + 1 & 0xFFFF
 
     def used(self) -> list[Used]:
+        out = self.drain()
+        if self.event_idx:
+            self.avail[2 + self.size] = self.seen
+            fence()
+            while more := self.drain():  # what came before that was seen
+                out += more
+                self.avail[2 + self.size] = self.seen
+                fence()
+        return out
+
+    def drain(self) -> list[Used]:
         out = []
         while self.seen != self.used_index[1]:
             entry = 4 + 8 * (self.seen % self.size)
@@ -369,11 +391,10 @@ class SplitDriver(Driver):
             self.free += self.heads.pop(head, [])
             out.append(Used(head, length))
             self.seen = self.seen + 1 & 0xFFFF
-        if self.event_idx:
-            self.avail[2 + self.size] = self.seen
         return out
 
     def must_kick(self) -> bool:
+        fence()
         new = self.avail[1]
         old, self.kicked = self.kicked, new
         if self.event_idx:
@@ -395,6 +416,7 @@ class PackedDriver(Driver):
         self.wrap = self.seen_wrap = 1
         self.free = list(range(self.size))[::-1]
         self.spans: dict[int, int] = {}
+        self.out = 0  # descriptors that the device has
 
     def add(
         self, ranges: Sequence[tuple[int, int]], flags: int = 0, *, indirect: bool = False
@@ -408,6 +430,8 @@ class PackedDriver(Driver):
                 self.write(table + 16 * n, struct.pack("<QIHH", addr, length, 0, flags))
             entries = [(table, 16 * len(ranges), INDIRECT)]
         self.spans[number] = len(entries)
+        self.out += len(entries)
+        assert self.room >= 0, "more than the ring has"
         self.buffers[number] = ranges
         first: tuple[int, int] | None = None
         for n, (addr, length, kind) in enumerate(entries):
@@ -425,10 +449,26 @@ class PackedDriver(Driver):
         self.set_flags(*first)
         return number
 
+    @property
+    def room(self) -> int:
+        return self.size - self.out
+
     def set_flags(self, index: int, flags: int) -> None:
         struct.pack_into("<H", self.table, 16 * index + 14, flags)
 
     def used(self) -> list[Used]:
+        out = self.drain()
+        while self.event_idx:
+            self.events[0] = self.seen | self.seen_wrap << 15
+            self.events[1] = 2
+            fence()
+            more = self.drain()
+            if not more:
+                break
+            out += more
+        return out
+
+    def drain(self) -> list[Used]:
         out = []
         while True:
             length, number, flags = struct.unpack_from("<IHH", self.table, 16 * self.seen + 8)
@@ -437,13 +477,12 @@ class PackedDriver(Driver):
                 break
             out.append(Used(number, length))
             self.free.append(number)
+            self.out -= self.spans[number]
             self.seen += self.spans.pop(number)
             if self.seen >= self.size:
                 self.seen, self.seen_wrap = self.seen - self.size, self.seen_wrap ^ 1
-        if self.event_idx:
-            self.events[0] = self.seen | self.seen_wrap << 15
-            self.events[1] = 2
         return out
 
     def must_kick(self) -> bool:
+        fence()
         return self.events[3] != 1

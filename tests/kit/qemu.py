@@ -303,6 +303,7 @@ class Machine(Running):
         qemu: str = "installed",
         device: str = "",
         cpus: int = 1,
+        who: tuple[str, ...] = (),
     ) -> None:
         folder.mkdir(exist_ok=True)
         network: list[str] = ["-smp", str(cpus)] if cpus > 1 else []
@@ -312,4 +313,4 @@ class Machine(Running):
         if netdev:
             properties = f"netdev=n0,mac={mac}" + (f",{device}" if device else "")
             network += ["-netdev", netdev, "-device", f"virtio-net-pci,{properties}"]
-        super().__init__(*command_line(folder, script, memory, qemu), *network)
+        super().__init__(*who, *command_line(folder, script, memory, qemu), *network)
