@@ -13,7 +13,7 @@ from tests.kit.namespace import PYTHON, SLIRP, Holder, holder
 from tests.kit.need import need_tool
 
 FAR = "2001:db8::1"
-SOON = 2.0  # seconds, of which the commands' own start takes most; a timeout would take 5 and more
+SOON = 4.5  # seconds, of which the commands' own start takes most; a timeout would take 5 and more
 WEB = """
 import http.server, sys
 http.server.HTTPServer(("127.0.0.1", 8080), http.server.SimpleHTTPRequestHandler).serve_forever()

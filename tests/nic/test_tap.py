@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import select
+import socket
 import struct
 from collections.abc import Callable, Iterator
 

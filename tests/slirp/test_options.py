@@ -330,7 +330,8 @@ OPTIONS: Final[dict[str, tuple[Any, dict[str, str]]]] = {
 ELSEWHERE_TESTED: Final = {
     "first_lease", "hostname", "domain", "search", "static_leases", "port_share",
     "forwards", "bootfiles", "next_server", "auto_forward",
-    # tests/slirp/test_ipv6_options.py
+    "endpoint",  # tests/slirp/host/test_endpoints.py
+    # tests/slirp/ip/test_ipv6_nat.py, tests/kernel/test_ipv6.py, tests/slirp/host/test_loopback.py
     "network6", "ipv4_only", "ipv6_only", "gateway6", "dns6", "outbound_addr6", "either_loopback",
     # tests/kernel/test_autoconfiguration.py, test_nat64.py
     "ra_enabled", "static_leases6", "nat64",
