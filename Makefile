@@ -16,7 +16,7 @@ BYTE_CODE = $(BIN)/python -m compileall -q slirp nic dma
 
 # What the tests talk to; each as Debian names it.
 TEST_PACKAGES := gcc libc6-dev iproute2 iputils-ping netcat-openbsd curl ethtool procps util-linux \
-    iperf3 bind9-dnsutils isc-dhcp-client udhcpc dhcpcd-base ndisc6 tshark slirp4netns \
+    iperf3 bind9-dnsutils isc-dhcp-client udhcpc dhcpcd-base ndisc6 iputils-tracepath traceroute tshark slirp4netns \
     libseccomp2 \
     gcc-sparc64-linux-gnu binutils-sparc64-linux-gnu qemu-system-x86 busybox-static cpio strace \
     debootstrap debian-archive-keyring gpgv ipxe-qemu ovmf tftp-hpa atftp ntpsec-ntpdate nginx-light haproxy \
