@@ -86,7 +86,7 @@ def test_nothing_is_left(tso: bool, weather: Forecast) -> None:
             return made
 
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=128))
-        guest = stack.enter_context(served(tso=tso, wrap=wrap))
+        guest = stack.enter_context(served(tso=tso, wrap=wrap, ra_enabled=False))
         before = descriptors()
         server = threading.Thread(target=accept_all, args=(listener,))
         server.start()
