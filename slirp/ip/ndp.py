@@ -17,6 +17,7 @@ from dma.iovec import IoVec
 from slirp.address import UNSPECIFIED_V6
 from slirp.ip import icmpv6
 from slirp.wire.ethernet import ETHERTYPE_IPV6, EthernetHeader
+from slirp.wire.icmpv6 import HEADER_LEN as ICMPV6_LEN
 from slirp.wire.icmpv6 import NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION
 from slirp.wire.ipv6 import PROTOCOL_ICMPV6, Ipv6Header
 from slirp.wire.ndp import HOP_LIMIT, OVERRIDE, ROUTER, SOLICITED, NeighbourMessage
@@ -32,12 +33,13 @@ class Message(NamedTuple):
     dst: bytes
     octets: bytes  # without its checksum
 
-    def headers(self, own_mac: bytes, dst_mac: bytes) -> tuple[bytes, bytes, bytes]:
-        """Of the frame: Ethernet, IPv6, and the whole message."""
+    def headers(self, own_mac: bytes, dst_mac: bytes) -> tuple[bytes, ...]:
+        """Of the frame: Ethernet, IPv6, ICMPv6, and what the message says."""
         ethernet = EthernetHeader(dst_mac, own_mac, ETHERTYPE_IPV6).emit()
         size = len(self.octets)
         ip = Ipv6Header(0, size, PROTOCOL_ICMPV6, HOP_LIMIT, self.src, self.dst).emit()
-        return ethernet, ip, bytes(icmpv6.finished(self.src, self.dst, self.octets, IoVec()))
+        message = bytes(icmpv6.finished(self.src, self.dst, self.octets, IoVec()))
+        return ethernet, ip, message[:ICMPV6_LEN], message[ICMPV6_LEN:]
 
 
 def answer(asked: NeighbourMessage, src: bytes, own_mac: bytes) -> Message:
