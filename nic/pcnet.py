@@ -301,7 +301,7 @@ class Pcnet(Engine):
         self._mode = registers.file[pcnet_csr.MODE]
         accepts = self._make_filter()
         self._receiver.filter, self._receiver.marks = accepts, accepts.marks
-        self._transmitter.rules = self._make_rules()
+        self._transmitter.use(self._make_rules())
 
     def _make_filter(self) -> PcnetFilter:
         file = self._registers.file

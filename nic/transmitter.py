@@ -99,7 +99,7 @@ class Transmitter:
         stats: dict[str, int],
     ) -> None:
         self.queue = CompletionQueue()
-        self.rules = rules
+        self.use(rules)
         self._ring = ring
         self._lanes = lanes
         self._master = master
@@ -109,6 +109,12 @@ class Transmitter:
         self._given_back = 0  # of the oldest descriptor in use
         self._is_halted = False
         self._has_underflowed = False
+
+    def use(self, rules: TxRules) -> None:
+        """These hold from the next frame on."""
+        self._rules = rules
+        self._kept = rules.kept
+        self._is_plain = not (rules.has_fcs or rules.no_fcs or rules.pads or rules.error)
 
     def halt(self) -> None:
         """STOP or a memory error: frames that are out may be released, without effect."""
@@ -140,7 +146,7 @@ class Transmitter:
 
     def give_back(self, frame: TxFrame) -> None:
         """The completion: status words in the ring's order, then the interrupt."""
-        kept = self.rules.kept
+        kept = self._kept
         for tmd in frame.buffers[:-1]:
             tmd.store(tmd.status & kept)
         last = frame.buffers[-1]
@@ -149,7 +155,7 @@ class Transmitter:
         else:
             last.store(last.status & kept)
         self._given_back += len(frame.buffers)
-        if frame.tmd3 & TMD3_UFLO and not self.rules.survives_underflow:
+        if frame.tmd3 & TMD3_UFLO and not self._rules.survives_underflow:
             self._registers.clear(csr.TXON)
         babble = frame.length + (0 if frame.has_fcs else FCS_LEN) > WIRE_MAX
         if babble:
@@ -186,18 +192,22 @@ class Transmitter:
             return None
         frame.iov = views
         frame.length = total_len(ranges)
-        rules = self.rules
-        if rules.has_fcs:
-            frame.has_fcs = not tmd.status & rules.makes_fcs
-        elif rules.no_fcs:
-            frame.has_fcs = bool(buffers[-1].status & rules.no_fcs)
+        if not self._is_plain:
+            frame.has_fcs = self._has_fcs(buffers)
         return self._use(frame)
+
+    def _has_fcs(self, buffers: list[Descriptor]) -> bool:
+        """Do these end with an FCS of the guest's?"""
+        rules = self._rules
+        if rules.has_fcs:
+            return not buffers[0].status & rules.makes_fcs
+        return bool(buffers[-1].status & rules.no_fcs)
 
     def _underflow(self, buffers: list[Descriptor]) -> None:
         frame = self._use(TxFrame(self, buffers, _nothing()))
         frame.tmd3 = TMD3_BUFF | TMD3_UFLO
         frame.release()
-        self._has_underflowed = not self.rules.survives_underflow
+        self._has_underflowed = not self._rules.survives_underflow
         self._stats["tx_underflow"] += 1
 
     def _use(self, frame: TxFrame) -> TxFrame:
@@ -207,8 +217,19 @@ class Transmitter:
         return frame
 
     def _is_sendable(self, frame: TxFrame) -> bool:
-        """Count the frame, take the guest's FCS off; whether it gets anywhere."""
-        rules = self.rules
+        """Count the frame; whether it gets anywhere."""
+        if not self._is_plain and not self._dress(frame):
+            return False
+        if frame.length > JABBER:
+            self._stats["tx_jabber"] += 1
+            return False
+        self._stats["tx_frames"] += 1
+        self._stats["tx_octets"] += len(frame.iov)
+        return True
+
+    def _dress(self, frame: TxFrame) -> bool:
+        """Take the guest's FCS off, pad; False: it does not get anywhere."""
+        rules = self._rules
         if rules.error:
             frame.tmd3 = rules.error
             return False
@@ -217,13 +238,8 @@ class Transmitter:
                 self._stats["tx_bad_fcs"] += 1
                 return False
             frame.iov = frame.iov.slice(0, frame.length - FCS_LEN)
-        if frame.length > JABBER:
-            self._stats["tx_jabber"] += 1
-            return False
         if rules.pads and len(frame.iov) < PAD_TO:
             frame.iov += IoVec.of(bytes(PAD_TO - len(frame.iov)))
-        self._stats["tx_frames"] += 1
-        self._stats["tx_octets"] += len(frame.iov)
         return True
 
 

@@ -22,8 +22,8 @@ import pytest
 from slirp.sight.layout import check, frames
 from slirp.sight.pcapng import read_packets
 from tests.kit.namespace import ROOT
-from tests.kit.qemu import CACHE, GENERIC, PCNET_MODULES, Running, make_initramfs, need_kernel
-from tests.kit.testing_root import newer
+from tests.kit.pcnet_machine import MEMORY, booting, card, machine
+from tests.kit.qemu import GENERIC, PCNET_MODULES, make_initramfs, need_kernel
 from tests.kit.web import WebServer
 from tests.qemu.test_machines import listening
 
@@ -31,9 +31,6 @@ pytestmark = pytest.mark.xdist_group("qemu")  # one machine's emulation fills a 
 
 CONTENT = random.Random(9).randbytes(20_000_000)
 UPLOAD = 15_000_000  # bytes of it that come back, as 20 MB of base64
-MEMORY = 256  # MiB
-ALLOWED = 170.0  # seconds that a machine may take in all
-
 MULTICAST = "01005e0000fb"  # 224.0.0.251
 EXPLAINED: Final = {
     # what reads otherwise than in QEMU: docs/pcnet.md says why
@@ -58,37 +55,6 @@ def _kernel() -> None:
 def web() -> Iterator[WebServer]:
     with WebServer(CONTENT) as server:
         yield server
-
-
-def card(path: Path, **properties: object) -> tuple[str, str]:
-    device = {
-        "driver": "vfio-user-pci",
-        "socket": {"path": str(path), "type": "unix"},
-        **properties,
-    }
-    return "-device", json.dumps(device)
-
-
-def machine(folder: Path, *arguments: str) -> Running:
-    """QEMU with memory that can be shared. It sees `folder`, and the kernels."""
-    return Running(
-        *newer("qemu-system-x86_64", folder, CACHE),
-        *("-accel", "tcg", "-m", str(MEMORY), "-no-reboot", "-nodefaults"),
-        *("-object", f"memory-backend-memfd,id=ram,size={MEMORY}M,share=on"),
-        *("-machine", "q35,graphics=off,memory-backend=ram"),
-        *("-display", "none", "-serial", "stdio", *arguments),
-        seconds=ALLOWED,
-    )
-
-
-def booting(folder: Path, script: str) -> tuple[str, ...]:
-    """Debian's kernel with the driver, and a script."""
-    (folder / "m").mkdir()
-    initramfs = make_initramfs(folder / "m", script, PCNET_MODULES, GENERIC, ("ethtool",))
-    return (
-        *("-kernel", str(need_kernel(GENERIC).image), "-initrd", str(initramfs)),
-        *("-append", "console=ttyS0 quiet panic=-1"),
-    )
 
 
 def run(folder: Path, script: str, *options: str) -> tuple[str, dict[str, dict[str, int]]]:
