@@ -19,7 +19,7 @@ from slirp.control.running import _is_network, _option
 from slirp.sight.pcapng import read_packets
 from tests.kit.family import TIED, end
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP, as_user, run
-from tests.kit.need import missing, need_tool, need_tun
+from tests.kit.need import need_tool, need_tun
 from tests.kit.ports import free_port
 
 
@@ -253,15 +253,13 @@ def owners(path: str, port: int) -> None:
     assert flow["host_owner"].endswith(f"({os.getpid()})")
 
 
-def test_owners_without_psutil_is_one_line(control: str) -> None:
-    try:
-        import psutil  # noqa: F401
-    except ImportError:
-        result = ctl(control, "flows", "--owners")
-        assert result.returncode == 1
-        assert "pip install" in result.stderr
-    else:
-        missing("psutil is installed")
+def test_owners_without_psutil_is_one_line(control: str, tmp_path: Path) -> None:
+    (tmp_path / "psutil.py").write_text("raise ImportError('as if it were not there')")
+    where = f"PYTHONPATH={tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    result = run("env", where, *SLIRP, "ctl", control, "flows", "--owners")
+    assert result.returncode == 1
+    assert "pip install" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_stop_ends_the_command_in_order(tmp_path: Path) -> None:
