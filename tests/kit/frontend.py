@@ -178,7 +178,7 @@ class FrontEnd:
         self.share_memory()
         self.rings = [self.driver(index) for index in range(2 * self.pairs)]
         for index in range(2 * self.pairs):
-            self.start_ring(index, 0 if base is None else base[index], flags)
+            self.start_ring(index, None if base is None else base[index], flags)
         if self.features & F_PROTOCOL:
             for index in range(2 * self.pairs):
                 self.send(18, struct.pack("=II", index, 1))
@@ -192,7 +192,7 @@ class FrontEnd:
         if base is None:
             base = ring.first_base
         self.send(8, struct.pack("=II", index, self.size))
-        self.send(10, struct.pack("=II", index, base or ring.first_base))
+        self.send(10, struct.pack("=II", index, base))
         self.send(9, self.place(index, flags))
         self.send(13, struct.pack("=Q", index), [self.calls[index]])
         self.send(14, struct.pack("=Q", index), [self.errors[index]])
