@@ -12,7 +12,8 @@ it lies (`frames`): no byte is copied here. With the offloads that Linux agrees 
 to 64 KiB at any MTU, and nobody computes a checksum.
 
 `offload`, `gso_tcp`, `gso_udp` and `max_frame` are what the driver agreed to, and may change
-whenever a machine boots (firmware, then a kernel): `on_change` is called then.
+whenever a machine boots (firmware, then a kernel). `is_down` says that no ring runs: the machine is
+stopped, or has migrated to another connection. `on_change` is called when any of it changes.
 
 What a guest or a front-end does wrong ends this connection and no other: the rings stop, `on_gone`
 is told why from within `frames()` or `poll()`, and the ring's error descriptor is rung. Without
@@ -55,6 +56,8 @@ class VhostUserPort(PortDefaults):
     """One machine's connection. `path` may put taps between the device and the guest's memory."""
 
     keeps_frames = True  # frames stay where they are until they are released
+    is_far = True  # an interrupt, and a processor that may be emulated, are in each round trip
+    holds_claims = True  # and claims, until they are filled
 
     def __init__(
         self,
@@ -85,6 +88,11 @@ class VhostUserPort(PortDefaults):
 
     def fileno(self) -> int:
         return self._epoll.fileno()
+
+    @property
+    def is_down(self) -> bool:
+        """Does no ring run?"""
+        return all(vring.ring is None for vring in self._backend.vrings.values())
 
     @property
     def stats(self) -> dict[str, int]:
@@ -166,7 +174,7 @@ class VhostUserPort(PortDefaults):
             self._obey()
 
     def _obey(self) -> None:
-        features = self.device.features
+        features, was_down = self.device.features, self.is_down
         for _ in range(MESSAGES_PER_CALL):
             message = self._channel.receive()
             if message is None:
@@ -178,7 +186,7 @@ class VhostUserPort(PortDefaults):
                     os.close(fd)
             if reply is not None:
                 self._channel.send(reply)
-        if self.device.features is not features:
+        if self.device.features is not features or self.is_down is not was_down:
             self._read_features()
             self._on_change()
 

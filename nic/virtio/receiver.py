@@ -49,7 +49,8 @@ class RxClaim:
     """Buffers held for one frame. Once the ring has stopped, nothing here has an effect."""
 
     __slots__ = (
-        "_receiver", "chains", "claimed", "header", "iov", "is_open", "room", "size", "transfer"
+        "_receiver", "chains", "claimed", "header", "iov", "is_open", "room", "size", "transfer",
+        "withdraw",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,7 @@ class RxClaim:
         self.claimed = size
         self.size = 0  # bytes of the frame, once committed
         self.is_open = True
+        self.withdraw: Callable[[], None] | None = None  # has whoever fills it let go
         self.iov = _NOTHING
         self.header: list[memoryview] = []
         self.transfer = transfer
@@ -76,6 +78,11 @@ class RxClaim:
     def cancel(self) -> None:
         if self.is_open:
             self._receiver.cancel(self)
+
+    def hold(self, withdraw: Callable[[], None]) -> RxClaim:
+        """Buffers are held as long as it takes anyway; but bytes must not come after a stop."""
+        self.withdraw = withdraw
+        return self
 
     def hand_over(self, _size: int) -> None:
         self._receiver.hand_over(self)
@@ -230,10 +237,13 @@ class Receiver:
     def stop(self) -> bool:
         """Nothing is touched from now on; is the driver to be interrupted?
 
-        Claims that are open are void: their buffers are as if they had never been looked at.
+        Claims that are open are void, and whoever fills one has let go when this returns: their
+        buffers are as if they had never been looked at.
         """
         for claim in list(self._open):
             self.cancel(claim)
+            if claim.withdraw is not None:
+                claim.withdraw()
         self._queue.run(RUN_MAX)
         spare = sorted(self._spare)
         self._spare.clear()

@@ -93,6 +93,9 @@ class Attachment:
         self.offload = port.offload
         self.gso_tcp: bool = getattr(port, "gso_tcp", port.offload)
         self.gso_udp: bool = getattr(port, "gso_udp", False)
+        self.is_down: bool = getattr(port, "is_down", False)  # nobody is behind it now
+        # A round trip to its guests takes milliseconds: interrupts, a processor that is emulated.
+        self.is_far: bool = getattr(port, "is_far", not port.offload)
 
     def takes(self, vnet: bytes) -> bool:
         """May a frame with this virtio-net header pass as it is?"""

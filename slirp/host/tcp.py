@@ -271,7 +271,7 @@ class TcpRelay:
         flow.opened_at = self._loop.now
         if self.on_flow is not None:
             self.on_flow("flow-opened", flow)
-        if not flow.guest.attachment.offload:
+        if flow.guest.attachment.is_far:
             widen(flow.sock)
         return True
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from slirp.host.socket_endpoint import SocketEndpoint
     from slirp.ip.neighbours import Guest
 
-RECEIVE_AHEAD: Final = 512 << 10  # bytes that the host may be ahead of a guest without offloads
+RECEIVE_AHEAD: Final = 512 << 10  # bytes that the host may be ahead of a guest that is far
 BROKEN_FOR: Final = 60.0  # seconds for a guest to take what a host sent before it reset
 SO_PEEK_OFF: Final = 42
 TCP_ESTABLISHED: Final = 1  # linux/tcp_states.h from here on
@@ -229,10 +229,10 @@ def pending_error(sock: socket.socket) -> int:
 
 
 def widen(sock: socket.socket) -> None:
-    """Let the host be RECEIVE_AHEAD bytes ahead of a guest whose frames are small."""
+    """Let the host be RECEIVE_AHEAD bytes ahead of a guest that is far."""
     # The bytes in flight stay in the kernel's queue, which grows by what is taken within the
     # round trip to the *host's* peer: over loopback never. A guest whose own round trip is
-    # milliseconds (emulated, frame by frame) needs it larger. To raise the low-water mark makes
+    # milliseconds (emulated, or frame by frame) needs it larger. To raise the low-water mark makes
     # room for it and, other than SO_RCVBUF, leaves the kernel free to make more.
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_AHEAD)

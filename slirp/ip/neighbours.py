@@ -11,7 +11,9 @@ teach it, so these are refused, whatever kind of packet they came in:
   for the caller to name): a guest cannot take the gateway's place;
 - an address that no single host can have, or a MAC with the group bit (RFC 1812 §3.3.2);
 - an address that another port was seen with less than HELD_FOR seconds ago: one guest cannot take
-  over another's traffic while it is alive. On its own port a guest may change its MAC at any time.
+  over another's traffic while it is alive. On its own port a guest may change its MAC at any time,
+  and from a port that says `is_down` (a virtual machine that was stopped, to go on elsewhere) its
+  addresses may move at once, with their MAC.
 
 The table is bounded per port (PORT_MAX), and a port at its bound loses its own oldest entry: a
 flood of invented addresses harms only the guest that sends it.
@@ -110,7 +112,9 @@ class Neighbours:
     ) -> bool:
         if addr in self._refused or not is_host(addr) or is_group(mac):
             return False
-        return guest is None or guest.attachment is port or now - guest.seen_at >= HELD_FOR
+        if guest is None or guest.attachment is port or now - guest.seen_at >= HELD_FOR:
+            return True
+        return guest.mac == mac and getattr(guest.attachment, "is_down", False)  # it has migrated
 
     def _insert(self, guest: Guest) -> None:
         of_port = self._by_port.setdefault(guest.attachment, {})

@@ -183,6 +183,14 @@ class CapturePort:
         return self.inner.offload
 
     @property
+    def is_down(self) -> bool:
+        return getattr(self.inner, "is_down", False)
+
+    @property
+    def is_far(self) -> bool:
+        return getattr(self.inner, "is_far", not self.inner.offload)
+
+    @property
     def gso_tcp(self) -> bool:
         return getattr(self.inner, "gso_tcp", self.inner.offload)
 

@@ -263,6 +263,15 @@ class Running:
         assert self.process.wait(10) is not None
         return self._text()
 
+    def seen(self) -> str:
+        """What it has printed so far."""
+        while select.select([self._output], [], [], 0)[0]:
+            data = os.read(self._output, 65536)
+            if not data:
+                break
+            self._seen += data
+        return self._text()
+
     def _readings(self) -> Iterator[str]:
         yield self._text()
         while True:
@@ -304,6 +313,7 @@ class Machine(Running):
         device: str = "",
         cpus: int = 1,
         who: tuple[str, ...] = (),
+        extra: tuple[str, ...] = (),
     ) -> None:
         folder.mkdir(exist_ok=True)
         network: list[str] = ["-smp", str(cpus)] if cpus > 1 else []
@@ -313,4 +323,4 @@ class Machine(Running):
         if netdev:
             properties = f"netdev=n0,mac={mac}" + (f",{device}" if device else "")
             network += ["-netdev", netdev, "-device", f"virtio-net-pci,{properties}"]
-        super().__init__(*who, *command_line(folder, script, memory, qemu), *network)
+        super().__init__(*who, *command_line(folder, script, memory, qemu), *network, *extra)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,42 @@ until ping -c 1 -W 1 10.0.2.2 > /dev/null; do :; done; echo there again
         machine.expect("gone\n")
         stack.enter_context(listening("--vhost-user", str(path)))
         assert "there again" in machine.finish()
+
+
+@pytest.mark.parametrize("device", ["", "packed=on"], ids=["split", "packed"])
+def test_a_machine_migrates_while_it_receives(tmp_path: Path, web: WebServer, device: str) -> None:
+    """Pages that are received while they are copied are in the log, or the files would be wrong."""
+    path, monitor, incoming = (tmp_path / name for name in ("net", "monitor", "incoming"))
+    script = f"""
+cd /tmp; n=0
+while [ $n -lt 40 ]; do
+    n=$((n + 1))
+    timeout 4 wget -q -O new http://10.0.2.2:{web.port}/ && mv new file$((n % 3))
+    echo round $n; cat file* | wc -c; for file in file*; do sha256sum $file; done
+done
+"""
+    with ExitStack() as stack:
+        server = stack.enter_context(listening("--vhost-user", str(path)))
+        start = partial(
+            Machine, script=script, netdev=vhost_user(path), qemu="testing", device=device
+        )
+        extra = ("-monitor", f"unix:{monitor},server=on,wait=off")
+        first = stack.enter_context(start(tmp_path / "a", extra=extra))
+        second = stack.enter_context(start(tmp_path / "b", extra=("-incoming", f"unix:{incoming}")))
+        first.expect("round 3\n")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(monitor))
+            sock.sendall(b"migrate_set_parameter max-bandwidth 40M\n")
+            sock.sendall(f"migrate unix:{incoming}\n".encode())
+            output = second.expect("round 14\n")
+            sock.sendall(b"info migrate\n")
+        before = first.seen()
+        rounds = [int(n) for n in re.findall(r"round (\d+)", before)]
+        assert rounds[-1] > 3  # it went on while it was copied
+        server.expect("machine 2 connected")
+    digests = re.findall(r"([0-9a-f]{64})  file", output)
+    assert set(digests) == {web.digest}
+    assert len(digests) > 10
 
 
 def test_a_machine_that_boots_twice(tmp_path: Path) -> None:

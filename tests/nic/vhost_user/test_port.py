@@ -533,6 +533,41 @@ def test_a_ring_that_is_stopped_goes_on_where_it_was(features: int) -> None:
         assert [frame for _, frame in front.receive.collect()] == [FRAME] * 4
 
 
+def test_a_ring_that_is_stopped_has_whoever_fills_a_claim_let_go() -> None:
+    with wired() as wire:
+        wire.front.receive.post(100)
+        wire.front.receive.post(100)
+        done, held = wire.port.claim(60), wire.port.claim(60)
+        assert done is not None
+        assert held is not None
+        withdrawn: list[int] = []
+        assert done.hold(lambda: withdrawn.append(1)) is done
+        held.hold(lambda: withdrawn.append(2))
+        done.commit(60)
+        assert wire.front.stop_ring(0) == 1
+        assert withdrawn == [2]
+        held.commit(60)
+        wire.port.poll(0.0)
+        assert len(wire.front.receive.used()) == 1
+
+
+def test_a_port_is_down_while_no_ring_runs() -> None:
+    with wired(started=False) as wire:
+        assert wire.port.is_down
+        wire.front.negotiate(MODERN)
+        wire.front.start()
+        assert not wire.port.is_down
+        wire.front.stop_ring(0)
+        assert not wire.port.is_down
+        changes = wire.changes
+        base = wire.front.stop_ring(1)
+        assert wire.port.is_down
+        assert wire.changes == changes + 1
+        wire.front.start_ring(1, base)
+        assert not wire.port.is_down
+        assert wire.changes == changes + 2
+
+
 def test_a_stopped_ring_gives_back_what_lies_before_a_used_one() -> None:
     with wired() as wire:
         for _ in range(4):

@@ -73,6 +73,23 @@ def test_another_port_takes_an_address_over_only_after_silence() -> None:
     assert where(table, GUEST) == (MAC_2, 2)
 
 
+class Machine:
+    """A port whose guest may have gone elsewhere."""
+
+    is_down = False
+
+
+def test_a_machine_that_migrated_has_its_address_at_once() -> None:
+    before, after = Machine(), Machine()
+    table = neighbours()
+    guest = table.learn(IPV4, GUEST, MAC, before, now=0.0)
+    assert not table.learn(IPV4, GUEST, MAC, after, now=1.0)
+    before.is_down = True
+    assert not table.learn(IPV4, GUEST, MAC_2, after, now=1.0)  # somebody else
+    assert table.learn(IPV4, GUEST, MAC, after, now=1.0) is guest
+    assert where(table, GUEST) == (MAC, after)
+
+
 def test_a_detached_port_is_forgotten() -> None:
     table = neighbours()
     table.learn(IPV4, GUEST, MAC, 1, now=0.0)
