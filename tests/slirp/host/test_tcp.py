@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from nic.port import VNET_NONE
+from slirp.host import endpoints, tcp_feed
 from slirp.host import tcp as relay
-from slirp.host import tcp_feed
 from slirp.tcp.lifecycle import TIME_WAIT_FOR
 from slirp.wire.virtio_net import GSO_TCPV4, NEEDS_CSUM, VnetHeader
 from tests.kit.clock import Clock
@@ -625,7 +625,8 @@ def test_a_call_that_meets_a_shortage_ends_nothing(
         peer.shutdown(socket.SHUT_WR)
         lab.turn(lambda: stream.got_fin)
         stream.finish()
-        lab.turn(lambda: not flow_count(lab))
+        if Lab.endpoint == endpoints.EPOLL:  # two seconds, and they are the same with each
+            lab.turn(lambda: not flow_count(lab))
         assert not stream.got_reset
 
 

@@ -185,12 +185,22 @@ traceback.format_stack()
 
 
 BEFORE_THE_SANDBOX = {
+    "slirp.linux.listening _psutil psutil",  # or never: there is no /proc for it to look at
+    *(
+        f"slirp.host.endpoints images {name}"
+        for name in (  # the demo's, which has no sandbox
+            "dma.scsi.endpoint",
+            "slirp.host.image_uring",
+            "slirp.host.image_threads",
+        )
+    ),
     "slirp.cli.capture_file _path pathlib",
     "slirp.cli.capture_file open_writer slirp.sight.pcapng",
     "slirp.cli.capture_file files_of slirp.sight.pcapng",
     "slirp.cli.control open_control slirp.control.verbs",
     "slirp.cli.control open_control slirp.control.server",
     "slirp.cli.control _open_metrics slirp.control.metrics_port",
+    *(f"slirp.host.endpoints sockets slirp.host.socket_{name}" for name in ("uring", "threads")),
     "slirp.host.own open slirp.host.datagrams",
     "slirp.host.own _open_tftp slirp.host.datagrams",
     "slirp.host.own _open_tftp slirp.services.tftp",
