@@ -17,6 +17,10 @@ order. Status is bits 31:24 with the Am7990's names; of the byte below the recei
 which say why a frame was accepted. Inside the engine those are bits 15:8 of a status, and a
 descriptor of style 0 has no room for them.
 
+The guest's processor runs while we look, in another process. OWN is read before the rest and stored
+after it, with a barrier between (nic/virtio/fence.py), whatever order the host's processor would
+choose.
+
 `emit` is for drivers: tests write the blocks and descriptors that `parse` reads.
 
 Does not do: check reserved bits, or the four ones above BCNT.
@@ -29,6 +33,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from nic.ring import ENP, OWN, STP, Descriptor, Parse, Ring
+from nic.virtio.fence import fence
 
 # What the receiver says in bits 15:8 of a status
 PAM: Final = 1 << 14  # PADR
@@ -76,6 +81,7 @@ class Descriptor16(Descriptor):
         view = self.view
         if word3 is not None:
             _U16.pack_into(view, 6, word3)
+        fence()
         view[_STATUS_16] = status & 0xFF
 
 
@@ -119,12 +125,14 @@ def _store_32(view: memoryview, status: int, dword: int | None, at: int) -> None
     if dword is not None:
         _U32.pack_into(view, at, dword)
     view[_STATUS_32] = status >> 8 & 0xF0
+    fence()
     view[_STATUS_32 + 1] = status & 0xFF
 
 
 def parse_16(view: memoryview) -> Descriptor | None:
     if not view[_STATUS_16] & OWN:  # before the rest, see nic/ring.py
         return None
+    fence()
     low, high, status, count, _ = _WORDS.unpack_from(view)
     return Descriptor16(status, high << 16 | low, 4096 - (count & 0xFFF), view)
 
@@ -133,6 +141,7 @@ def _parser(kind: type[Descriptor], is_style_3: bool) -> Parse:
     def parse(view: memoryview) -> Descriptor | None:
         if not view[_STATUS_32 + 1] & OWN:
             return None
+        fence()
         first, count, _, status, third, _ = _DWORDS.unpack_from(view)
         return kind(status, third if is_style_3 else first, 4096 - (count & 0xFFF), view)
 
