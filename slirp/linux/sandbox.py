@@ -47,6 +47,7 @@ LAZY_MODULES: Final = (
 # What a control socket's verbs need beside
 CONTROL_MODULES: Final = (
     "pathlib",
+    "slirp.host.handover",
     "slirp.host.state",
     "slirp.sight.capture",
     "slirp.sight.selection",

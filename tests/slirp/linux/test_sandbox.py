@@ -185,6 +185,7 @@ traceback.format_stack()
 
 
 BEFORE_THE_SANDBOX = {
+    "slirp.cli.options forward_auto slirp.control.auto",
     "slirp.linux.listening _psutil psutil",  # or never: there is no /proc for it to look at
     *(
         f"slirp.host.endpoints images {name}"
