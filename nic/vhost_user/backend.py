@@ -16,7 +16,9 @@ broken the protocol (`BadMessage`) and its connection is over; what it may ask f
 (`Refused`) is an answer other than zero, if it wants one.
 
 Does not do: IOMMU, configuration space, postcopy, back-end requests; RARP after a migration (the
-guest announces itself).
+guest announces itself); the record of buffers in flight (INFLIGHT_SHMFD): buffers are used in the
+order in which they were made available, so the next back-end goes on from the used index, and
+QEMU's network devices do not ask for the record.
 """
 
 from __future__ import annotations

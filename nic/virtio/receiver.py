@@ -107,6 +107,7 @@ class Receiver:
         self._spare: deque[Chain] = deque()
         self._spare_room = 0
         self._last = 0  # number of the buffer that was taken last
+        self._is_asking = True  # the driver kicks when it makes buffers available
         self._open: dict[RxClaim, None] = {}
 
     # Claims
@@ -116,6 +117,9 @@ class Receiver:
         chains = self._gather(need)
         if not chains:
             return None
+        if self._is_asking:
+            self._is_asking = False
+            self.ring.waive_kick()
         ranges, room = _joined(chains)
         head, rest = behead(ranges, self._header_len)
         parts = cut(rest, headers, size, room - self._header_len)
@@ -164,8 +168,10 @@ class Receiver:
     def _fetch(self, need: int) -> bool:
         """Have more spare room. Where there is none, the driver is asked to kick."""
         chains = self.ring.take_room(need, self._least)
-        if not chains and self.ring.want_kick():
-            chains = self.ring.take_room(need, self._least)
+        if not chains:
+            self._is_asking = True
+            if self.ring.want_kick():
+                chains = self.ring.take_room(need, self._least)
         self._keep(chains)
         return bool(chains)
 

@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from tests.kit.need import need_file, need_tool
-from tests.kit.qemu import Running, make_initramfs, need_ipxe, need_kernel
+from tests.kit.qemu import (
+    Running,
+    make_initramfs,
+    need_ipxe,
+    need_kernel,
+    sharing,
+    vhost_user,
+)
 from tests.qemu.test_machines import listening
 
 pytestmark = pytest.mark.xdist_group("qemu")  # one machine's emulation fills a core
@@ -46,20 +53,29 @@ def folder_with(tmp_path: Path, root: str) -> Path:
     return folder
 
 
-def boot(path: Path) -> Running:
+def boot(path: Path, kind: str) -> Running:
     """A machine with nothing but a network card."""
+    card = f"virtio-net-pci,netdev=n0,mac={MAC}"
+    line: list[str] = []
+    netdev = f"stream,id=n0,addr.type=unix,addr.path={path}"
+    if kind == "vhost-user":
+        line += sharing(256)
+        netdev = vhost_user(f"vhost-user,path={path}", line)
+        card += ",vectors=0"
     return Running(
         need_tool("qemu-system-x86_64"), "-accel", "tcg", "-m", "256", "-no-reboot", "-nodefaults",
         "-machine", "pc,graphics=off", "-display", "none", "-serial", "stdio", "-boot", "n",
-        "-netdev", f"stream,id=n0,addr.type=unix,addr.path={path}",
-        "-device", f"virtio-net-pci,netdev=n0,mac={MAC}",
+        *line, "-netdev", netdev, "-device", card,
     )  # fmt: skip
 
 
-def booted(tmp_path: Path, *options: str) -> tuple[str, dict[str, dict[str, int]]]:
+def booted(
+    tmp_path: Path, *options: str, kind: str = "stream"
+) -> tuple[str, dict[str, dict[str, int]]]:
     path = tmp_path / "net"
-    with listening(*options, "--stats", f"unix:{path}") as server:
-        with boot(path) as machine:
+    where = ("--vhost-user", str(path)) if kind == "vhost-user" else (f"unix:{path}",)
+    with listening(*options, "--stats", *where) as server:
+        with boot(path, kind) as machine:
             output = machine.finish()
         assert server.end() == 0
     assert "booted\n" in output, output
@@ -76,10 +92,15 @@ def test_ipxe_boots_a_kernel_by_tftp(tmp_path: Path) -> None:
     assert "http" not in stats
 
 
-def test_ipxe_boots_a_kernel_by_http(tmp_path: Path) -> None:
-    """No TFTP server: the bootfile's name becomes a URL, and iPXE's own paths lead from there."""
+@pytest.mark.parametrize("kind", ["stream", "vhost-user"])
+def test_ipxe_boots_a_kernel_by_http(tmp_path: Path, kind: str) -> None:
+    """No TFTP server: the bootfile's name becomes a URL, and iPXE's own paths lead from there.
+
+    Over vhost-user one machine has two drivers, first one without offloads and then Linux's.
+    """
     folder = folder_with(tmp_path, "")
-    output, stats = booted(tmp_path, "--http", str(folder), "--bootfile", "ipxe=boot.ipxe")
+    bootfile = ("--bootfile", "ipxe=boot.ipxe")
+    output, stats = booted(tmp_path, "--http", str(folder), *bootfile, kind=kind)
     assert "iPXE runs http://10.0.2.2/boot.ipxe" in output
     assert stats["http"]["requests"] >= 3
     assert stats["http"]["octets"] > need_kernel().image.stat().st_size

@@ -331,6 +331,8 @@ def test_a_refused_claim_has_the_driver_kick(features: int) -> None:
         assert wire.give(FRAME)
         assert list(wire.port.frames()) == []
         assert not wire.readable
+        receive.post(100)
+        assert not receive.must_kick()  # nobody waits for it
 
 
 @pytest.mark.parametrize("features", [MODERN, MODERN | EVENT_IDX, PACKED, PACKED | EVENT_IDX])
