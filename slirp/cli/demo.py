@@ -189,7 +189,7 @@ def _fetch(
     if writer is None:
         _end_when_full(capture, *((sample,) if disk is None else (sample, disk_sample)))
     with (
-        Network(endpoint=args.endpoint) as network,
+        Network(endpoint=args.endpoint, ipv4_only=not args.ipv6) as network,
         Terminal(sys.stderr if args.json else sys.stdout, source.octets) as terminal,
         Board(
             fetch(source.url, parameters),

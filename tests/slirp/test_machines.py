@@ -82,6 +82,7 @@ class Desk:
 
     def __init__(self, folder: Path, **options: bool) -> None:
         self.said: list[str] = []
+        options.setdefault("ra_enabled", False)  # so that nothing comes unasked
         self.network = Network(**options)  # type: ignore[arg-type]
         self.server = Server(self.network, report=self.said.append)
         self.path = str(folder / "net")

@@ -81,7 +81,7 @@ def said(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 
 def test_the_machine_is_told_of_its_network(qemu: str) -> None:
-    done = slirp_qemu("--", qemu, "-m", "1G", stdin="typed")
+    done = slirp_qemu("--no-ra", "--", qemu, "-m", "1G", stdin="typed")
     assert (done.returncode, done.stderr) == (0, "")
     told = said(done)
     assert told["arguments"] == [
@@ -196,7 +196,7 @@ def test_a_qemu_that_may_do(qemu: str, version: str) -> None:
 
 
 def test_a_machine_that_breaks_the_framing_is_told_of(qemu: str) -> None:
-    done = slirp_qemu("--", qemu, GARBAGE="garbage")
+    done = slirp_qemu("--no-ra", "--", qemu, GARBAGE="garbage")
     assert done.returncode == 0
     assert said(done)["answered"] == 0
     assert "it had no network from then on" in done.stderr
