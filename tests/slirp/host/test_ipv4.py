@@ -17,7 +17,6 @@ from slirp.host.ipv4 import (
     IP_PMTUDISC_DO,
     IP_PMTUDISC_DONT,
     Ipv4Sockets,
-    parse_error,
 )
 from slirp.ip.packet import DONT_FRAGMENT
 
@@ -75,17 +74,19 @@ def extended(number: int, origin: int, kind: int, code: int, info: int, offender
 
 
 def test_what_the_host_finds_too_long_tells_the_paths_mtu() -> None:
-    error = parse_error(PEER, b"x", extended(errno.EMSGSIZE, 1, 0, 0, 1400, bytes(4)))
+    error = FAMILY.parse_error(PEER, b"x", extended(errno.EMSGSIZE, 1, 0, 0, 1400, bytes(4)))
     assert (error.mtu, error.kind, error.offender) == (1400, -1, None)
 
 
 def test_the_next_hops_mtu_is_passed_on() -> None:
-    error = parse_error(PEER, b"x", extended(errno.EMSGSIZE, 2, 3, 4, 1400, bytes((192, 0, 2, 9))))
+    error = FAMILY.parse_error(
+        PEER, b"x", extended(errno.EMSGSIZE, 2, 3, 4, 1400, bytes((192, 0, 2, 9)))
+    )
     assert error == (PEER, b"x", 0, 3, 4, 1400, bytes((192, 0, 2, 9)))
 
 
 def test_an_offender_that_the_kernel_does_not_name() -> None:
-    error = parse_error(PEER, b"x", extended(errno.EHOSTUNREACH, 2, 3, 1, 77, bytes(4)))
+    error = FAMILY.parse_error(PEER, b"x", extended(errno.EHOSTUNREACH, 2, 3, 1, 77, bytes(4)))
     assert (error.kind, error.code, error.rest, error.offender) == (3, 1, 0, None)
 
 

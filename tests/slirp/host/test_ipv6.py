@@ -18,7 +18,6 @@ from slirp.host.ipv6 import (
     IPV6_PMTUDISC_DO,
     IPV6_PMTUDISC_DONT,
     Ipv6Sockets,
-    parse_error,
 )
 from slirp.ip.packet import DONT_FRAGMENT
 from tests.kit.need import need_ipv6
@@ -82,17 +81,17 @@ def extended(number: int, origin: int, kind: int, code: int, info: int, offender
 
 
 def test_what_the_host_finds_too_long_tells_the_paths_mtu() -> None:
-    error = parse_error(PEER, b"x", extended(errno.EMSGSIZE, 1, 0, 0, 1400, bytes(16)))
+    error = FAMILY.parse_error(PEER, b"x", extended(errno.EMSGSIZE, 1, 0, 0, 1400, bytes(16)))
     assert (error.mtu, error.kind, error.offender) == (1400, -1, None)
 
 
 def test_the_next_hops_mtu_is_passed_on() -> None:
-    error = parse_error(PEER, b"x", extended(errno.EMSGSIZE, 3, 2, 0, 1400, OFFENDER))
+    error = FAMILY.parse_error(PEER, b"x", extended(errno.EMSGSIZE, 3, 2, 0, 1400, OFFENDER))
     assert error == (PEER, b"x", 0, 2, 0, 1400, OFFENDER)
 
 
 def test_an_offender_that_the_kernel_does_not_name() -> None:
-    error = parse_error(PEER, b"x", extended(errno.EHOSTUNREACH, 3, 1, 3, 77, bytes(16)))
+    error = FAMILY.parse_error(PEER, b"x", extended(errno.EHOSTUNREACH, 3, 1, 3, 77, bytes(16)))
     assert (error.kind, error.code, error.rest, error.offender) == (1, 3, 0, None)
 
 
