@@ -71,10 +71,7 @@ def test_install_leaves_byte_code_behind(wheel: Path, tmp_path: Path) -> None:
             assert Path(importlib.util.cache_from_source(str(source))).exists(), source
 
 
-HEAVY = (
-    *("numpy", "rich", "scapy", "unicorn", "asyncio", "pytest", "seccomp", "pyseccomp"),
-    "liburing",
-)
+HEAVY = ("numpy", "rich", "scapy", "unicorn", "asyncio", "pytest", "seccomp", "pyseccomp")
 
 
 @pytest.mark.parametrize("module", ["slirp", "nic.lance", "nic.tap", "slirp.cli.main"])

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 from dma.iovec import IoVec
 from dma.scsi.endpoint import VIEWS_MAX, Done, ImageFile
@@ -26,12 +27,15 @@ from slirp.host.uring import Ring
 
 ENTRIES: Final = 64  # of the submission queue; requests beyond are told EAGAIN
 
+# Queues a transfer of these views to or from a place in a file, Ring.readv or Ring.writev
+Queue: TypeAlias = Callable[[int, Sequence[memoryview], int], int]
+
 
 class _Request:
     """One read, write or flush, and how far it is."""
 
-    def __init__(self, prepare: Any, iov: IoVec, offset: int, done: Done) -> None:
-        self.prepare = prepare  # of liburing: io_uring_prep_readv or io_uring_prep_writev
+    def __init__(self, queue: Queue | None, iov: IoVec, offset: int, done: Done) -> None:
+        self.queue = queue  # None: a flush
         self.left = iov
         self.offset = offset
         self.moved = 0
@@ -39,12 +43,9 @@ class _Request:
 
 
 class UringImage:
-    """Is an Endpoint. OSError where the kernel has no io_uring, ImportError without liburing."""
+    """Is an Endpoint. OSError where the kernel has no io_uring."""
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
-        import liburing
-
-        self._uring: Any = liburing
         self._ring = Ring(ENTRIES)
         try:
             self._file = ImageFile(path, read_only=read_only)
@@ -56,10 +57,10 @@ class UringImage:
         self._ready: list[tuple[Done, int, int]] = []  # over without the kernel
 
     def read(self, offset: int, iov: IoVec, done: Done) -> None:
-        self._start(_Request(self._uring.io_uring_prep_readv, iov, offset, done))
+        self._start(_Request(self._ring.readv, iov, offset, done))
 
     def write(self, offset: int, iov: IoVec, done: Done) -> None:
-        self._start(_Request(self._uring.io_uring_prep_writev, iov, offset, done))
+        self._start(_Request(self._ring.writev, iov, offset, done))
 
     def sync(self, done: Done) -> None:
         self._start(_Request(None, IoVec(), 0, done))
@@ -106,7 +107,7 @@ class UringImage:
         self.close()
 
     def _start(self, request: _Request) -> None:
-        if request.prepare is not None and not len(request.left):
+        if request.queue is not None and not len(request.left):
             self._end(request, 0)
         elif len(self._under_way) >= ENTRIES:
             self._end(request, errno.EAGAIN)
@@ -115,17 +116,13 @@ class UringImage:
 
     def _submit(self, request: _Request) -> None:
         """What is left of a request, or as much of it as one call takes."""
-        uring, ring = self._uring, self._ring
-        if request.prepare is None:
-            request_id = ring.prepare(uring.io_uring_prep_fsync, self.fd)
+        if request.queue is None:
+            request_id = self._ring.fsync(self.fd)
         else:
             views = request.left.segments[:VIEWS_MAX]
-            vector = uring.Iovec(list(views))
-            at = request.offset + request.moved
-            kept = (vector, views)
-            request_id = ring.prepare(request.prepare, self.fd, vector, at, kept=kept)
+            request_id = request.queue(self.fd, views, request.offset + request.moved)
         self._under_way[request_id] = request
-        ring.submit()
+        self._ring.submit()
 
     def _go_on(self, request: _Request, result: int) -> None:
         """A completion of the kernel's: bytes that moved, or an errno below 0."""

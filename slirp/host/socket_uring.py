@@ -30,7 +30,7 @@ _SCOPE: Final = struct.Struct("=I")
 
 
 class UringSockets:
-    """Is a SocketEndpoint. Raises OSError without io_uring, and ImportError without liburing."""
+    """Is a SocketEndpoint. OSError where the kernel has no io_uring."""
 
     def __init__(self) -> None:
         self._ring = Ring(IN_FLIGHT_MAX)

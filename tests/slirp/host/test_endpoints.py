@@ -213,26 +213,23 @@ def test_what_there_is_no_endpoint_of() -> None:
         Network(endpoint="kqueue")
 
 
-def test_a_network_without_liburing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "liburing", None)
+def test_a_network_on_a_kernel_without_io_uring(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(entries: int) -> object:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(uring, "Ring", refuse)
     before = open_fds()
     with pytest.raises(
-        ConfigError, match=r"endpoint uring: .*pip install 'slirp\[uring\]'"
+        ConfigError, match=r"endpoint uring: the kernel refuses io_uring: .* kernel\.io_uring_disa"
     ) as told:
         Network(endpoint="uring")
     assert (told.value.field, "\n" in str(told.value)) == ("endpoint", False)
     assert open_fds() == before
 
 
-def test_a_network_on_a_kernel_without_io_uring(monkeypatch: pytest.MonkeyPatch) -> None:
-    liburing = pytest.importorskip("liburing")
-
-    def refuse(entries: int, ring: object) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(liburing, "io_uring_queue_init", refuse)
-    with pytest.raises(ConfigError, match=r"the kernel refuses io_uring: .* kernel\.io_uring_disa"):
-        Network(endpoint="uring")
+def test_a_host_that_is_no_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert uring.why_not() == "io_uring is Linux's"
 
 
 # --- a chip that is stopped -----------------------------------------------------------------------

@@ -243,11 +243,6 @@ def test_more_requests_than_the_queue_has_room_for(path: Path) -> None:
     image.close()
 
 
-def test_why_not_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "liburing", None)
-    assert "pip install 'slirp[uring]'" in (uring.why_not() or "")
-
-
 def room(size: int) -> IoVec:
     return IoVec.of(bytearray(size))
 
