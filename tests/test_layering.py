@@ -72,6 +72,7 @@ ROOMS: Final = (  # the longest name that fits counts
     Room("dma", ("dma",)),
     Room("nic", NIC),
     Room("nic.tap", (*NIC, "slirp.errors", "slirp.shortage"), world=True),
+    Room("nic.fdstream", (*NIC, "slirp.shortage"), world=True),
     Room("nic.stream", (*NIC, "slirp.errors", "slirp.shortage"), world=True),
     Room("nic.dgram", (*NIC, "slirp.errors", "slirp.shortage"), world=True),
     Room("nic.bess", (*NIC, "slirp.errors", "slirp.shortage"), world=True),

@@ -3,10 +3,7 @@
 A guest's every register access is a message of its own and its driver waits for it, so what has
 arrived is read with one call, however many messages that is. Descriptors must not get lost in this:
 the kernel ends a read behind the bytes that descriptors came with, so those of one read belong to
-the message that its last byte is in.
-
-Nothing waits: half a message stays until the rest comes, and a client that does not take its
-replies is over.
+the message that its last byte is in. Half a message stays until the rest comes.
 
 Bounds: a read is at most two messages of the greatest length, or 1,024 of the least.
 
@@ -15,36 +12,20 @@ Does not do: anything with a message.
 
 from __future__ import annotations
 
-import array
-import os
 import socket
-from typing import Final
 
-from nic.port import Shortage
+from nic.fdstream import FdStream, Hangup, TooManyDescriptors
 from nic.vfio_user.messages import FDS_MAX, HEADER, MESSAGE_MAX, BadMessage, Header, Message
-from slirp.shortage import is_shortage
-
-_CTRUNC: Final = int(socket.MSG_CTRUNC)  # an enum's `&` costs a microsecond
-_ANCILLARY_LEN: Final = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 
 
-class Hangup(Exception):
-    """The client is not there any more, or may as well not be."""
-
-
-class Channel:
-    """One connection, owned from now on."""
+class Channel(FdStream):
+    """One connection to a client."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._sock = sock
+        super().__init__(sock, FDS_MAX)
         self._buffer = memoryview(bytearray(2 * MESSAGE_MAX))
         self._start = 0  # bytes before this one were handed out
         self._end = 0  # bytes from this one on are free
-        self._fds: list[int] = []  # of the message in which byte _end - 1 is
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
 
     def read(self) -> bool:
         """Read what has arrived, once; False: nothing. Raises BadMessage, Hangup and Shortage.
@@ -53,18 +34,11 @@ class Channel:
         """
         self._move()
         try:
-            size, ancillary, flags, _ = self._sock.recvmsg_into(
-                [self._buffer[self._end :]], _ANCILLARY_LEN, socket.MSG_CMSG_CLOEXEC
-            )
-        except BlockingIOError:
+            size = self.read_into(self._buffer[self._end :])
+        except TooManyDescriptors as many:
+            raise BadMessage(str(many)) from None
+        if size is None:
             return False
-        except OSError as error:
-            if is_shortage(error):
-                raise Shortage(error.errno, "no memory for a message") from None
-            raise Hangup(f"lost its connection: {error.strerror}") from None
-        self._take_fds(ancillary)
-        if flags & _CTRUNC or len(self._fds) > FDS_MAX:
-            raise BadMessage(f"sent more than {FDS_MAX} descriptors, or there is no room")
         if not size:
             inside = self._end > self._start
             raise Hangup("closed its connection" + (" inside a message" if inside else ""))
@@ -82,10 +56,8 @@ class Channel:
             return None
         self._start = stop
         payload = bytes(self._buffer[start + HEADER.size : stop])
-        fds: list[int] = []
-        if stop == end:  # the last byte read is its
-            fds, self._fds = self._fds, fds
-        return Message(header, payload, fds)
+        # The last byte that was read is in the message that the descriptors belong to
+        return Message(header, payload, self.take_fds() if stop == end else [])
 
     def _move(self) -> None:
         """Half a message goes to the front, where the rest has room."""
@@ -93,27 +65,3 @@ class Channel:
         if start:
             self._buffer[: end - start] = bytes(self._buffer[start:end])
             self._start, self._end = 0, end - start
-
-    def _take_fds(self, ancillary: list[tuple[int, int, bytes]]) -> None:
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds = array.array("i")
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-                self._fds += fds
-
-    def send(self, data: bytes) -> None:
-        """One reply, at once. Raises Hangup."""
-        try:
-            sent = self._sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise Hangup(f"lost its connection: {error.strerror}") from None
-        if sent < len(data):
-            raise Hangup("does not take its replies")
-
-    def close(self) -> None:
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
-        self._sock.close()

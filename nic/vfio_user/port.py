@@ -25,20 +25,18 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
 
 from dma.transfer import DmaPath
 from nic.engine import FRAME_MAX
+from nic.fdstream import Hangup, take_eventfd
 from nic.pcnet_card import PcnetCard
 from nic.port import DeviceGone, Frame, PortDefaults
 from nic.receiver import RxClaim
-from nic.vfio_user.channel import Channel, Hangup
+from nic.vfio_user.channel import Channel
 from nic.vfio_user.intx import CLOSED, Intx
 from nic.vfio_user.memory import MachineMemory
 from nic.vfio_user.messages import BadMessage
 from nic.vfio_user.server import Server
-
-_EVENTFD: Final = "anon_inode:[eventfd]"
 
 
 class VfioUserPort(PortDefaults):
@@ -133,10 +131,5 @@ class VfioUserPort(PortDefaults):
 
 def check_event(fd: int) -> None:
     """Raises BadMessage where this is no eventfd."""
-    try:
-        kind = os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:  # there is no /proc
-        kind = _EVENTFD
-    if kind != _EVENTFD:
+    if not take_eventfd(fd):
         raise BadMessage("sent a descriptor for events that is no eventfd")
-    os.set_blocking(fd, False)

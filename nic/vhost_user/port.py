@@ -35,9 +35,10 @@ from typing import Final
 
 from dma.transfer import DmaFault, DmaPath
 from nic.doorbell import Doorbell
+from nic.fdstream import Hangup, take_eventfd
 from nic.port import DeviceGone, Frame, PortDefaults
 from nic.vhost_user.backend import Backend
-from nic.vhost_user.channel import Channel, Hangup
+from nic.vhost_user.channel import Channel
 from nic.vhost_user.memory import MemoryTable
 from nic.vhost_user.messages import BadMessage
 from nic.vhost_user.vring import CLOSED
@@ -48,7 +49,6 @@ from nic.virtio.receiver import RxClaim
 MESSAGES_PER_CALL: Final = 64  # of one frames(); the rest are there in the next
 LOOK_AFTER: Final = 0.001  # seconds between looks at rings that nobody kicks
 EVENTS_MAX: Final = 64  # descriptors that one frames() hears of
-_EVENTFD: Final = "anon_inode:[eventfd]"
 _ONE: Final = (1).to_bytes(8, "little")
 
 
@@ -212,13 +212,8 @@ class VhostUserPort(PortDefaults):
             os.write(fd, _ONE)
 
     def check_event(self, fd: int) -> None:
-        try:
-            kind = os.readlink(f"/proc/self/fd/{fd}")
-        except FileNotFoundError:  # there is no /proc
-            kind = _EVENTFD
-        if kind != _EVENTFD:
+        if not take_eventfd(fd):
             raise BadMessage("sent a descriptor for events that is no eventfd")
-        os.set_blocking(fd, False)
 
     # The end
 

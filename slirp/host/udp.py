@@ -73,6 +73,7 @@ EVICT_LOOKS: Final = 64  # mappings looked at for one that was not used since th
 ROUTES_MAX: Final = 8192  # beyond it all are forgotten, and found anew
 DATAGRAMS_PER_TURN: Final = 64  # of one mapping; then the others have their turn
 OVERFLOW_LEN: Final = 65536  # bytes: whatever a datagram can have
+SPARE_MAX: Final = 16  # overflow areas kept for the next receive that takes its time
 
 # A guest's address and port, and the length of the addresses that the host's socket sends to
 Key: TypeAlias = tuple[bytes, int, int]
@@ -467,7 +468,7 @@ class UdpRelay:
             if failure in SHORTAGES and failure != errno.EAGAIN:
                 self.shortages += 1
                 self._loop.rest(mapping.sock.fileno(), RETRY_AFTER)
-        self._spare.append(incoming.overflow)
+        self._put_back(incoming.overflow)
 
     def withdraw(self, mapping: Mapping) -> None:
         """Give up what is under way; its claim is void, or is to be cancelled. What the kernel had
@@ -476,7 +477,11 @@ class UdpRelay:
         if incoming is not None:
             incoming.endpoint.withdraw(mapping)
             incoming.claim.cancel()
-            self._spare.append(incoming.overflow)
+            self._put_back(incoming.overflow)
+
+    def _put_back(self, overflow: memoryview) -> None:
+        if len(self._spare) < SPARE_MAX:
+            self._spare.append(overflow)
 
     def bear(self, error: OSError) -> None:
         """Nothing was received: is it more than that nothing is there? Then the loop asks later."""

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nic.vfio_user.channel import Channel, Hangup
+from nic.fdstream import Hangup
+from nic.vfio_user.channel import Channel
 from nic.vfio_user.messages import FDS_MAX, HEADER, BadMessage, Message
 
 
