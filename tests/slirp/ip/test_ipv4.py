@@ -8,23 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, defragment
-from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from dma.iovec import IoVec
-from slirp.flow import Cause, ends_of
+from slirp.flow import Cause
 from slirp.ip.ipv4 import IPV4
-from slirp.ip.offload import finish
 from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP
-from slirp.tcp.segment import Emission
-from slirp.wire.checksum import ones_sum
-from slirp.wire.virtio_net import VnetHeader
+from tests.slirp.ip.test_family import CASES
 
 GUEST, FAR, GATEWAY = bytes((10, 0, 2, 15)), bytes((192, 0, 2, 1)), bytes((10, 0, 2, 2))
 GUEST_TEXT, FAR_TEXT, GATEWAY_TEXT = "10.0.2.15", "192.0.2.1", "10.0.2.2"
 KEY = GUEST + FAR + (1025).to_bytes(2, "big") + (80).to_bytes(2, "big")  # the guest's direction
 LINK = bytes(Ether(src="52:55:00:00:02:02", dst="52:54:00:00:00:01", type=0x0800))
-EMISSION = Emission(1000, 2000, 0x18, 4096, b"")
+CASE = CASES[0]
 EXPERIMENT = 253  # a protocol without a header that scapy would mend, RFC 3692
 
 payloads = st.binary(min_size=1, max_size=200)
@@ -56,55 +53,6 @@ def test_the_longest_datagram_is_one_that_the_length_field_can_say() -> None:
 def test_a_super_frame_has_room_for_the_longest_tcp_header() -> None:
     options = [("NOP", None)] * 40
     assert len(IP() / TCP(options=options) / Raw(bytes(IPV4.tcp_super_max))) == 65535
-
-
-# Headers towards the guest
-
-
-@given(payloads)
-def test_the_answering_flow_has_the_ends_exchanged(payload: bytes) -> None:
-    template = IPV4.answering(KEY, PROTOCOL_TCP)
-    headers = template.tcp(EMISSION, len(payload), ones_sum((memoryview(payload),)))
-    packet = IP(b"".join((*headers, payload)))
-    assert (packet.src, packet.dst) == (FAR_TEXT, GUEST_TEXT)
-    assert (packet[TCP].sport, packet[TCP].dport) == (80, 1025)
-    assert remade(packet) == b"".join((*headers, payload))
-
-
-@given(payloads, st.integers(1, 60))
-def test_a_super_segment_is_cut_by_its_header_into_right_frames(payload: bytes, size: int) -> None:
-    headers = IPV4.answering(KEY, PROTOCOL_TCP).tcp(EMISSION, len(payload), None)
-    header_len = len(LINK) + sum(map(len, headers))
-    frames = finish(
-        IoVec.of(LINK, *headers, payload),
-        IPV4.tcp_vnet(header_len, size if len(payload) > size else 0),
-    )
-    packets = [Ether(frame)[IP] for frame in frames]
-    assert [bytes(packet) for packet in packets] == [remade(packet) for packet in packets]
-    assert b"".join(bytes(packet[TCP].payload) for packet in packets) == payload
-    assert [p[TCP].seq for p in packets] == [1000 + size * n for n in range(len(packets))]
-
-
-@given(payloads, st.integers(1, 60))
-def test_a_run_of_datagrams_is_cut_by_its_header_into_right_frames(
-    payload: bytes, size: int
-) -> None:
-    headers = IPV4.answering(KEY, PROTOCOL_UDP).udp(len(payload), None)
-    vnet = IPV4.udp_vnet(size) if len(payload) > size else IPV4.udp_single
-    frames = finish(IoVec.of(LINK, *headers, payload), vnet)
-    packets = [Ether(frame)[IP] for frame in frames]
-    assert [bytes(packet) for packet in packets] == [remade(packet) for packet in packets]
-    assert [bytes(packet[UDP].payload) for packet in packets] == [
-        payload[at : at + size] for at in range(0, len(payload), size)
-    ]
-
-
-def test_the_lengths_of_a_datagrams_headers_are_those_of_its_segments() -> None:
-    headers = IPV4.answering(KEY, PROTOCOL_UDP).udp(5, None)
-    assert IPV4.udp_lengths == (len(LINK), *map(len, headers))
-    assert sum(IPV4.udp_lengths) == IPV4.udp_headers
-    vnet = VnetHeader.parse(IPV4.udp_single)
-    assert (vnet.hdr_len, vnet.csum_start) == (IPV4.udp_headers, IPV4.transport_at)
 
 
 # Packets of the network's own
@@ -175,17 +123,6 @@ def test_an_echo_reply(rest: int, payload: bytes) -> None:
 # The first look
 
 
-def first_look(frame: bytes) -> tuple[int, int, bytes, int, int, int, int] | None:
-    """As the dispatcher does it: protocol, end, key and the words behind it; None: not plain."""
-    plain = IPV4.plain
-    if len(frame) < plain.least:
-        return None
-    word, length, kind, key, *behind = plain.unpack(memoryview(frame))
-    if word & plain.mask != plain.mark:
-        return None
-    return kind & plain.kinds, plain.base + length, key, *behind
-
-
 def frame_of(transport: Packet, payload: bytes = b"", **fields: Any) -> bytes:
     fields = {"src": GUEST_TEXT, "dst": FAR_TEXT} | fields
     return bytes(Ether(type=0x0800) / IP(**fields) / transport / Raw(payload))
@@ -198,7 +135,7 @@ def test_a_plain_segment_is_read_at_one_look(
     segment = TCP(sport=1025, dport=80, seq=7, ack=9, flags="PA", window=512)
     flags = "DF" if unfragmented else 0
     frame = frame_of(segment, payload, tos=tos, ttl=ttl, flags=flags)
-    found = first_look(frame + padding)
+    found = CASE.first_look(frame + padding)
     assert found == (PROTOCOL_TCP, len(frame), KEY, 7, 9, 5 << 12 | 0x18, 512)
     plain = IPV4.plain
     assert frame[plain.hops_at] == ttl
@@ -206,17 +143,6 @@ def test_a_plain_segment_is_read_at_one_look(
     assert int.from_bytes(frame[14 : plain.summed_to]) % 0xFFFF == 0
     assert frame[plain.addrs_at : plain.transport_at] == GUEST + FAR
     assert plain.least == len(LINK) + len(IP()) + len(TCP())
-
-
-@given(st.binary(min_size=12, max_size=200))
-def test_a_plain_datagram_is_read_at_one_look(payload: bytes) -> None:
-    frame = frame_of(UDP(sport=1025, dport=80), payload)
-    found = first_look(frame)
-    assert found is not None
-    assert found[:3] == (PROTOCOL_UDP, len(frame), KEY)
-    assert found[3] >> 16 == 8 + len(payload), "UDP's length"
-    assert frame[IPV4.plain.data_at :] == payload
-    assert [end.port for end in ends_of(found[2])] == [1025, 80]
 
 
 @pytest.mark.parametrize(
@@ -227,17 +153,5 @@ def test_a_plain_datagram_is_read_at_one_look(payload: bytes) -> None:
     ],
 )  # fmt: skip
 def test_what_has_to_be_parsed_is_not_plain(fields: dict[str, Any]) -> None:
-    found = first_look(frame_of(TCP(sport=1025, dport=80), bytes(20), **fields))
+    found = CASE.first_look(frame_of(TCP(sport=1025, dport=80), bytes(20), **fields))
     assert found is None or found[0] not in (PROTOCOL_TCP, PROTOCOL_UDP)
-
-
-@pytest.mark.parametrize("ethertype", [0x0806, 0x86DD, 0x8100, 0x0801])
-def test_another_ethernet_type_is_not_plain(ethertype: int) -> None:
-    frame = bytearray(frame_of(TCP(sport=1025, dport=80), bytes(20)))
-    frame[12:14] = ethertype.to_bytes(2, "big")
-    assert first_look(bytes(frame)) is None
-
-
-def test_a_tagged_frame_is_not_plain() -> None:
-    packet = IP(src=GUEST_TEXT, dst=FAR_TEXT) / TCP() / Raw(bytes(20))
-    assert first_look(bytes(Ether() / Dot1Q(vlan=1) / packet)) is None

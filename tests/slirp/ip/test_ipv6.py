@@ -21,25 +21,22 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrHopByHop,
     defragment6,
 )
-from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from dma.iovec import IoVec
 from slirp.address import addr_from_text
-from slirp.flow import Cause, ends_of
+from slirp.flow import Cause
 from slirp.ip.icmpv6 import may_send_error
 from slirp.ip.ipv6 import IPV6
-from slirp.ip.offload import finish
 from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP
-from slirp.tcp.segment import Emission
-from slirp.wire.checksum import ones_sum
-from slirp.wire.virtio_net import VnetHeader
+from tests.slirp.ip.test_family import CASES
 
 GUEST_TEXT, FAR_TEXT, GATEWAY_TEXT = "fd00::100", "2001:db8::1", "fd00::2"
 GUEST, FAR, GATEWAY = map(addr_from_text, (GUEST_TEXT, FAR_TEXT, GATEWAY_TEXT))
 KEY = GUEST + FAR + (1025).to_bytes(2, "big") + (80).to_bytes(2, "big")  # the guest's direction
 LINK = bytes(Ether(src="52:55:00:00:02:02", dst="52:54:00:00:00:01", type=0x86DD))
-EMISSION = Emission(1000, 2000, 0x18, 4096, b"")
+CASE = CASES[1]
 EXPERIMENT = 253  # a protocol without a header that scapy would mend, RFC 3692
 
 payloads = st.binary(min_size=1, max_size=200)
@@ -69,64 +66,9 @@ SAYS = {
 # Room
 
 
-@given(st.integers(1280, 65535))
-def test_what_an_mtu_leaves_fills_a_packet(mtu: int) -> None:
-    assert len(IPv6() / TCP() / Raw(bytes(IPV6.mss(mtu)))) == mtu
-    assert len(IPv6() / UDP() / Raw(bytes(IPV6.udp_room(mtu)))) == mtu
-
-
 def test_the_longest_datagram_is_one_that_the_length_field_can_say() -> None:
     whole = IPv6(bytes(IPv6() / UDP() / Raw(bytes(IPV6.udp_max))))
     assert (whole.plen, whole[UDP].len) == (65535, 65535)
-
-
-# Headers towards the guest
-
-
-@given(payloads)
-def test_the_answering_flow_has_the_ends_exchanged(payload: bytes) -> None:
-    template = IPV6.answering(KEY, PROTOCOL_TCP)
-    headers = template.tcp(EMISSION, len(payload), ones_sum((memoryview(payload),)))
-    packet = IPv6(b"".join((*headers, payload)))
-    assert (packet.src, packet.dst, packet.hlim) == (FAR_TEXT, GUEST_TEXT, 64)
-    assert (packet[TCP].sport, packet[TCP].dport) == (80, 1025)
-    assert remade(packet) == b"".join((*headers, payload))
-
-
-@given(payloads, st.integers(1, 60))
-def test_a_super_segment_is_cut_by_its_header_into_right_frames(payload: bytes, size: int) -> None:
-    headers = IPV6.answering(KEY, PROTOCOL_TCP).tcp(EMISSION, len(payload), None)
-    header_len = len(LINK) + sum(map(len, headers))
-    frames = finish(
-        IoVec.of(LINK, *headers, payload),
-        IPV6.tcp_vnet(header_len, size if len(payload) > size else 0),
-    )
-    packets = [Ether(frame)[IPv6] for frame in frames]
-    assert [bytes(packet) for packet in packets] == [remade(packet) for packet in packets]
-    assert b"".join(bytes(packet[TCP].payload) for packet in packets) == payload
-    assert [p[TCP].seq for p in packets] == [1000 + size * n for n in range(len(packets))]
-
-
-@given(payloads, st.integers(1, 60))
-def test_a_run_of_datagrams_is_cut_by_its_header_into_right_frames(
-    payload: bytes, size: int
-) -> None:
-    headers = IPV6.answering(KEY, PROTOCOL_UDP).udp(len(payload), None)
-    vnet = IPV6.udp_vnet(size) if len(payload) > size else IPV6.udp_single
-    frames = finish(IoVec.of(LINK, *headers, payload), vnet)
-    packets = [Ether(frame)[IPv6] for frame in frames]
-    assert [bytes(packet) for packet in packets] == [remade(packet) for packet in packets]
-    assert [bytes(packet[UDP].payload) for packet in packets] == [
-        payload[at : at + size] for at in range(0, len(payload), size)
-    ]
-
-
-def test_the_lengths_of_a_datagrams_headers_are_those_of_its_segments() -> None:
-    headers = IPV6.answering(KEY, PROTOCOL_UDP).udp(5, None)
-    assert IPV6.udp_lengths == (len(LINK), *map(len, headers))
-    assert sum(IPV6.udp_lengths) == IPV6.udp_headers
-    vnet = VnetHeader.parse(IPV6.udp_single)
-    assert (vnet.hdr_len, vnet.csum_start) == (IPV6.udp_headers, IPV6.transport_at)
 
 
 # Packets of the network's own
@@ -168,10 +110,6 @@ def test_what_no_caller_may_ask_for(size: int, mtu: int) -> None:
 )  # fmt: skip
 def test_each_cause_has_its_number(cause: Cause, numbers: tuple[int, int]) -> None:
     assert IPV6.causes[cause] == numbers
-
-
-def test_no_cause_is_without_a_number() -> None:
-    assert set(IPV6.causes) == set(Cause)
 
 
 @pytest.mark.parametrize("size", [0, 8, 1500, 60000])
@@ -230,17 +168,6 @@ def test_an_icmp_packet_without_a_message_is_not_answered() -> None:
 # The first look
 
 
-def first_look(frame: bytes) -> tuple[int, int, bytes, int, int, int, int] | None:
-    """As the dispatcher does it: protocol, end, key and the words behind it; None: not plain."""
-    plain = IPV6.plain
-    if len(frame) < plain.least:
-        return None
-    word, length, kind, key, *behind = plain.unpack(memoryview(frame))
-    if word & plain.mask != plain.mark:
-        return None
-    return kind & plain.kinds, plain.base + length, key, *behind
-
-
 def frame_of(transport: Packet, payload: bytes = b"", **fields: Any) -> bytes:
     fields = {"src": GUEST_TEXT, "dst": FAR_TEXT} | fields
     return bytes(Ether(type=0x86DD) / IPv6(**fields) / transport / Raw(payload))
@@ -252,7 +179,15 @@ def test_a_plain_segment_is_read_at_one_look(
 ) -> None:
     segment = TCP(sport=1025, dport=80, seq=7, ack=9, flags="PA", window=512)
     frame = frame_of(segment, payload, tc=traffic, fl=label, hlim=hops)
-    assert first_look(frame + b"pad") == (PROTOCOL_TCP, len(frame), KEY, 7, 9, 5 << 12 | 0x18, 512)
+    assert CASE.first_look(frame + b"pad") == (
+        PROTOCOL_TCP,
+        len(frame),
+        KEY,
+        7,
+        9,
+        5 << 12 | 0x18,
+        512,
+    )
     plain = IPV6.plain
     assert frame[plain.hops_at] == hops
     assert frame[plain.flags_at] & 0x40, "nobody on its way cuts it"
@@ -261,36 +196,17 @@ def test_a_plain_segment_is_read_at_one_look(
     assert plain.least == len(LINK) + len(IPv6()) + len(TCP())
 
 
-@given(st.binary(min_size=12, max_size=200))
-def test_a_plain_datagram_is_read_at_one_look(payload: bytes) -> None:
-    frame = frame_of(UDP(sport=1025, dport=80), payload)
-    found = first_look(frame)
-    assert found is not None
-    assert found[:3] == (PROTOCOL_UDP, len(frame), KEY)
-    assert found[3] >> 16 == 8 + len(payload), "UDP's length"
-    assert frame[IPV6.plain.data_at :] == payload
-    assert [end.port for end in ends_of(found[2])] == [1025, 80]
-
-
 @pytest.mark.parametrize(
     "between", [IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt(), IPv6ExtHdrFragment(m=1)]
 )
 def test_what_has_to_be_walked_is_not_plain(between: Packet) -> None:
-    found = first_look(frame_of(between / TCP(sport=1025, dport=80), bytes(20)))
+    found = CASE.first_look(frame_of(between / TCP(sport=1025, dport=80), bytes(20)))
     assert found is None or found[0] not in (PROTOCOL_TCP, PROTOCOL_UDP)
 
 
-@pytest.mark.parametrize("ethertype", [0x0806, 0x0800, 0x8100, 0x86DE])
-def test_another_ethernet_type_is_not_plain(ethertype: int) -> None:
-    frame = bytearray(frame_of(TCP(sport=1025, dport=80), bytes(20)))
-    frame[12:14] = ethertype.to_bytes(2, "big")
-    assert first_look(bytes(frame)) is None
-
-
-def test_another_version_and_a_tagged_frame_are_not_plain() -> None:
-    packet = IPv6(src=GUEST_TEXT, dst=FAR_TEXT, version=4) / TCP() / Raw(bytes(20))
-    assert first_look(bytes(Ether(type=0x86DD) / packet)) is None
-    assert first_look(bytes(Ether() / Dot1Q(vlan=1) / packet)) is None
+def test_another_version_is_not_plain() -> None:
+    frame = frame_of(TCP(), bytes(20), version=4)
+    assert CASE.first_look(frame) is None
 
 
 def test_echo_has_the_numbers_of_rfc_4443() -> None:
