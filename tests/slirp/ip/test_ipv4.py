@@ -15,7 +15,7 @@ from dma.iovec import IoVec
 from slirp.flow import Cause
 from slirp.ip.ipv4 import IPV4
 from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP
-from tests.slirp.ip.test_family import CASES
+from tests.slirp.ip.test_family import CASES, MAC
 
 GUEST, FAR, GATEWAY = bytes((10, 0, 2, 15)), bytes((192, 0, 2, 1)), bytes((10, 0, 2, 2))
 GUEST_TEXT, FAR_TEXT, GATEWAY_TEXT = "10.0.2.15", "192.0.2.1", "10.0.2.2"
@@ -125,7 +125,7 @@ def test_an_echo_reply(rest: int, payload: bytes) -> None:
 
 def frame_of(transport: Packet, payload: bytes = b"", **fields: Any) -> bytes:
     fields = {"src": GUEST_TEXT, "dst": FAR_TEXT} | fields
-    return bytes(Ether(type=0x0800) / IP(**fields) / transport / Raw(payload))
+    return bytes(Ether(dst=MAC, type=0x0800) / IP(**fields) / transport / Raw(payload))
 
 
 @given(st.integers(0, 255), st.integers(1, 255), st.booleans(), payloads, st.binary(max_size=20))

@@ -30,7 +30,7 @@ from slirp.flow import Cause
 from slirp.ip.icmpv6 import may_send_error
 from slirp.ip.ipv6 import IPV6
 from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP
-from tests.slirp.ip.test_family import CASES
+from tests.slirp.ip.test_family import CASES, MAC
 
 GUEST_TEXT, FAR_TEXT, GATEWAY_TEXT = "fd00::100", "2001:db8::1", "fd00::2"
 GUEST, FAR, GATEWAY = map(addr_from_text, (GUEST_TEXT, FAR_TEXT, GATEWAY_TEXT))
@@ -170,7 +170,7 @@ def test_an_icmp_packet_without_a_message_is_not_answered() -> None:
 
 def frame_of(transport: Packet, payload: bytes = b"", **fields: Any) -> bytes:
     fields = {"src": GUEST_TEXT, "dst": FAR_TEXT} | fields
-    return bytes(Ether(type=0x86DD) / IPv6(**fields) / transport / Raw(payload))
+    return bytes(Ether(dst=MAC, type=0x86DD) / IPv6(**fields) / transport / Raw(payload))
 
 
 @given(st.integers(0, 255), st.integers(0, 0xFFFFF), st.integers(1, 255), payloads)

@@ -75,7 +75,7 @@ def test_a_checksum_is_finished(ip: Packet, transport: Packet, payload: bytes, a
 
 
 def test_a_finished_frame_stays_as_it_is() -> None:
-    frame = bytes(Ether() / V4 / TCP() / Raw(b"x" * 10))
+    frame = bytes(Ether(dst="52:55:00:00:02:02") / V4 / TCP() / Raw(b"x" * 10))
     assert finish(IoVec.of(frame), bytes(10)) == [frame]
     data_valid = VnetHeader(2, 0, 0, 0, 0, 0).emit()
     assert finish(IoVec.of(frame), data_valid) == [frame]
