@@ -17,6 +17,7 @@ from benchmarks.report import end_tidily, show
 
 NAMES: Final = (
     "side_by_side",
+    "families",
     "startup",
     "chain",
     "profile",
@@ -26,7 +27,14 @@ NAMES: Final = (
     "qemu",
 )
 ENDS_FOR: Final = 30.0  # seconds for a benchmark to end what it has started
-QUICK: Final = ("side_by_side", "startup", "chain", "profile", "many")  # those that know --quick
+QUICK: Final = (
+    "side_by_side",
+    "families",
+    "startup",
+    "chain",
+    "profile",
+    "many",
+)  # those that know --quick
 
 
 def main() -> int:
