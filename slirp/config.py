@@ -11,8 +11,8 @@ whose text begins with the field's name.
 Addresses are text in the fields, as people write them, and bytes in what is derived. Resolvers and
 forwards are text or the values that the text stands for; `plain()` has text again. A new field
 takes a line in `Fields` (for whoever passes keywords on), one in `_Values` with its default, and
-one in `_CONVERSIONS`; tests/slirp/test_config.py keeps the three in step, and docs/library.md with
-them.
+one in CONVERSIONS (slirp.config_fields); tests/slirp/test_config.py keeps the three in step, and
+docs/library.md with them.
 
 Does not do: read files or command lines, look anything up on the host.
 """
@@ -20,9 +20,9 @@ Does not do: read files or command lines, look anything up on the host.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, NoReturn, Self, TypedDict, Unpack
+from typing import Any, Final, NamedTuple, Self, TypedDict, Unpack
 
 from slirp.address import (
     Prefix,
@@ -34,18 +34,25 @@ from slirp.address import (
     is_reserved,
     mac_from_text,
 )
-from slirp.autoforward import parse_auto
-from slirp.errors import ConfigError, shown
-from slirp.forward import ForwardSpec, is_name, parse_forward
-from slirp.guestforward import GuestForward, parse_guest_forward
+from slirp.config_fields import (
+    CONVERSIONS,
+    DNS_PORT,
+    ENDPOINTS,
+    NAT64_AUTO,
+    Resolver,
+    client_from_text,
+    literal,
+    refuse,
+)
+from slirp.errors import ConfigError
+from slirp.forward import ForwardSpec, is_name
+from slirp.guestforward import GuestForward
 
 NETWORK: Final = "10.0.2.0/24"
 NETWORK6: Final = "fd00::/64"
 ROUTER6: Final = "fe80::2"  # the gateway's link-local address, as guests know their router by
 NAT64: Final = "64:ff9b::/96"  # RFC 6052 §2.1
-NAT64_AUTO: Final = "auto"  # on in a network without IPv4
 NAT64_LENGTHS: Final = (32, 40, 48, 56, 64, 96)  # bits, RFC 6052 §2.2
-DUID_SIZES: Final = range(7, 131)  # bytes; RFC 8415 §11.1 has 3 at least, but 6 are a MAC
 MTU: Final = 1500  # bytes of an IP packet
 MTU_MIN: Final = 68  # bytes, RFC 791 §3.2
 MTU_MIN6: Final = 1280  # bytes, RFC 8200 §5: on a smaller one Linux has no IPv6 either
@@ -56,29 +63,11 @@ GATEWAY_HOST: Final = 2  # offsets from the network's address, as users of slirp
 DNS_HOST: Final = 3
 FIRST_LEASE: Final = 15
 FIRST_GUEST6: Final = 0x100
-DNS_PORT: Final = 53
 HTTP_PORT: Final = 80
-LABEL_MAX: Final = 63  # bytes, RFC 1035 §2.3.4
-NAME_MAX: Final = 253  # bytes of a name in text
 DNS_CACHE: Final = 1024  # answers
 DNS_CACHE_MAX: Final = 65536  # answers, of 4 KiB at the most
 PORT_SHARE: Final = 0.5
-ENDPOINTS: Final = ("epoll", "threads", "uring")  # who moves bytes between host and guest memory
 RESOLV_CONF: Final = "/etc/resolv.conf"
-BOOTFILE_MAX: Final = 255  # bytes of a bootfile's name or URL: one DHCP option
-# Who may be given a bootfile of its own, by architectures as option 93 has them (RFC 4578 §2.1 and
-# IANA's registry): firmware that boots by TFTP, and then by HTTP. iPXE is known otherwise.
-BOOT_KINDS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
-    {
-        "ipxe": (),
-        "bios": (0, 20),
-        "efi-ia32": (6, 15),
-        "efi-x64": (7, 9, 16, 17),
-        "efi-arm": (10, 18),
-        "efi-arm64": (11, 19),
-        "efi-riscv64": (27, 28),
-    }
-)
 
 _UNUSABLE: Final = (  # networks that no host's kernel routes to
     (Prefix(bytes(4), 8), "is “this network” (RFC 1122 §3.2.1.3)"),
@@ -95,51 +84,6 @@ _UNUSABLE_NAT64: Final = (
     (Prefix.from_text("fe80::/10"), "is every link's own"),
     (Prefix.from_text("ff00::/8"), "is multicast"),
 )
-
-
-class Resolver(NamedTuple):
-    """Where to ask for names."""
-
-    address: str  # a literal of either family, with %INTERFACE where it needs one
-    port: int = DNS_PORT
-
-    @classmethod
-    def from_text(cls, text: str) -> Resolver:
-        """From ADDR, ADDR:PORT, [ADDR]:PORT or ADDR#PORT; ValueError where it is none."""
-        address, port = _split_port(text)
-        bare, percent, interface = address.partition("%")
-        try:
-            addr_from_text(bare)
-        except ValueError:
-            raise ValueError("a resolver is given by its address") from None
-        if percent and (":" not in bare or not interface or shown(interface) != interface):
-            raise ValueError("write fe80::1%INTERFACE where the address needs one")
-        if not port:
-            return cls(address)
-        if not (port.isascii() and port.isdecimal() and len(port) < 6 and 0 < int(port) < 65536):
-            raise ValueError("a port is a number from 1 to 65535")
-        return cls(address, int(port))
-
-    def __str__(self) -> str:
-        if self.port == DNS_PORT:
-            return self.address
-        return f"[{self.address}]:{self.port}" if ":" in self.address else "{}:{}".format(*self)
-
-
-def _split_port(text: str) -> tuple[str, str]:
-    """An address and the port behind it; a port that is announced must be there."""
-    if "#" in text:
-        address, _, port = text.partition("#")
-        return address, port or "missing"
-    if text.startswith("["):
-        address, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError("write [ADDR]:PORT")
-        return address, (rest[1:] or "missing") if rest else ""
-    if text.count(":") == 1:
-        address, _, port = text.partition(":")
-        return address, port or "missing"
-    return text, ""
 
 
 class Fields(TypedDict, total=False):
@@ -244,12 +188,12 @@ class Config(_Values):
         values: dict[str, Any] = {**fields}
         if network is not None:
             if "network" in values:
-                _refuse("network", values["network"], f"{network} is given as well")
+                refuse("network", values["network"], f"{network} is given as well")
             values["network"] = network
         for name in values:
-            if name not in _CONVERSIONS:
+            if name not in CONVERSIONS:
                 raise ConfigError(f"{name}: there is no such field", name)
-        converted = {name: _CONVERSIONS[name](name, value) for name, value in values.items()}
+        converted = {name: CONVERSIONS[name](name, value) for name, value in values.items()}
         self = tuple.__new__(cls, _Values(**converted))
         self._check()
         return self
@@ -396,7 +340,7 @@ class Config(_Values):
         offsets = (*range(first, last), *range(1, min(first, prefix.size - 1)))
         free = next((addr for n in offsets if (addr := prefix.host(n)) not in own), None)
         if free is None:
-            _refuse("dns", self.dns, f"leaves no address of {prefix} for a guest")
+            refuse("dns", self.dns, f"leaves no address of {prefix} for a guest")
         return free
 
     @property
@@ -445,15 +389,15 @@ class Config(_Values):
 
     def guest_addr(self, text: str, field: str = "guest") -> bytes:
         """The address of a guest; a ConfigError about `field` where no guest can have it."""
-        addr = _literal(field, text)
+        addr = literal(field, text)
         spoken = self.has_ipv4 if len(addr) == 4 else self.has_ipv6
         if not spoken:
-            _refuse(field, text, f"the network has no IPv{4 if len(addr) == 4 else 6}")
+            refuse(field, text, f"the network has no IPv{4 if len(addr) == 4 else 6}")
         prefix = self.prefix if len(addr) == 4 else self.prefix6
         if not prefix.has_host(addr) and not (len(addr) == 16 and is_link_local(addr)):
-            _refuse(field, text, f"must be a host address in {prefix}")
+            refuse(field, text, f"must be a host address in {prefix}")
         if addr in self.own_addrs:
-            _refuse(field, text, "is the network's own address, not a guest's")
+            refuse(field, text, "is the network's own address, not a guest's")
         return addr
 
     # What can work
@@ -466,31 +410,31 @@ class Config(_Values):
             return prefix.host(offset)
         addr = addr_from_text(text)
         if not prefix.has_host(addr):
-            _refuse(field, text, f"must be a host address in {prefix}")
+            refuse(field, text, f"must be a host address in {prefix}")
         return addr
 
     def _check(self) -> None:
         _check_network("network", self.network, 4, LENGTH_MAX, NETWORK)
         _check_network("network6", self.network6, 16, LENGTH6_MAX, NETWORK6)
         if not MTU_MIN <= self.mtu <= MTU_MAX:
-            _refuse("mtu", self.mtu, f"must be {MTU_MIN} to {MTU_MAX}")
+            refuse("mtu", self.mtu, f"must be {MTU_MIN} to {MTU_MAX}")
         if self.ipv6_only and self.ipv4_only:
-            _refuse("ipv6_only", True, "ipv4_only is given as well")
+            refuse("ipv6_only", True, "ipv4_only is given as well")
         if self.ipv6_only and not self.has_ipv6:
-            _refuse("mtu", self.mtu, f"must be {MTU_MIN6} at least for IPv6")
+            refuse("mtu", self.mtu, f"must be {MTU_MIN6} at least for IPv6")
         if self.gateway6_addr == self.dns6_addr:
-            _refuse("dns6", self.dns6, "is the gateway's address")
+            refuse("dns6", self.dns6, "is the gateway's address")
         if self.first_lease_addr in (self.gateway_addr, self.dns_addr):
-            _refuse("first_lease", self.first_lease, "is the network's own address, not a guest's")
+            refuse("first_lease", self.first_lease, "is the network's own address, not a guest's")
         _check_outbound("outbound_addr", self.outbound, 4)
         _check_outbound("outbound_addr6", self.outbound6, 16)
         for spec in self.forwards:
             if spec.guest_addr is not None and not is_name(spec.guest_addr):
                 self.guest_addr(spec.guest_addr, "forwards")
         if not 0 <= self.dns_cache <= DNS_CACHE_MAX:
-            _refuse("dns_cache", self.dns_cache, f"must be 0 to {DNS_CACHE_MAX}")
+            refuse("dns_cache", self.dns_cache, f"must be 0 to {DNS_CACHE_MAX}")
         if len(self.boot_server) != 4:
-            _refuse("next_server", self.next_server, "must be IPv4")
+            refuse("next_server", self.next_server, "must be IPv4")
         self._check_guest_forwards()
         self._check_nat64()
         self._check_leases("static_leases", self.static_leases, 4)
@@ -505,17 +449,17 @@ class Config(_Values):
             for addr in gateways if spec.addr is None else (addr_from_text(spec.addr),):
                 self._check_guest_forward(spec, addr)
                 if (addr, spec.port) in taken:
-                    _refuse("guest_forwards", str(spec), "something is there already")
+                    refuse("guest_forwards", str(spec), "something is there already")
                 taken.add((addr, spec.port))
 
     def _check_guest_forward(self, spec: GuestForward, addr: bytes) -> None:
         prefix = self.prefix if len(addr) == 4 else self.prefix6
         if is_multicast(addr) or is_reserved(addr) or is_loopback(addr) or not any(addr):
-            _refuse("guest_forwards", str(spec), "no connection can be to this address")
+            refuse("guest_forwards", str(spec), "no connection can be to this address")
         if prefix.covers(addr) and not prefix.has_host(addr):
-            _refuse("guest_forwards", str(spec), f"must be a host address in {prefix}")
+            refuse("guest_forwards", str(spec), f"must be a host address in {prefix}")
         if addr in (self.first_lease_addr, self.first_guest6_addr):
-            _refuse("guest_forwards", str(spec), "is the first guest's address")
+            refuse("guest_forwards", str(spec), "is the first guest's address")
 
     def _check_nat64(self) -> None:
         prefix = self.nat64_prefix
@@ -523,35 +467,21 @@ class Config(_Values):
             return
         if prefix.length not in NAT64_LENGTHS or prefix.addr[8]:
             lengths = ", ".join(map(str, NAT64_LENGTHS))
-            _refuse("nat64", self.nat64, f"must be /{lengths}, its bits 64 to 71 zero (RFC 6052)")
+            refuse("nat64", self.nat64, f"must be /{lengths}, its bits 64 to 71 zero (RFC 6052)")
         for block, why in (*_UNUSABLE_NAT64, (self.prefix6, "is the network's own")):
             if prefix.overlaps(block):
-                _refuse("nat64", self.nat64, f"{block} {why}")
+                refuse("nat64", self.nat64, f"{block} {why}")
 
     def _check_leases(self, field: str, leases: Mapping[str, str], size: int) -> None:
         clients, addrs = set(), set()
         for who, text in leases.items():
             addr, client = self.guest_addr(text, field), client_from_text(who)
             if len(addr) != size or is_link_local(addr):
-                _refuse(field, text, "is no address of this network")
+                refuse(field, text, "is no address of this network")
             if client in clients or addr in addrs:
-                _refuse(field, f"{who}={text}", "one of the two has a lease already")
+                refuse(field, f"{who}={text}", "one of the two has a lease already")
             clients.add(client)
             addrs.add(addr)
-
-
-def client_from_text(text: str) -> bytes:
-    """Who has a static lease: the bytes of a MAC, or of a DUID, which are more."""
-    parts = text.replace("-", ":").split(":")
-    if len(parts) == 6:
-        return mac_from_text(text)
-    try:
-        octets = bytes.fromhex("".join(part.zfill(2) for part in parts))
-    except ValueError:
-        octets = b""
-    if len(octets) not in DUID_SIZES:
-        raise ValueError(f"neither a MAC address nor a DUID: {text!r}")
-    return octets
 
 
 def _restore(kind: type[Config], fields: Fields) -> Config:
@@ -572,12 +502,12 @@ def _check_network(field: str, text: str, size: int, longest: int, usual: str) -
     except ValueError as error:
         raise ConfigError(f"{field}: {error}", field) from None
     if len(prefix.addr) != size:
-        _refuse(field, text, f"must be IPv{4 if size == 4 else 6}")
+        refuse(field, text, f"must be IPv{4 if size == 4 else 6}")
     if prefix.length > longest:
-        _refuse(field, text, f"must leave room for hosts, /{longest} at the longest")
+        refuse(field, text, f"must leave room for hosts, /{longest} at the longest")
     for block, why in _UNUSABLE:
         if prefix.overlaps(block):
-            _refuse(field, text, f"{block} {why}; take a private one, as {usual}")
+            refuse(field, text, f"{block} {why}; take a private one, as {usual}")
 
 
 def _check_outbound(field: str, addr: bytes | None, size: int) -> None:
@@ -585,272 +515,9 @@ def _check_outbound(field: str, addr: bytes | None, size: int) -> None:
         return
     text = addr_to_text(addr)
     if len(addr) != size:
-        _refuse(field, text, f"must be IPv{4 if size == 4 else 6}")
+        refuse(field, text, f"must be IPv{4 if size == 4 else 6}")
     if is_multicast(addr) or is_reserved(addr):
-        _refuse(field, text, "is no host's address")
-
-
-def _refuse(field: str, value: Any, why: str) -> NoReturn:
-    raise ConfigError(f"{field} {shown(value)}: {why}", field)
+        refuse(field, text, "is no host's address")
 
 
 # How what was given becomes what a field holds; a ConfigError where it cannot.
-
-
-def _integer(field: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        _refuse(field, value, "must be a whole number")
-    return value
-
-
-def _share(field: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        _refuse(field, value, "must be above 0 and up to 1")
-    return float(value)
-
-
-def _endpoint(field: str, value: Any) -> str:
-    name = _text(field, value)
-    if name not in ENDPOINTS:
-        _refuse(field, name, f"must be one of {', '.join(ENDPOINTS)}")
-    return name
-
-
-def _flag(field: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        _refuse(field, value, "must be true or false")
-    return value
-
-
-def _text(field: str, value: Any) -> str:
-    if not isinstance(value, str):
-        _refuse(field, value, "must be text")
-    return value
-
-
-def _prefix(field: str, value: Any) -> str:
-    text = _text(field, value)
-    if shown(text) != text:
-        _refuse(field, text, "is no network")
-    return text
-
-
-def _path(field: str, value: Any) -> str:
-    path = os.fspath(value) if isinstance(value, os.PathLike) else _text(field, value)
-    if not isinstance(path, str) or "\0" in path:
-        _refuse(field, value, "is no path")
-    return path
-
-
-def _literal(field: str, value: Any) -> bytes:
-    try:
-        return addr_from_text(_text(field, value))
-    except ValueError:
-        _refuse(field, value, "is no IP address")
-
-
-def _address(field: str, value: Any) -> str | None:
-    return None if value is None else addr_to_text(_literal(field, value))
-
-
-def _station(field: str, value: Any) -> str | None:
-    """A MAC that one station can have: not zero, nor a group's."""
-    if value is None:
-        return None
-    try:
-        mac = mac_from_text(_text(field, value))
-    except ValueError:
-        _refuse(field, value, "is no MAC address")
-    if mac[0] & 1:
-        _refuse(field, value, "must not be a group address")
-    if not any(mac):
-        _refuse(field, value, "is nobody's address")
-    return str(value)
-
-
-def _items(field: str, value: Any) -> tuple[Any, ...]:
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        _refuse(field, value, "must be a list")
-    return tuple(value)
-
-
-def _pairs(field: str, value: Any) -> Iterable[tuple[Any, Any]]:
-    if not isinstance(value, Mapping):
-        _refuse(field, value, "must be a table")
-    return value.items()
-
-
-def _resolvers(field: str, value: Any) -> tuple[Resolver, ...] | None:
-    return None if value is None else tuple(_resolver(field, item) for item in _items(field, value))
-
-
-def _resolver(field: str, value: Any) -> Resolver:
-    text = str(value) if isinstance(value, Resolver) else _text(field, value)
-    try:
-        return Resolver.from_text(text)
-    except ValueError as error:
-        _refuse(field, text, str(error))
-
-
-def _forwards(field: str, value: Any) -> tuple[ForwardSpec, ...]:
-    found: list[ForwardSpec] = []
-    for item in _items(field, value):
-        text = str(item) if isinstance(item, ForwardSpec) else _text(field, item)
-        try:
-            found += parse_forward(text)
-        except ConfigError as error:
-            raise ConfigError(field + str(error).removeprefix(error.field), field) from None
-    return tuple(found)
-
-
-def _optional_path(field: str, value: Any) -> str | None:
-    return None if value is None else _path(field, value)
-
-
-def _paths(field: str, value: Any) -> tuple[str, ...]:
-    return tuple(_path(field, item) for item in _items(field, value))
-
-
-def _domain_resolvers(field: str, value: Any) -> Mapping[str, tuple[Resolver, ...]]:
-    found = {}
-    for domain, items in _pairs(field, value):
-        found[_name(field, domain)] = tuple(_resolver(field, item) for item in _items(field, items))
-    return MappingProxyType(found)
-
-
-def _bootfiles(field: str, value: Any) -> Mapping[str, str]:
-    found = {}
-    for kind, item in [("", value)] if isinstance(value, str) else _pairs(field, value):
-        if kind and kind not in BOOT_KINDS:
-            _refuse(field, kind, f"there are {', '.join(BOOT_KINDS)}")
-        name = _text(field, item)
-        if not 0 < len(name) <= BOOTFILE_MAX or not all("!" <= letter <= "~" for letter in name):
-            _refuse(field, item, f"has 1 to {BOOTFILE_MAX} visible ASCII letters")
-        found[kind] = name
-    return MappingProxyType(found)
-
-
-def _auto_forward(field: str, value: Any) -> str | None:
-    if value is not None:
-        parse_auto(_text(field, value))
-    return value if value is None else str(value)
-
-
-def _guest_forwards(field: str, value: Any) -> tuple[GuestForward, ...]:
-    found: list[GuestForward] = []
-    for item in _items(field, value):
-        text = str(item) if isinstance(item, GuestForward) else _text(field, item)
-        try:
-            found.append(parse_guest_forward(text))
-        except ConfigError as error:
-            raise ConfigError(field + str(error).removeprefix(error.field), field) from None
-    return tuple(found)
-
-
-def _names(field: str, value: Any) -> Mapping[str, tuple[str, ...]]:
-    found = {}
-    for name, addrs in _pairs(field, value):
-        texts = (addr_to_text(_literal(field, addr)) for addr in _items(field, addrs))
-        found[_name(field, name)] = tuple(texts)
-    return MappingProxyType(found)
-
-
-def _leases(field: str, value: Any) -> Mapping[str, str]:
-    found = {}
-    for mac, addr in _pairs(field, value):
-        if not isinstance(mac, str):
-            _refuse(field, mac, "is no MAC address")
-        _station(field, mac)
-        found[mac] = addr_to_text(_literal(field, addr))
-    return MappingProxyType(found)
-
-
-def _leases6(field: str, value: Any) -> Mapping[str, str]:
-    found = {}
-    for who, addr in _pairs(field, value):
-        try:
-            client = client_from_text(_text(field, who))
-        except ValueError as error:
-            _refuse(field, who, str(error).partition(":")[0])
-        if len(client) == 6:
-            _station(field, who)
-        found[who] = addr_to_text(_literal(field, addr))
-    return MappingProxyType(found)
-
-
-def _nat64(field: str, value: Any) -> str:
-    text = _prefix(field, value)
-    if text in (NAT64_AUTO, "on", "off"):
-        return text
-    try:
-        prefix = Prefix.from_text(text)
-    except ValueError as error:
-        _refuse(field, text, str(error))
-    if len(prefix.addr) != 16:
-        _refuse(field, text, "must be IPv6, on, off or auto")
-    return text
-
-
-def _search(field: str, value: Any) -> tuple[str, ...]:
-    return tuple(_name(field, name) for name in _items(field, value))
-
-
-def _optional_name(field: str, value: Any) -> str:
-    return _text(field, value) and _name(field, value)
-
-
-def _name(field: str, value: Any) -> str:
-    """A DNS name, RFC 1035 §2.3.4."""
-    name = _text(field, value)
-    bare = name.removesuffix(".")
-    if not all("!" <= letter <= "~" for letter in bare):
-        _refuse(field, value, "a name has visible ASCII letters only")
-    if len(bare) > NAME_MAX or not all(0 < len(label) <= LABEL_MAX for label in bare.split(".")):
-        _refuse(field, value, f"a name has {NAME_MAX} letters at most, its labels 1 to {LABEL_MAX}")
-    return name
-
-
-_CONVERSIONS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
-    "network": _prefix,
-    "network6": _prefix,
-    "ipv4_only": _flag,
-    "ipv6_only": _flag,
-    "gateway": _address,
-    "gateway6": _address,
-    "dns": _address,
-    "dns6": _address,
-    "first_lease": _address,
-    "mtu": _integer,
-    "mac": _station,
-    "host_loopback": _flag,
-    "restrict": _flag,
-    "isolate": _flag,
-    "either_loopback": _flag,
-    "nat64": _nat64,
-    "outbound_addr": _address,
-    "outbound_addr6": _address,
-    "dns_enabled": _flag,
-    "dhcp_enabled": _flag,
-    "ra_enabled": _flag,
-    "resolv_conf": _path,
-    "resolvers": _resolvers,
-    "names": _names,
-    "hostname": _optional_name,
-    "domain": _optional_name,
-    "search": _search,
-    "static_leases": _leases,
-    "static_leases6": _leases6,
-    "port_share": _share,
-    "endpoint": _endpoint,
-    "forwards": _forwards,
-    "tftp": _optional_path,
-    "http": _optional_path,
-    "bootfiles": _bootfiles,
-    "next_server": _address,
-    "ntp": _flag,
-    "hosts": _paths,
-    "domain_resolvers": _domain_resolvers,
-    "dns_cache": _integer,
-    "guest_forwards": _guest_forwards,
-    "auto_forward": _auto_forward,
-}

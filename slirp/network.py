@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack, overload
 
 from slirp.address import Prefix, addr_from_text, addr_to_text, mac_to_text
-from slirp.config import Config, Fields, Resolver
+from slirp.config import Config, Fields
+from slirp.config_fields import Resolver
 from slirp.errors import ConfigError
 from slirp.events import Listener
 from slirp.forward import ForwardSpec, HostAddress, host_text, is_name, parse_forward

@@ -36,6 +36,7 @@ FLOORS: Final = (
         "slirp.address",
         "slirp.shortage",
         "slirp.config",
+        "slirp.config_fields",
         "slirp.forward",
         "slirp.guestforward",
         "slirp.autoforward",

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from slirp.cli import capture_file, disk_image, origin
 from slirp.cli.failure import Failure
-from slirp.config import ENDPOINTS
+from slirp.config_fields import ENDPOINTS
 
 if TYPE_CHECKING:
     from slirp.cli.demo_report import Outcome

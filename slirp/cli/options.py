@@ -20,17 +20,8 @@ from slirp.autoforward import is_auto
 from slirp.cli import capture_file, control, log
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.service_options import add_dns_options, add_service_options
-from slirp.config import (
-    BOOT_KINDS,
-    DNS_CACHE,
-    MTU,
-    MTU_MAX,
-    MTU_MIN,
-    NETWORK,
-    NETWORK6,
-    PORT_SHARE,
-    Config,
-)
+from slirp.config import DNS_CACHE, MTU, MTU_MAX, MTU_MIN, NETWORK, NETWORK6, PORT_SHARE, Config
+from slirp.config_fields import BOOT_KINDS
 from slirp.errors import ConfigError
 from slirp.linux import syscalls
 

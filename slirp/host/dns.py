@@ -18,7 +18,7 @@ from typing import Final, cast
 
 from dma.iovec import IoVec
 from slirp.address import addr_from_text, is_loopback
-from slirp.config import DNS_PORT
+from slirp.config_fields import DNS_PORT
 from slirp.errors import MalformedPacket
 from slirp.host.attachment import Attachment, send_all
 from slirp.host.descriptors import Descriptors, Idle

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from dma.iovec import IoVec
-from slirp.config import DNS_PORT
+from slirp.config_fields import DNS_PORT
 from slirp.errors import MalformedPacket
 from slirp.flow import NO_DNS, NO_SERVICE, Cause, Nat, Refusal
 from slirp.ip.family import Family

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from slirp.address import addr_to_text
-from slirp.config import BOOT_KINDS
+from slirp.config_fields import BOOT_KINDS
 from slirp.wire import dhcp as wire
 from slirp.wire.dhcp import NO_ADDR, DhcpMessage
 

@@ -47,7 +47,7 @@ from math import inf
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
-from slirp.config import Resolver
+from slirp.config_fields import Resolver
 from slirp.errors import MalformedPacket
 from slirp.services.dns64 import TTL_MAX, Dns64
 from slirp.services.dns_cache import DnsCache, passes_by

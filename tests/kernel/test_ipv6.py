@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from slirp import Network
-from slirp.config import Resolver as Resolving
+from slirp.config_fields import Resolver as Resolving
 from tests.kit.need import need_ipv6, need_tool
 from tests.kit.ports import free_port
 from tests.kit.resolver import Resolver

@@ -20,7 +20,8 @@ from slirp.cli.attach import configure
 from slirp.cli.commands import make_parser
 from slirp.cli.early import Options
 from slirp.cli.options import OPTIONS
-from slirp.config import _CONVERSIONS, Config, Fields, Resolver
+from slirp.config import Config, Fields
+from slirp.config_fields import CONVERSIONS, Resolver
 from slirp.errors import ConfigError
 from slirp.forward import ForwardSpec
 
@@ -153,7 +154,7 @@ def test_a_change_is_checked_and_defaults_follow() -> None:
 
 
 def test_the_keywords_are_the_fields() -> None:
-    assert set(Fields.__annotations__) == set(Config._fields) == set(_CONVERSIONS)
+    assert set(Fields.__annotations__) == set(Config._fields) == set(CONVERSIONS)
 
 
 def table() -> Mapping[str, list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from slirp.config import ENDPOINTS
+from slirp.config_fields import ENDPOINTS
 from slirp.host import endpoints, tcp_flow, uring
 from slirp.host.tcp_flow import peek_offset_works
 from tests.kit.guest import Lab

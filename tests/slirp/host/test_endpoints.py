@@ -18,7 +18,7 @@ import pytest
 from nic import csr
 from slirp import ConfigError, Network
 from slirp.address import SockAddr
-from slirp.config import ENDPOINTS
+from slirp.config_fields import ENDPOINTS
 from slirp.guest.driver import LanceDriver
 from slirp.guest.machine import sun4m_board
 from slirp.host import endpoints, uring

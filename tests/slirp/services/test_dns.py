@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.dns import DNS, DNSQR, DNSRR, DNSRROPT
 
-from slirp.config import Resolver
+from slirp.config_fields import Resolver
 from slirp.errors import MalformedPacket
 from slirp.services import dns as service
 from slirp.services import zones

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scapy.layers.dns import DNS, DNSQR, DNSRR, DNSRROPT, DNSRRSOA
 
 from slirp.address import Prefix, addr_from_text
-from slirp.config import Resolver
+from slirp.config_fields import Resolver
 from slirp.ip.nat64 import Nat64
 from slirp.services import dns as service
 from slirp.services.dns import Action, Answer, DnsService, Forget, SendToResolver

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.dns import DNS, DNSQR, DNSRR, DNSRROPT, DNSRRSOA, EDNS0TLV
 
-from slirp.config import Resolver
+from slirp.config_fields import Resolver
 from slirp.services.dns import Answer, DnsService, SendToResolver
 from slirp.services.dns_cache import ENTRY_MAX, NEGATIVE_MAX, POSITIVE_MAX, DnsCache, passes_by
 from slirp.wire.dns import DnsQuery
