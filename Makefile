@@ -56,7 +56,7 @@ $(VENV)/.guest: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --group dev --editable '.[guest,seccomp,owners,top]'
+	$(BIN)/python -m pip install --quiet --group dev --editable '.[guest,seccomp,owners,top,bench]'
 	$(BYTE_CODE)
 	touch $@ $(VENV)/.guest
 

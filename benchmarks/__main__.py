@@ -24,17 +24,12 @@ NAMES: Final = (
     "many",
     "lanes",
     "tcp_numbers",
+    "questions",
     "qemu",
 )
 ENDS_FOR: Final = 30.0  # seconds for a benchmark to end what it has started
-QUICK: Final = (
-    "side_by_side",
-    "families",
-    "startup",
-    "chain",
-    "profile",
-    "many",
-)  # those that know --quick
+# Those that know --quick.
+QUICK: Final = ("side_by_side", "families", "startup", "chain", "profile", "many", "questions")
 
 
 def main() -> int:

@@ -26,7 +26,8 @@ WORLD: Final = frozenset(
 )
 # Costly to import or optional: never at the top of a module, save where a rule says so.
 LAZY: Final = frozenset(
-    {"numpy", "rich", "unicorn", "scapy", "seccomp", "pyseccomp"} | {"psutil", "textual"}
+    {"numpy", "rich", "unicorn", "scapy", "seccomp", "pyseccomp"}
+    | {"psutil", "textual", "matplotlib"}
 )
 
 # From the ground up. A name is a module, or a package with all that is in it.
