@@ -95,8 +95,8 @@ def _cell(cell: Cell) -> str:
 
 def put(text: str, name: str, answer: Answer) -> str:
     """A document with this question's figures in their place."""
-    place = re.compile(rf"(<!-- figures of {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    changed, count = place.subn(lambda m: f"{m[1]}\n{markdown(answer)}\n{m[2]}", text)
+    place = re.compile(rf"(<!-- figures of {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    changed, count = place.subn(lambda m: f"{m[1]}\n{markdown(answer)}\n\n{m[2]}", text)
     if count != 1:
         raise ValueError(f"{count} places for the figures of {name}")
     return changed

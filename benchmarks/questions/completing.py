@@ -45,7 +45,7 @@ RECEIVES: Final = (64, 1460, 16384, 65536)  # bytes
 SOCKETS: Final = 16  # readable in one turn of the loop
 DISKS: Final = 4  # requests under way at once, in `both`
 TOGETHER: Final = (4096, 65536, 1 << 20)  # bytes of each of these
-TRIES: Final = 15  # per way, where a disk is waited for
+TRIES: Final = 31  # per way, where a disk is waited for
 PATIENCE: Final = 10.0  # seconds
 
 FROM_DEVICE: Final = Direction.FROM_DEVICE
@@ -277,14 +277,14 @@ def both(effort: Effort) -> Answer:
                 (
                     "bytes",
                     "way",
-                    "CPU, µs",
+                    "CPU per read, µs",
                     "until all are there, µs",
                     "longest hold of the loop, µs",
                     "CPU ÷ neither",
                     "hold ÷ neither",
                 ),
                 rows,
-                f"{DISKS} reads at once into scattered guest memory, {label}; per read",
+                f"{DISKS} reads at once into scattered guest memory, {label}; async by {later()}",
             )
         )
     on_disk = tables[1]

@@ -8,6 +8,7 @@ bytes the disk or memory copies on.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
@@ -25,6 +26,7 @@ from benchmarks.questions.rig import (
     receive,
     waiting,
 )
+from benchmarks.wire import Rig, Wire
 from dma import espdma
 from dma.iovec import Dvma, IoVec, Range, scatter_copy
 from dma.scsi.endpoint import ImageFile
@@ -32,6 +34,7 @@ from dma.transfer import Direction, DmaPath, Transfer
 from nic.port import VNET_NONE, Frame, PortDefaults
 
 FRAMES: Final = (64, 128, 256, 512, 1024, 1514, 2048, 4000)  # bytes; MCNT has twelve bits
+SUPERS: Final = (1514, 4096, 9014, 16384, 32768, 65000)  # bytes
 SENDS: Final = (64, 256, 1024, 1514, 4096, 9014, 16384, 65000)  # bytes
 READS: Final = (512, 4096, 8192, 65536, 262144, 1 << 20)  # bytes
 BUFFER: Final = 4096  # bytes, of a descriptor
@@ -56,17 +59,17 @@ class OneCopyClaim:
 
 
 class OneCopyPort(PortDefaults):
-    """A Lance with one buffer between it and the stack."""
+    """A port with one buffer between it and the stack."""
 
-    def __init__(self, lance: Any) -> None:
-        self._lance = lance
+    def __init__(self, port: Any) -> None:
+        self._port = port
 
     def claim(self, size: int, headers: Sequence[int] = ()) -> OneCopyClaim | None:
-        inner = self._lance.claim(size)
+        inner = self._port.claim(size)
         return None if inner is None else OneCopyClaim(inner, size, headers)
 
     def frames(self) -> Iterator[Frame]:
-        for frame in self._lance.frames():
+        for frame in self._port.frames():
             yield Frame(IoVec.of(bytes(frame.iov)))
             frame.release()
 
@@ -114,6 +117,12 @@ def output(effort: Effort) -> Answer:
     )
     to_guest = Table(head, down, "To the guest: host socket, Lance, LEDMA, IOMMU, memory, driver")
     from_guest = Table(head, up, "From the guest: the same way back, `sendmsg` at its end")
+    with contextlib.closing(Rig()) as wire_rig:
+        supers = Table(
+            ("frame, bytes", "vectors, µs", "one copy, µs", "one copy ÷ vectors"),
+            [(size, *_super(wire_rig.wire, size, effort)) for size in effort.some(SUPERS)],
+            "To a port in memory that takes super-frames, as a TAP device does",
+        )
     sends = Table(
         ("bytes", "sendmsg of four views, µs", "joined and sent, µs", "joined ÷ views"),
         [(size, *_send(size, effort)) for size in effort.some(SENDS)],
@@ -126,6 +135,7 @@ def output(effort: Effort) -> Answer:
         "times the CPU time with vectors",
         {
             "to the guest, one copy": to_guest.points(head[4]),
+            "super-frames to the guest, one copy": supers.points(supers.head[3]),
             "to the guest, every stage": to_guest.points(head[5]),
             "from the guest, one copy": from_guest.points(head[4]),
             "from the guest, every stage": from_guest.points(head[5]),
@@ -133,7 +143,7 @@ def output(effort: Effort) -> Answer:
         log="x",
         one=True,
     )
-    return Answer((to_guest, from_guest, sends), (plot,))
+    return Answer((to_guest, supers, from_guest, sends), (plot,))
 
 
 def _down(made: dict[str, LanceRig], size: int, effort: Effort) -> list[Cell]:
@@ -157,6 +167,21 @@ def _down(made: dict[str, LanceRig], size: int, effort: Effort) -> list[Cell]:
         ways = {name: turn(rig) for name, rig in made.items()}
         times = turn_about(ways, effort, per_call=BATCH)
     return [*map(times.us, ways), *(times.ratio(name, "vectors") for name in ("one", "every"))]
+
+
+def _super(wire: Wire, size: int, effort: Effort) -> list[Cell]:
+    one_copy = OneCopyPort(wire)
+    with waiting(bytes(size - HEADER_LEN)) as sock:
+
+        def sent(port: Any) -> Callable[[], None]:
+            def once() -> None:
+                receive(sock, port, size - HEADER_LEN)
+                wire.heads.clear()
+
+            return once
+
+        times = turn_about({"vectors": sent(wire), "one": sent(one_copy)}, effort)
+    return [times.us("vectors"), times.us("one"), times.ratio("one", "vectors")]
 
 
 def _up(made: dict[str, LanceRig], size: int, effort: Effort) -> list[Cell]:

@@ -36,7 +36,7 @@ class Effort(NamedTuple):
         return (values[0], values[-1]) if self.is_tiny else values
 
 
-EARNEST: Final = Effort(11, 0.012)
+EARNEST: Final = Effort(21, 0.01)
 QUICK: Final = Effort(3, 0.003)
 TINY: Final = Effort(1, 0.0, is_tiny=True)
 

@@ -106,15 +106,15 @@ def test_tables_are_markdown() -> None:
 
 
 def test_figures_go_to_their_place_and_nowhere_else() -> None:
-    text = "a\n<!-- figures of x -->\nold\n<!-- end -->\nb\n<!-- figures of y -->\n<!-- end -->\n"
-    table = Table(("n",), [(1,)])
-    once = put(text, "x", Answer((table,)))
-    assert "old" not in once
-    assert once.startswith("a\n<!-- figures of x -->\n")
-    assert once.endswith("\n<!-- end -->\nb\n<!-- figures of y -->\n<!-- end -->\n")
-    assert put(once, "x", Answer((table,))) == once
+    ends = "<!-- end -->\nb\n<!-- figures of y -->\n<!-- end -->\n"
+    answer = Answer((Table(("n",), [(1,)]),))
+    for old in ("", "old\n"):
+        text = f"a\n<!-- figures of x -->\n{old}{ends}"
+        once = put(text, "x", answer)
+        assert once == f"a\n<!-- figures of x -->\n\n| n |\n|---:|\n| 1 |\n\n{ends}"
+        assert put(once, "x", answer) == once
     with pytest.raises(ValueError, match="0 places"):
-        put(text, "z", Answer((table,)))
+        put(text, "z", answer)
 
 
 def test_a_figure_that_is_none_is_no_figure() -> None:
@@ -124,7 +124,7 @@ def test_a_figure_that_is_none_is_no_figure() -> None:
 
 def test_ways_run_in_turns() -> None:
     seen: list[str] = []
-    ways = {name: lambda name=name: seen.append(name) for name in "ab"}  # type: ignore[misc]
+    ways = {name: lambda name=name: seen.append(name) for name in "ab"}
     times = turn_about(ways, TINY)
     assert seen[-2:] == ["a", "b"]
     assert times.us("a") > 0
@@ -162,3 +162,50 @@ def test_a_question_that_is_none() -> None:
     refused = run("nothing")
     assert refused.returncode == 2
     assert "no such question: nothing" in refused.stderr
+
+
+# docs/questions.md
+
+
+DOCUMENT: Final = (ROOT / "docs/questions.md").read_text(encoding="utf-8")
+SECTIONS: Final = re.split(r"^## ", DOCUMENT, flags=re.MULTILINE)[1:]
+ASKED: Final = [section for section in SECTIONS if "<!-- figures of" in section]
+
+
+def anchor_of(section: str) -> str:
+    """Of its heading, as GitHub makes it."""
+    heading = section.partition("\n")[0].lower()
+    return re.sub(r"[^\w\- ]", "", heading).replace(" ", "-")
+
+
+def test_the_document_has_a_section_for_each_question_and_no_other() -> None:
+    commands = [re.findall(r"^    python -m benchmarks.questions (\w+)$", s, re.M) for s in ASKED]
+    assert commands == [[name] for name in QUESTIONS]
+    assert re.findall(r"<!-- figures of (\w+) -->", DOCUMENT) == list(QUESTIONS)
+
+
+@pytest.mark.parametrize(("name", "section"), list(zip(QUESTIONS, ASKED, strict=True)))
+def test_a_section_has_the_tables_and_the_plots_of_its_question(name: str, section: str) -> None:
+    answer = answer_of(name)
+    heads = re.findall(r"^(\|.*)\n\|---:", section, re.M)
+    assert heads == [f"| {' | '.join(table.head)} |" for table in answer.tables]
+    plots = re.findall(r"!\[[\w-]+\]\(plots/([\w-]+)\.svg\)", section)
+    assert plots == [plot.name for plot in answer.plots]
+
+
+def test_every_plot_of_the_document_is_small_and_an_svg() -> None:
+    paths = sorted((ROOT / "docs/plots").iterdir())
+    assert {path.name for path in paths} == {
+        f"{plot.name}.svg" for name in QUESTIONS for plot in answer_of(name).plots
+    }
+    for path in paths:
+        assert ElementTree.parse(path).getroot().tag == f"{SVG}svg"
+        assert path.stat().st_size < PLOT_MAX
+
+
+def test_every_claim_leads_to_a_test_or_a_section() -> None:
+    claims = [line for line in SECTIONS[-1].splitlines() if re.match(r"\| (?!what |slip )", line)]
+    assert len(claims) > 50
+    assert all("](" in claim.split("|")[2] for claim in claims)
+    anchors = {anchor_of(section) for section in SECTIONS}
+    assert set(re.findall(r"\]\(#([^)]+)\)", DOCUMENT)) <= anchors
