@@ -237,22 +237,26 @@ def receive_all(
 
 
 class BufferedImage:
-    """A disk with a buffer of its own, from which it copies: around any endpoint."""
+    """A disk with buffers of its own, from which it copies: around any endpoint."""
 
     def __init__(self, inner: Endpoint) -> None:
         self._inner = inner
         self.fileno, self.poll = inner.fileno, inner.poll
         self.sync, self.withdraw, self.close = inner.sync, inner.withdraw, inner.close
         self.size, self.read_only = inner.size, inner.read_only
+        self._free: dict[int, list[bytearray]] = {}  # by length: made once, used again
 
     def read(self, offset: int, iov: IoVec, done: Done) -> None:
-        own = IoVec.of(bytearray(len(iov)))
+        length = len(iov)
+        free = self._free.setdefault(length, [])
+        buffer = free.pop() if free else bytearray(length)
 
         def arrived(size: int, error: int) -> None:
-            scatter_copy(iov.segments, own.slice(0, size).segments)
+            scatter_copy(iov.segments, (memoryview(buffer)[:size],))
+            free.append(buffer)
             done(size, error)
 
-        self._inner.read(offset, own, arrived)
+        self._inner.read(offset, IoVec.of(buffer), arrived)
 
     def write(self, offset: int, iov: IoVec, done: Done) -> None:
         self._inner.write(offset, IoVec.of(bytes(iov)), done)

@@ -80,7 +80,7 @@ def octets(effort: Effort) -> Answer:
         rows,
     )
     even = crossing(sizes, ratios)
-    where = Table(("both cost the same at, octets",), [(even,)])
+    where = Table(("N ranges and copy and swap cost the same at, octets",), [(even,)])
     plot = Plot.of(
         table,
         table.head[1:4],

@@ -60,8 +60,8 @@ def draw(plot: Plot, folder: Path, kind: str = "svg") -> Path:
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(FixedLocator(ticks(plot)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _position: size(x)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _position: f"{y:,.4g}"))
-        axes.legend(frameon=False)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _position: f"{y:,.6g}"))
+        axes.legend(frameon=False, fontsize=9)
         if kind == "svg":
             figure.savefig(path, format=kind, metadata={"Date": None, "Creator": None})
         else:
@@ -72,7 +72,7 @@ def draw(plot: Plot, folder: Path, kind: str = "svg") -> Path:
 def ticks(plot: Plot) -> list[float]:
     """Every x that was measured, or every second one."""
     xs = sorted({x for points in plot.curves.values() for x, _ in points})
-    apart = [x for i, x in enumerate(xs) if not i or x > 1.4 * xs[i - 1]]
+    apart = [x for i, x in enumerate(xs) if not i or x > 1.6 * xs[i - 1]]
     return apart if len(apart) <= TICKS_MAX else apart[::2]
 
 

@@ -31,6 +31,7 @@ from dma.transfer import Direction, Transfer
 
 TOTAL: Final = 65536  # bytes that `ranges` moves
 BLOCKS: Final = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # bytes
+FEW: Final = 1024  # ranges
 COUNTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PIECES: Final = (2, 4, 8, 16, 32, 64, 128)
 FRAME_LEN: Final = 1514  # bytes
@@ -95,8 +96,8 @@ def ranges(effort: Effort) -> Answer:
     costs = Table(
         ("of one range", "figure"),
         [
-            ("translation and view, µs", slope(counts, opening)),
-            ("pwritev, µs", slope(counts, storing)),
+            ("translation and view, µs", slope_of_few(counts, opening)),
+            ("pwritev, µs", slope_of_few(counts, storing)),
             ("its tuple and two numbers, bytes", range_bytes()),
             ("its view, bytes", sys.getsizeof(view)),
             ("struct iovec in C, bytes", ctypes.sizeof(IovecOfC)),
@@ -112,6 +113,12 @@ def ranges(effort: Effort) -> Answer:
         y_label="CPU time, µs",
     )
     return Answer((table, costs), (plot,))
+
+
+def slope_of_few(counts: Sequence[float], us: Sequence[float]) -> float:
+    """Per range, as long as they fit the processor's caches."""
+    few = [(count, took) for count, took in zip(counts, us, strict=True) if count <= FEW]
+    return slope(*zip(*few, strict=True)) if len(few) > 1 else slope(counts, us)
 
 
 def ignore(_size: int, _error: int) -> None:
@@ -325,7 +332,15 @@ def allocation(effort: Effort) -> Answer:
         rows,
         "LANCE address to host view",
     )
-    sizes = Table(("allocated per range on its way, bytes",), [(grown,)])
+    parts = table.points("allocation ÷ copying")
+    even = crossing(*zip(*parts, strict=True))
+    sizes = Table(
+        ("on the way", "figure"),
+        [
+            ("allocated at most per range, bytes", grown),
+            ("ranges whose allocation costs as much as the copies", even),
+        ],
+    )
     plot = Plot.of(
         table,
         table.head[1:5],
