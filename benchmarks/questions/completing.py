@@ -8,16 +8,13 @@ serves others meanwhile cannot give them.
 A read that the kernel has in memory is a copy. For one that it has not, the file is on a disk and
 the kernel is made to forget it before each turn.
 
-io_uring is left out where it cannot be had. It is tried in another process, since liburing may be
-built for a processor that this one is not, and then ends whoever calls it.
+io_uring is left out where it cannot be had.
 """
 
 from __future__ import annotations
 
 import select
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -33,7 +30,7 @@ from dma.iovec import IoVec, scatter_copy
 from dma.scsi.endpoint import Done, Endpoint
 from dma.transfer import Direction, Transfer
 from slirp.address import SockAddr
-from slirp.host import endpoints
+from slirp.host import endpoints, uring
 from slirp.host.socket_endpoint import SocketEndpoint
 
 if TYPE_CHECKING:
@@ -48,15 +45,15 @@ TOGETHER: Final = (4096, 65536, 1 << 20)  # bytes of each of these
 TRIES: Final = 31  # per way, where a disk is waited for
 PATIENCE: Final = 10.0  # seconds
 
+LABELS: Final = {endpoints.THREADS: "threads", endpoints.URING: "io_uring"}
+
 FROM_DEVICE: Final = Direction.FROM_DEVICE
-PROBE: Final = "from slirp.host.uring import why_not; raise SystemExit(why_not() or 0)"
 
 
 @cache
 def kinds() -> tuple[str, ...]:
     """The endpoints that can be had here."""
-    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False)
-    later = () if probe.returncode else (endpoints.URING,)
+    later = () if uring.why_not() else (endpoints.URING,)
     return (endpoints.EPOLL, endpoints.THREADS, *later)
 
 
@@ -117,12 +114,14 @@ def completion(effort: Effort) -> Answer:
     cached, uncached, received = _cached(effort), _uncached(effort), _received(effort)
     plot = Plot(
         "completion",
-        "Completing later, by threads: CPU time against doing it at once",
+        "Completing later: CPU time against doing it at once",
         "bytes",
         "times the CPU time of doing it at once",
         {
-            "a disk's read, in the kernel's memory": cached.points("threads ÷ at once"),
-            f"a receive, of {SOCKETS} in one turn": received.points("threads ÷ at once"),
+            f"{what}, {way}": table.points(f"{way} ÷ at once")
+            for what, table in (("a read of a file", cached), ("a receive", received))
+            for way in ("threads", "io_uring")
+            if table.points(f"{way} ÷ at once")
         },
         log="x",
         one=True,
@@ -262,11 +261,6 @@ class BufferedImage:
         self._inner.write(offset, IoVec.of(bytes(iov)), done)
 
 
-def later() -> str:
-    """Who completes later, in the measurement of zero-copy and async together."""
-    return kinds()[-1]
-
-
 def both(effort: Effort) -> Answer:
     """What zero-copy brings, what async does, and what both."""
     tables = []
@@ -288,7 +282,7 @@ def both(effort: Effort) -> Answer:
                     "hold ÷ neither",
                 ),
                 rows,
-                f"{DISKS} reads at once into scattered guest memory, {label}; async by {later()}",
+                f"{DISKS} reads at once into scattered guest memory, {label}",
             )
         )
     on_disk = tables[1]
@@ -300,7 +294,7 @@ def both(effort: Effort) -> Answer:
             "µs",
             {
                 way: [(_figure(row[0]), _figure(row[4])) for row in on_disk.rows if row[1] == way]
-                for way in ("neither", "zero-copy", "async", "both")
+                for way in dict.fromkeys(str(row[1]) for row in on_disk.rows)
             },
         )
     )
@@ -318,13 +312,14 @@ def _together(size: int, is_cached: bool, effort: Effort) -> list[tuple[Cell, ..
         board = stack.enter_context(Board(is_scattered=True))
         path = stack.enter_context(file(DISKS * size))
         at_once = opened(stack, endpoints.EPOLL, path)
-        by_another = opened(stack, later(), path)
         ways: dict[str, tuple[Image, Endpoint]] = {
             "neither": (at_once, BufferedImage(at_once)),
             "zero-copy": (at_once, at_once),
-            "async": (by_another, BufferedImage(by_another)),
-            "both": (by_another, by_another),
         }
+        for kind in kinds()[1:]:
+            later = opened(stack, kind, path)
+            ways[f"async, {LABELS[kind]}"] = later, BufferedImage(later)
+            ways[f"both, {LABELS[kind]}"] = later, later
         cpu: dict[str, list[float]] = {way: [] for way in ways}
         took: dict[str, list[float]] = {way: [] for way in ways}
         held: dict[str, list[float]] = {way: [] for way in ways}
