@@ -19,7 +19,7 @@ import pytest
 from benchmarks.questions.answer import Answer, Plot, Table, markdown, put
 from benchmarks.questions.catalogue import QUESTIONS
 from benchmarks.questions.measure import TINY, crossing, slope, turn_about
-from benchmarks.questions.plot import draw, size
+from benchmarks.questions.plot import NoMatplotlib, draw, size
 from tests.kit.need import missing
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -87,6 +87,15 @@ def test_the_same_figures_are_the_same_file(plot: Plot, tmp_path: Path) -> None:
     first, second = (draw(plot, tmp_path / folder).read_bytes() for folder in "ab")
     assert first == second
     assert b"<dc:date>" not in first
+
+
+def test_without_matplotlib_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(NoMatplotlib, match=r"pip install 'slirp\[bench\]'"):
+        draw(Plot("name", "", "", "", {}), tmp_path / "plots")
+    assert not list(tmp_path.iterdir())
 
 
 def test_sizes_are_said_as_one_says_them() -> None:
