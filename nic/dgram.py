@@ -1,13 +1,19 @@
-"""A datagram socket as a port: the guest is a QEMU machine (`-netdev dgram`), a frame a datagram.
+"""A datagram socket as a port: the guest is a virtual machine, a frame is a datagram.
+
+So QEMU has it (`-netdev dgram`), and libkrun, vfkit and gvproxy (`unixgram`), which may begin with
+a datagram of four letters, `GREETING`: no frame, but it says where answers go.
 
 Two kinds of socket. One that is *connected* (half of a socketpair, or UDP between two loopback
 ports) has one peer for ever, and the kernel keeps others out. One that is *bound* to a path hears
 from any machine that may open it, and a machine names its own path with each datagram: whoever
 sent last is the peer. It is answered through a second socket, connected to its path: the kernel
 then tells when a full queue over there has room again, which it cannot for a socket without peer,
-and says at once when nobody is at that path any more. A machine that has connected its own socket
-to our path takes datagrams from there only (EPERM for others); it is sent to by name, and a full
-queue is tried again after RETRY_AFTER.
+and says at once when nobody is at that path any more. A machine that has *joined*, that is, has
+connected its own socket to ours, as libkrun and vfkit do, takes datagrams from there only (EPERM
+for others): it is sent to by name. The kernel puts no bound on its queue but our send buffer, and
+tells when that has room. `keep` connects our socket to it as well. Then its frames meet no bound of
+ten (net.unix.max_dgram_qlen) either, and no other machine can send here: slirp/machines.py makes
+the next socket at the same path.
 
 Back-pressure is one frame deep. A frame that the kernel does not take (EAGAIN: the peer's queue is
 full) stays in the staging area; until it is sent `claim` says None, and `fileno()` tells when there
@@ -18,7 +24,9 @@ is there, a frame is lost as on an unplugged cable.
 A datagram has its boundaries, so one that is no frame is dropped and counted, and the next one is
 as good as ever.
 
-Does not do: offloads; several machines behind one path (give each a path of its own).
+Checksums that a machine's driver has left to its device are as in nic/stream.py.
+
+Does not do: offloads towards the guest; several machines behind one socket.
 """
 
 from __future__ import annotations
@@ -37,6 +45,8 @@ from slirp.shortage import is_shortage
 FRAMES_PER_CALL: Final = 64  # frames that one frames() yields at the most
 RETRY_AFTER: Final = 0.002  # seconds until the next try when the kernel has no memory
 SEND_BUFFER: Final = 1 << 20  # bytes; the kernel's own bound (net.core.wmem_max) holds
+
+GREETING: Final = b"VFKT"  # what vfkit sends first, and libkrun with NET_FLAG_VFKIT
 
 _PADDING: Final = bytes(PAD_TO)
 _NOBODY: Final = (errno.ECONNREFUSED, errno.ENOENT, errno.ECONNRESET, errno.ENOTCONN)
@@ -63,8 +73,11 @@ class DgramPort(PortDefaults):
     """One machine behind a datagram socket, which the port owns from now on.
 
     `peer`: the only path that a bound socket talks to; without it, whoever sent last. `on_peer` is
-    told the peer's path when a machine is heard first, and "" when it is gone.
+    told the peer's path when a machine is heard first, and "" when it is gone; `on_stranger` the
+    path of another machine, once, that sends to a socket that is kept for one.
     """
+
+    unlabelled = True
 
     def __init__(
         self,
@@ -73,11 +86,14 @@ class DgramPort(PortDefaults):
         mtu: int = 1500,
         peer: str = "",
         on_peer: Callable[[str], None] | None = None,
+        on_stranger: Callable[[str], None] = lambda path: None,
     ) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SEND_BUFFER)
         self.max_frame = 14 + mtu
+        self.gone = ""  # a datagram socket never is
+        self.broken = False
         self.peer = ""  # whom we talk to
         self.lost = 0  # frames that nobody was there to take
         self.malformed = 0  # datagrams that are no frames
@@ -87,6 +103,8 @@ class DgramPort(PortDefaults):
         self._tx_sock: socket.socket | None = sock if self._connected else None
         self._by_name = False  # the peer takes datagrams from our path only
         self._on_peer = on_peer or (lambda path: None)
+        self._on_stranger = on_stranger
+        self._stranger = ""  # the last one
         self._readiness = Readiness(sock.fileno())
         self._rx = memoryview(bytearray(FRAME_MAX + 1))
         self._tx = memoryview(bytearray(max(self.max_frame, PAD_TO)))
@@ -96,6 +114,28 @@ class DgramPort(PortDefaults):
 
     def fileno(self) -> int:
         return self._readiness.fileno()
+
+    @property
+    def has_joined(self) -> bool:
+        """Has the machine connected its socket to ours?"""
+        return self._by_name
+
+    def keep(self) -> None:
+        """Have the socket for the machine alone that is there."""
+        self._only = self.peer
+        try:
+            self._sock.connect(self.peer)
+        except OSError:  # it has connected to another one of ours, or is gone: told when it matters
+            return
+        self._tx_sock = self._sock
+        self._connected, self._by_name = True, False
+
+    def is_there(self) -> bool:
+        """False: the machine that is meant has ended."""
+        if not self.peer:
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            return probe.connect_ex(self.peer) != errno.ECONNREFUSED  # a path may have gone before
 
     # Towards the guest
 
@@ -144,10 +184,11 @@ class DgramPort(PortDefaults):
             self._by_name = True
             failure = self._try()
         if failure in _NO_ROOM:
-            self._starved = failure != errno.EAGAIN or self._tx_sock is None
-            if not self._starved and self._tx_sock is not None:
+            writer = self._sock if self._by_name else self._tx_sock
+            self._starved = failure != errno.EAGAIN or writer is None
+            if not self._starved and writer is not None:
                 try:
-                    self._readiness.await_room(self._tx_sock.fileno())
+                    self._readiness.await_room(writer.fileno())
                 except OSError:  # epoll has no memory: then by the clock
                     self._starved = True
             return
@@ -197,9 +238,11 @@ class DgramPort(PortDefaults):
         return True
 
     def _drop_tx(self) -> None:
-        if self._connected or self._tx_sock is None:
+        if self._connected:
             return
         self._readiness.found_room()
+        if self._tx_sock is None:
+            return
         self._tx_sock.close()
         self._tx_sock = None
 
@@ -221,23 +264,32 @@ class DgramPort(PortDefaults):
                     self._unheard(error.errno)
                 return
             if not FRAME_MIN <= size <= FRAME_MAX:
-                self.malformed += 1
+                if bytes(rx[:size]) == GREETING:
+                    self._hear(sender)
+                else:
+                    self.malformed += 1
             elif self._hear(sender):
                 yield Frame(IoVec((rx[:size],)))
 
     def _hear(self, sender: object) -> bool:
         """Is this datagram the machine's?"""
-        if self._connected:
+        if self._connected and not self._only:
             if not self.peer:
                 self.peer = "machine"
                 self._on_peer(self.peer)
             return True
         if sender == self.peer:
             return True
-        if not isinstance(sender, str) or not sender or self._only not in ("", sender):
-            self.malformed += 1  # nobody who can be answered, or not the one that is meant
+        if not isinstance(sender, str) or not sender:
+            self.malformed += 1  # nobody who can be answered
             return False
-        if not self._reach(sender):
+        if self._only not in ("", sender):
+            self.malformed += 1
+            if sender != self._stranger:
+                self._stranger = sender
+                self._on_stranger(sender)
+            return False
+        if self._connected or not self._reach(sender):
             self.malformed += 1
             return False
         self._waiting = 0

@@ -17,6 +17,10 @@ Offloads follow the virtio-net header (virtio 1.2 §5.1.6), the form that TAP de
 vhost-user share: a port with `offload` set takes one at `commit` and gives one with each frame.
 Where it says NEEDS_CSUM, the checksum field holds the pseudo-header's sum and nobody sums payload.
 
+A port with `unlabelled` set passes on frames from which this header may have been dropped: then a
+checksum field that holds the pseudo-header's sum is taken for what it says, and a frame may be as
+long as an IP packet can.
+
 A port that cannot go on raises, from `frames()` or `poll()` only: `DeviceGone` where it is over,
 `Shortage` where the kernel lacked something that it may have again in a moment.
 
@@ -113,6 +117,7 @@ class PortDefaults:
     max_frame: int = 1514
     offload: bool = False
     holds_claims: bool = False  # True: claims are HoldableClaims
+    unlabelled: bool = False  # True: frames may have left offloads to the wire without saying so
 
     def poll(self, now: float) -> float | None:
         return None

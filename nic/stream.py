@@ -1,4 +1,6 @@
-"""A connected stream socket as a port: the guest is a QEMU machine (`-netdev stream`).
+"""A connected stream socket as a port: the guest is a virtual machine.
+
+So QEMU has it (`-netdev stream`, and `-netdev socket` before), libkrun (`unixstream`) and passt.
 
 On the wire each frame follows its length, four bytes in network order. A stream has no frame
 boundaries of its own, so bytes arrive cut anywhere.
@@ -20,8 +22,11 @@ the host's sockets.
 A machine that goes away, or is cut off, is reported to `on_gone` from within `frames()`; without
 one, `frames()` raises `MachineGone`.
 
-Does not do: listen, accept or reconnect (slirp/machines.py); offloads, for which this framing has
-no room: a guest's checksums are computed by both ends.
+The framing has no room for a virtio-net header. QEMU finishes a frame before it sends it; libkrun
+drops the header, so that a frame may lack its checksum or be far longer than the MTU, and nothing
+says so (`unlabelled` in nic/port.py).
+
+Does not do: listen, accept or reconnect (slirp/machines.py); offloads towards the guest.
 """
 
 from __future__ import annotations
@@ -73,6 +78,8 @@ class StreamClaim:
 
 class StreamPort(PortDefaults):
     """One machine behind a connected stream socket, which the port owns from now on."""
+
+    unlabelled = True
 
     def __init__(
         self,

@@ -1,9 +1,15 @@
-"""The network of QEMU machines: who connects, who is connected, who left.
+"""The network of virtual machines: who connects, who is connected, who left.
 
 Each machine that connects gets a port of its own on the one network, and with it an address from
 the one DHCP pool; a machine that leaves, or breaks the framing or its rings, is taken off and its
-flows are reset, while the others go on. It may come back at any time. A datagram socket has no
-connections: its port stays, and the machine behind it may change.
+flows are reset, while the others go on. It may come back at any time.
+
+A datagram socket has no connections: its port stays, and the machine behind it may change. But
+where a machine joins, that is connects its own socket to ours (libkrun), it is one with this socket
+for ever. So it gets a port of its own with the socket that it has found, and for the next one there
+is a new socket at the same path. Two that connect before the first of them has sent anything meet
+at one socket: the second is not heard, and is told of. Nobody says when such a machine ends; a
+frame that it does not take shows it, or the next one's coming.
 
 `wrap` puts something around each port, and `wrap_path(stage, path)` at a stage of the way to the
 memory of a machine that shares it (a capture); `report` gets one line per event, without a newline;
@@ -39,7 +45,8 @@ CARDS: Final = bytes.fromhex(
     "5254 0070 6300"
 )  # Ethernet addresses of cards that we make: the first
 
-MachinePort: TypeAlias = StreamPort | VhostUserPort | VfioUserPort
+Renew: TypeAlias = Callable[[], socket.socket]
+MachinePort: TypeAlias = StreamPort | DgramPort | VhostUserPort | VfioUserPort
 
 
 class Machine:
@@ -70,6 +77,8 @@ class Server:
         self._when_over = when_over
         self._listeners: list[socket.socket] = []
         self._fixed: list[tuple[DgramPort, Attachment]] = []
+        self._gone: dict[Machine, str] = {}  # to be taken off in a moment, and why
+        self.visit: float | None = None
         self.machines: list[Machine] = []
         self._count = 0
 
@@ -154,6 +163,62 @@ class Server:
         port = DgramPort(sock, mtu=self._network.mtu, peer=peer, on_peer=changed)
         self._fixed.append((port, self._network.attach(self._wrap(port), name)))
         return port
+
+    def add_datagrams(self, sock: socket.socket, name: str, renew: Renew) -> None:
+        """Serve the machines that send to this datagram socket, which is bound to a path.
+
+        `renew` makes another one at the same path. Raises OSError.
+        """
+        machine: Machine | None = None
+
+        def changed(path: str) -> None:
+            nonlocal machine
+            if machine is not None:
+                self._forget_soon(machine, "is gone")
+            elif path and port.has_joined:
+                machine = self._joined(port, name, renew)
+            else:
+                self._report(f"{name}: {'a machine is there' if path else 'the machine is gone'}")
+
+        def stranger(path: str) -> None:
+            self._report(f"{name}: {path} connected at the same time as another and is not heard")
+
+        port = DgramPort(sock, mtu=self._network.mtu, on_peer=changed, on_stranger=stranger)
+        self._fixed.append((port, self._network.attach(self._wrap(port), name)))
+
+    def _joined(self, port: DgramPort, name: str, renew: Renew) -> Machine:
+        """The machine at this port has it to itself; another one waits for the next machine."""
+        port.keep()
+        (attachment,) = (found for kept, found in self._fixed if kept is port)
+        self._fixed.remove((port, attachment))
+        for other in self.machines:
+            if isinstance(other.port, DgramPort) and not other.port.is_there():
+                self._forget_soon(other, "is gone")
+        self._count += 1
+        machine = Machine(f"machine {self._count}", port)
+        machine.attachment = attachment
+        attachment.name = machine.name
+        self.machines.append(machine)
+        self._report(f"{machine.name} connected to {name}")
+        if len(self.machines) - len(self._gone) > MACHINES_MAX:
+            self._forget_soon(machine, f"is turned away: {MACHINES_MAX} others are connected")
+        try:
+            self.add_datagrams(renew(), name, renew)
+        except OSError as error:
+            self._report(f"{name}: {error.strerror}; no other machine can come")
+        return machine
+
+    def _forget_soon(self, machine: Machine, why: str) -> None:
+        """Its port is in use just now."""
+        self._gone.setdefault(machine, why)
+        self._network.visit_at(self, self._network.now)
+
+    def handle_timeout(self, now: float) -> None:
+        """The loop's visit: take those off that are gone."""
+        gone, self._gone = self._gone, {}
+        for machine, why in gone.items():
+            if machine in self.machines:
+                self._left(machine, why)
 
     def _handle_connect(self, listener: socket.socket, name: str, protocol: str) -> None:
         for _ in range(ACCEPTS_PER_TURN):

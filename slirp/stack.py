@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from slirp.services.ra import Advertiser
 
 HEADERS_MAX: Final = 14 + 60 + 60  # bytes that may be headers; the rest is payload for sure
+UNCUT: Final = ethernet.HEADER_LEN + 65535  # bytes: the largest frame that IP allows
 CHECKSUM_KNOWN: Final = 3  # virtio-net NEEDS_CSUM | DATA_VALID: nothing to verify
 
 
@@ -105,7 +106,10 @@ class Stack:
         iov = frame.iov
         size = len(iov)
         own = self.link.mac
+        unlabelled: bool = attachment.unlabelled
         most = max(ethernet.HEADER_LEN + self.link.mtu, attachment.port.max_frame)
+        if size > most and unlabelled and bytes(iov.slice(0, len(own))) == own:
+            most = UNCUT  # for us, and perhaps a large segment that nobody has cut
         ethernet.check_length(size, most)
         head, _ = iov.pull(min(size, HEADERS_MAX))
         header = EthernetHeader.parse(head)
@@ -121,7 +125,8 @@ class Stack:
             return actions
         vnet = frame.vnet
         gso_size = int.from_bytes(vnet[4:6], "little") if vnet[1] else 0
-        context = Context(attachment, header, bool(vnet[0] & CHECKSUM_KNOWN), gso_size, now)
+        summed = bool(vnet[0] & CHECKSUM_KNOWN)
+        context = Context(attachment, header, summed, unlabelled, gso_size, now)
         actions += handler(context, iov, head)
         return actions
 

@@ -4,7 +4,8 @@
     tcp:[HOST:]PORT               the same on a TCP port; without HOST 127.0.0.1
     fd:N                          a socket that this process was started with: one that listens,
                                   or the stream or datagram socket of one machine
-    dgram:PATH[,MACHINE]          a datagram socket, mode 0600, for one machine; MACHINE: its path
+    dgram:PATH[,MACHINE]          a datagram socket, mode 0600: one machine, or any number of those
+                                  that connect to it; MACHINE: the only one's path
     udp:[HOST:]PORT,[HOST:]PORT   our address and the machine's, for one machine
 
 `open_shared` opens PATH or fd:N for vhost-user or vfio-user, which are stream sockets as well.
@@ -15,6 +16,9 @@ loopback unless `allow_remote` says that others are meant.
 
 A path that is taken is given up on when somebody answers there, or when it is no socket. A socket
 that nobody listens at any more is what a crash left, and is replaced.
+
+A machine that connects to a datagram socket has that socket for ever. `Renewable` makes the next
+one at the same path: in a name beside it first, and moved over it, so that there is always one.
 
 Does not do: encryption, authentication; abstract names, which have no mode.
 """
@@ -33,6 +37,7 @@ from slirp.cli.failure import USAGE, Failure
 BACKLOG: Final = 16
 PATH_MAX: Final = 107  # bytes of sun_path without its final zero
 PORT_MAX: Final = 65535
+BESIDE: Final = "~"  # what follows a path's name while its next socket is made
 LOOPBACK: Final = "127.0.0.1"
 FORMS: Final = "write unix:PATH, tcp:HOST:PORT, fd:N, dgram:PATH or udp:HOST:PORT,HOST:PORT"
 
@@ -60,6 +65,33 @@ class Endpoint(NamedTuple):
         if self.path and _identity(self.path) == self.identity:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
+
+
+class Renewable:
+    """A datagram socket with a path, of which there is always a fresh one."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def renew(self) -> socket.socket:
+        """Another socket at the path, which is this one's from now on. Raises OSError."""
+        path = self._endpoint.path
+        beside = f"{path[: PATH_MAX - len(BESIDE)]}{BESIDE}"
+        if _identity(path) != self._endpoint.identity:
+            raise FileExistsError(errno.EEXIST, "another socket is at the path")
+        sock = _bind(beside, socket.SOCK_DGRAM)
+        try:
+            os.rename(beside, path)
+        except OSError:
+            sock.close()
+            os.unlink(beside)
+            raise
+        self._endpoint = self._endpoint._replace(sock=sock, identity=_identity(path))
+        return sock
+
+    def remove(self) -> None:
+        """Remove the path, if it is still what was made last."""
+        self._endpoint.remove()
 
 
 def open_endpoint(text: str, *, allow_remote: bool = False) -> Endpoint:
@@ -113,18 +145,26 @@ def _open_path(text: str, path: str, kind: int) -> Endpoint:
     if not 0 < len(os.fsencode(path)) <= PATH_MAX:
         raise _bad(text, f"a path of 1 to {PATH_MAX} bytes is needed")
     _clear(text, path, kind)
+    try:
+        sock = _bind(path, kind)
+    except OSError as error:
+        raise _failed(text, error) from None
+    return Endpoint(text, sock, path, _identity(path))
+
+
+def _bind(path: str, kind: int) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     before = os.umask(0o177)
     try:
         sock.bind(path)
         if kind == socket.SOCK_STREAM:
             sock.listen(BACKLOG)
-    except OSError as error:
+    except OSError:
         sock.close()
-        raise _failed(text, error) from None
+        raise
     finally:
         os.umask(before)
-    return Endpoint(text, sock, path, _identity(path))
+    return sock
 
 
 def _clear(text: str, path: str, kind: int) -> None:

@@ -18,21 +18,22 @@ from typing import TYPE_CHECKING, Final
 
 from slirp.cli import log, options
 from slirp.cli.control import open_control, tell_ready
-from slirp.cli.endpoint import Endpoint, open_endpoint, open_shared
+from slirp.cli.endpoint import Endpoint, Renewable, open_endpoint, open_shared
 from slirp.cli.failure import USAGE, Failure
 
 if TYPE_CHECKING:
     from slirp.machines import Server
 
 DESCRIPTION: Final = """\
-Be the network of QEMU machines. Each machine gets an address by DHCP; the gateway's address
+Be the network of virtual machines. Each machine gets an address by DHCP; the gateway's address
 (10.0.2.2) is the host itself, unless --no-host-loopback is given.
 
 sockets:
-  unix:PATH                    -netdev stream; any number of machines
+  unix:PATH                    -netdev stream, libkrun's unixstream; any number of machines
   tcp:[HOST:]PORT              the same on a TCP port; without HOST 127.0.0.1
   fd:N                         a socket that was passed on, listening or connected
-  dgram:PATH[,MACHINE]         -netdev dgram; one machine, whose own path may be given
+  dgram:PATH[,MACHINE]         -netdev dgram, one machine, whose own path may be given; or
+                               libkrun's unixgram, any number
   udp:[HOST:]PORT,[HOST:]PORT  -netdev dgram over UDP; our address and the machine's
   --vhost-user PATH            -netdev vhost-user; any number of machines, and the fastest
   --vfio-user PATH             -device vfio-user-pci, which becomes a PCnet-PCI II (Am79C970A)
@@ -86,8 +87,7 @@ def run(args: Namespace) -> int:
         )
         stack.callback(server.close)
         for endpoint in open_all(args):
-            stack.callback(endpoint.remove)
-            serve(server, endpoint)
+            serve(server, endpoint, stack)
         open_control(args, network, stack)
         report("listening on " + ", ".join(names))
 
@@ -113,8 +113,14 @@ def open_all(args: Namespace) -> Iterator[Endpoint]:
         yield open_shared(text, "vfio-user")
 
 
-def serve(server: Server, endpoint: Endpoint) -> None:
-    """Have the server take this socket."""
+def serve(server: Server, endpoint: Endpoint, stack: ExitStack) -> None:
+    """Have the server take this socket, and the stack its path."""
+    if endpoint.is_datagram and endpoint.path and not endpoint.peer:
+        path = Renewable(endpoint)
+        stack.callback(path.remove)
+        server.add_datagrams(endpoint.sock, endpoint.name, path.renew)
+        return
+    stack.callback(endpoint.remove)
     if endpoint.is_datagram:
         server.add_datagram(endpoint.sock, endpoint.name, endpoint.peer)
     elif endpoint.listens:

@@ -71,6 +71,7 @@ class Attachment:
         self.number = number
         self.look: Plain | None = None  # how its frames are recognised (slirp.host.dispatch)
         self.keeps_frames: bool = getattr(port, "keeps_frames", False)
+        self.unlabelled: bool = getattr(port, "unlabelled", False)
         # Who receives into its claims; what cannot be held must be filled at once.
         self.endpoint = endpoint if getattr(port, "holds_claims", False) else AT_ONCE
         self.learn()

@@ -55,7 +55,7 @@ from slirp.ip.packet import (
 from slirp.ip.template import PROTOCOL_TCP, PROTOCOL_UDP
 from slirp.stack import Action, Stack, Switch
 from slirp.tcp import connection as tcp
-from slirp.wire.checksum import ones_sum
+from slirp.wire.checksum import left_undone, ones_sum
 from slirp.wire.ethernet import HEADER_LEN as ETHERNET_LEN
 from slirp.wire.tcp import ACK, RST, SYN, parse_options
 from slirp.wire.udp import HEADER_LEN as UDP_LEN
@@ -210,7 +210,11 @@ class Dispatcher:
             return False
         if not frame.vnet[0] & 3:
             pseudo = int.from_bytes(head[look.addrs_at : at], "big") % 0xFFFF + PROTOCOL_TCP
-            if ones_sum((head[at:data], *payload), pseudo + end - at) != 0xFFFF:
+            pseudo += end - at
+            if ones_sum((head[at:data], *payload), pseudo) != 0xFFFF and not (
+                flow.guest.attachment.unlabelled
+                and left_undone(int.from_bytes(head[at + 16 : at + 18], "big"), pseudo)
+            ):
                 return False
         options = None
         if data > look.least:

@@ -166,12 +166,15 @@ class Layer:
         """Is this where the network's DNS service is?"""
         return dst == self.nat.dns and port == DNS_PORT and self.link.dns_enabled
 
-    def _verify(self, packet: Packet, payload: IoVec, layer: str) -> None:
+    def _verify(self, packet: Packet, payload: IoVec, layer: str, field: int) -> None:
         if packet.context.summed:
             return
         pseudo = checksum.pseudo_sum(packet.src, packet.dst, packet.protocol, len(payload))
-        if not checksum.valid(payload.segments, pseudo):
-            raise MalformedPacket(layer, "checksum")
+        if checksum.valid(payload.segments, pseudo):
+            return
+        if packet.context.unlabelled and checksum.left_undone(field, pseudo):
+            return
+        raise MalformedPacket(layer, "checksum")
 
     def _expires_here(self, packet: Packet) -> bool:
         # What is for the gateway itself has arrived, whatever its TTL (RFC 1122 §3.2.1.7).
@@ -200,7 +203,7 @@ class Layer:
         datagram = UdpHeader.parse(head, size)
         payload = payload.slice(0, datagram.length)
         if datagram.checksum:
-            self._verify(packet, payload, "udp")
+            self._verify(packet, payload, "udp", datagram.checksum)
         elif not self.family.plain.sum_optional:
             raise MalformedPacket("udp", "no checksum")
         data = payload.slice(wire_udp.HEADER_LEN, datagram.length)
@@ -232,7 +235,7 @@ class Layer:
         size = len(payload)
         head, _ = payload.pull(min(size, TCP_HEADER_MAX))
         segment = TcpHeader.parse(head, size)
-        self._verify(packet, payload, "tcp")
+        self._verify(packet, payload, "tcp", segment.checksum)
         if guest is None:
             raise MalformedPacket("tcp", "source address unspecified")
         if self.nat.is_group(packet.dst):

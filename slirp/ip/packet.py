@@ -28,6 +28,7 @@ class Context(NamedTuple):
     attachment: Any
     ethernet: EthernetHeader
     summed: bool  # the transport checksum needs no verification
+    unlabelled: bool  # … or may, without a word, have been left to the wire
     gso_size: int
     now: float
 

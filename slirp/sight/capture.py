@@ -170,6 +170,7 @@ class CapturePort:
     def __init__(self, inner: Port, capture: Capture) -> None:
         self.inner = inner
         self.holds_claims: bool = getattr(inner, "holds_claims", False)
+        self.unlabelled: bool = getattr(inner, "unlabelled", False)
         self._capture = capture
         if inner.offload:  # long sums need it: better now than between two frames
             import numpy  # noqa: F401

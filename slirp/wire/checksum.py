@@ -88,6 +88,14 @@ def udp_field(value: int) -> int:
     return value or 0xFFFF
 
 
+def left_undone(field: int, pseudo: int) -> bool:
+    """Does a checksum field hold the sum of the pseudo-header alone?
+
+    So drivers leave it for a device that is to compute the rest.
+    """
+    return field == fold(pseudo)
+
+
 def valid(segments: Iterable[memoryview], initial: int = 0) -> bool:
     """Whether bytes that include their checksum field are as they were sent."""
     return ones_sum(segments, initial) == 0xFFFF

@@ -18,9 +18,11 @@ from nic.port import VNET_NONE
 from nic.vfio_user.messages import HEADER, VERSION, Command
 from nic.vfio_user.port import VfioUserPort
 from slirp import Network
+from slirp.cli.endpoint import Renewable, open_endpoint
 from slirp.machines import Server
 from slirp.wire.virtio_net import GSO_NONE, GSO_TCPV4, NEEDS_CSUM, VnetHeader
-from tests.kit.guest import ACK, BROADCAST_MAC, GATEWAY, OWN_MAC, arp, icmp, tcp
+from tests.kit.echo import EchoServer
+from tests.kit.guest import ACK, BROADCAST_MAC, GATEWAY, OWN_MAC, arp, icmp, internet_sum, tcp, udp
 from tests.kit.port import MemoryPort
 
 TURNS_FOR = 10.0  # seconds after which what a test waits for counts as never
@@ -384,6 +386,170 @@ def test_a_datagram_machine_and_a_stream_machine_share_a_network(desk: Desk) -> 
     desk.until(arrived)
     assert "pair: a machine is there" in desk.said
     theirs.close()
+
+
+class Grams:
+    """A datagram socket at a path of the desk's, and machines that join it as libkrun does."""
+
+    def __init__(self, desk: Desk, folder: Path) -> None:
+        self.desk = desk
+        self.folder = folder
+        first = open_endpoint(f"dgram:{folder}/grams")
+        self.path = Renewable(first)
+        self.socks: list[socket.socket] = []
+        desk.server.add_datagrams(first.sock, "grams", self.path.renew)
+
+    def connect(self, number: int) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socks.append(sock)
+        sock.bind(str(self.folder / f"krun{number}"))
+        sock.connect(str(self.folder / "grams"))
+        sock.send(b"VFKT")
+        return sock
+
+    def join(self, number: int) -> socket.socket:
+        sock = self.connect(number)
+        count = len(self.desk.said)
+        self.desk.until(lambda: len(self.desk.said) > count)
+        return sock
+
+    def close(self) -> None:
+        for sock in self.socks:
+            sock.close()
+
+
+@pytest.fixture
+def grams(desk: Desk, tmp_path: Path) -> Iterator[Grams]:
+    grams = Grams(desk, tmp_path)
+    yield grams
+    grams.close()
+
+
+def taken(sock: socket.socket) -> list[bytes]:
+    """Datagrams that came, but for questions to everybody."""
+    frames = []
+    while select.select([sock], [], [], 0)[0]:
+        frames.append(sock.recv(70_000))
+    return [frame for frame in frames if frame[:6] != BROADCAST_MAC]
+
+
+def between(source: int, target: int, payload: bytes = b"hello") -> bytes:
+    return (mac(target) + mac(source) + b"\x88\xb5" + payload).ljust(60, b"\0")
+
+
+def test_machines_that_join_a_datagram_socket_reach_each_other(desk: Desk, grams: Grams) -> None:
+    a, b = grams.join(1), grams.join(2)
+    assert desk.said == ["machine 1 connected to grams", "machine 2 connected to grams"]
+    a.send(between(1, 2))
+    desk.until(lambda: taken(b) == [between(1, 2)])
+    b.send(between(2, 1))
+    desk.until(lambda: taken(a) == [between(2, 1)])
+    assert list(desk.network.stats()["ports"]) == ["machine 1", "machine 2", "grams"]
+
+
+def test_one_that_does_not_read_holds_up_no_other(desk: Desk, grams: Grams) -> None:
+    """Each has a socket of its own, so one's full queue is its own."""
+    a, b, c = grams.join(1), grams.join(2), grams.join(3)
+    for sock, number in ((a, 1), (b, 2), (c, 3)):
+        sock.send(between(number, 99))
+    desk.settle()
+    taken(a), taken(b), taken(c)
+    port = desk.server.machines[1].port
+    while port.claim(60) is not None:
+        a.send(between(1, 2, bytes(1000)))
+        desk.settle()
+    a.send(between(1, 3))
+    desk.until(lambda: taken(c) == [between(1, 3)])
+
+
+def test_one_that_ended_is_taken_off(desk: Desk, grams: Grams) -> None:
+    """By a frame that it does not take, or by the next one's coming."""
+    a, b = grams.join(1), grams.join(2)
+    b.send(between(2, 99))
+    desk.settle()
+    b.close()
+    a.send(between(1, 2))
+    desk.until(lambda: desk.said[-1] == "machine 2 is gone")
+    a.close()
+    grams.join(3)
+    desk.until(lambda: desk.said[-1] == "machine 1 is gone")
+    assert [machine.name for machine in desk.server.machines] == ["machine 3"]
+
+
+def test_as_many_may_join_as_may_connect(
+    desk: Desk, grams: Grams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slirp.machines, "MACHINES_MAX", 2)
+    grams.join(1), grams.join(2)
+    third = grams.join(3)
+    desk.settle()
+    assert desk.said[2:] == [
+        "machine 3 connected to grams",
+        "machine 3 is turned away: 2 others are connected",
+    ]
+    with pytest.raises(ConnectionRefusedError):
+        third.send(between(3, 1))
+    assert len(desk.server.machines) == 2
+    grams.socks[0].close()
+    grams.join(4)
+    desk.until(lambda: len(desk.server.machines) == 2)
+    assert desk.server.machines[-1].name == "machine 4"
+
+
+def test_machines_that_join_and_end_leave_nothing(desk: Desk, grams: Grams) -> None:
+    first = grams.join(1)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(2, 30):
+        grams.join(number).close()
+    grams.join(30)
+    desk.until(lambda: len(desk.server.machines) == 2)
+    grams.socks.pop().close()
+    first.send(between(1, 30))
+    assert len(desk.server.machines) == 2
+    assert len(os.listdir("/proc/self/fd")) <= before + 2  # the last one's socket and epoll
+
+
+def test_no_socket_for_the_next_one_is_told(
+    desk: Desk, grams: Grams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (grams.folder / "grams").rename(grams.folder / "moved")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    grams.socks.append(sock)
+    sock.bind(str(grams.folder / "krun1"))
+    sock.connect(str(grams.folder / "moved"))
+    sock.send(between(1, 99))
+    desk.until(lambda: len(desk.said) == 2)
+    assert desk.said[1] == "grams: another socket is at the path; no other machine can come"
+
+
+# Frames from which the virtio-net header was dropped
+
+
+def undone(frame: bytes) -> bytes:
+    """The frame with its checksum left to a device, as a driver leaves it."""
+    protocol = frame[23]
+    field = 34 + (16 if protocol == 6 else 6)
+    pseudo = frame[26:34] + struct.pack("!HH", protocol, len(frame) - 34)
+    total = internet_sum(pseudo)
+    return frame[:field] + total.to_bytes(2, "big") + frame[field + 2 :]
+
+
+def test_a_checksum_that_was_left_undone_is_none(desk: Desk) -> None:
+    """For machines behind sockets, and only where it is the pseudo-header's sum."""
+    a = desk.join()
+    with EchoServer() as server:
+        query = udp(b"data", GATEWAY, server.port, src=a.addr)
+        query = query[:6] + a.mac + query[12:]
+        a.send(undone(query))
+        desk.until(lambda: server.pump() and len(server.datagrams) == 1)
+        broken = bytearray(undone(query))
+        broken[41] ^= 1
+        a.send(bytes(broken))
+        desk.until(lambda: desk.network.stats()["malformed"] == {"udp: checksum": 1})
+    port = MemoryPort()
+    desk.network.attach(port)
+    port.give(undone(udp(b"data", GATEWAY, 9, src="10.0.2.60")))
+    desk.until(lambda: desk.network.stats()["malformed"] == {"udp: checksum": 2})
 
 
 def test_closing_closes_everything(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ class Attachment:
     def __init__(self, number: int = 1) -> None:
         self.number = number
         self.port = PortDefaults()
+        self.unlabelled = False
 
 
 def make_stack(*, dhcp: bool = True, **options: Any) -> Stack:

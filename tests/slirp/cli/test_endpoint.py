@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slirp.cli.endpoint import Endpoint, open_endpoint
+from slirp.cli.endpoint import Endpoint, Renewable, open_endpoint
 from slirp.cli.failure import Failure
 
 Open = Callable[..., Endpoint]
@@ -110,6 +110,37 @@ def test_a_datagram_socket_may_name_its_machine(tmp_path: Path, opened: Open) ->
     endpoint = opened(f"dgram:{tmp_path}/net,{tmp_path}/qemu")
     assert endpoint.path == f"{tmp_path}/net"
     assert endpoint.peer == f"{tmp_path}/qemu"
+
+
+def test_a_datagram_socket_is_renewed_at_its_path(tmp_path: Path, opened: Open) -> None:
+    """Who has connected keeps the old one; whoever comes finds the new one."""
+    endpoint = opened(f"dgram:{tmp_path}/net")
+    path = Renewable(endpoint)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as first,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as second,
+    ):
+        first.connect(endpoint.path)
+        with path.renew() as renewed:
+            second.connect(endpoint.path)
+            first.send(b"first")
+            second.send(b"second")
+            assert (endpoint.sock.recv(100), renewed.recv(100)) == (b"first", b"second")
+            assert stat.S_IMODE((tmp_path / "net").stat().st_mode) == 0o600
+            assert os.listdir(tmp_path) == ["net"]
+    path.remove()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_path_that_another_has_taken_is_not_renewed(tmp_path: Path, opened: Open) -> None:
+    path = Renewable(opened(f"dgram:{tmp_path}/net"))
+    (tmp_path / "net").rename(tmp_path / "moved")
+    opened(f"dgram:{tmp_path}/net")
+    inode = (tmp_path / "net").stat().st_ino
+    with pytest.raises(FileExistsError):
+        path.renew()
+    path.remove()
+    assert (tmp_path / "net").stat().st_ino == inode
 
 
 @pytest.mark.parametrize("host", ["", ":", "127.0.0.1:", "localhost:", "127.5.5.5:"])

@@ -58,6 +58,7 @@ class Attachment:
 
     def __init__(self) -> None:
         self.port = PortDefaults()
+        self.unlabelled = False
 
 
 ATTACHMENT, OTHER_PORT = Attachment(), Attachment()

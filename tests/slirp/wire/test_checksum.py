@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dma.iovec import IoVec
 from slirp.wire import checksum as module
-from slirp.wire.checksum import checksum, fold, ones_sum, pseudo_sum, udp_field, valid
+from slirp.wire.checksum import checksum, fold, left_undone, ones_sum, pseudo_sum, udp_field, valid
 from tests.kit.cuts import cuts
 
 
@@ -114,3 +114,10 @@ def test_numpy_stays_out_until_a_long_piece_comes() -> None:
     )
     assert module.LONG > 1500
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@given(st.binary(min_size=12, max_size=12), st.integers(0, 0xFFFF))
+def test_a_field_that_was_left_undone_holds_the_pseudo_header(addrs: bytes, length: int) -> None:
+    pseudo = pseudo_sum(addrs[:4], addrs[4:8], 6, length)
+    assert left_undone(fold(pseudo), pseudo)
+    assert not left_undone(fold(pseudo) ^ 1, pseudo)
