@@ -1,11 +1,12 @@
 """`slirp qemu`: a QEMU machine with this network, which ends with it.
 
-QEMU is started with one end of a socketpair (`-netdev stream,addr.type=fd`), so there is no path
-to choose, to protect or to remove. A network device is added too, unless the command line has one
-for `netdev=slirp0` or --device is `none`.
+The two are joined in the fastest way that QEMU and its command line allow, and a line says which
+(slirp/cli/qemu_ways.py); --netdev names another. A network device is added too, unless the command
+line has one for `netdev=slirp0` or --device is `none`.
 
-With --vhost-user there is a path, since QEMU passes descriptors over sockets that it has opened by
-name only: in a folder of our own, gone as soon as QEMU is there. vhost-user needs the machine's
+QEMU is started with one end of a socketpair, so there is no path to choose, to protect or to
+remove. For vhost-user there is one, since QEMU passes descriptors over sockets that it has opened
+by name only: in a folder of our own, gone as soon as QEMU is there. vhost-user needs the machine's
 memory in a file as well: a memory backend of the size that -m says is added, unless the command
 line has one of its own.
 
@@ -35,6 +36,21 @@ from slirp.cli.control import open_control, tell_ready
 from slirp.cli.endpoint import open_shared
 from slirp.cli.failure import USAGE, Failure
 from slirp.cli.listen import report
+from slirp.cli.qemu_ways import (
+    AUTO,
+    DEVICE,
+    DGRAM,
+    NETDEV,
+    VHOST_USER,
+    VIRTIO,
+    WAYS,
+    NoWay,
+    ask,
+    choose,
+    has_memory,
+    lacks_msix,
+    own_device,
+)
 from slirp.linux.signals import SI_KERNEL, SignalFd
 
 if TYPE_CHECKING:
@@ -42,23 +58,19 @@ if TYPE_CHECKING:
     from slirp.network import Network
 
 DESCRIPTION: Final = """\
-Start a QEMU machine (7.2 or later) with this network. It gets its address by DHCP; the gateway's
-address (10.0.2.2) is the host itself, unless --no-host-loopback is given.
+Start a QEMU machine with this network. It gets its address by DHCP; the gateway's address
+(10.0.2.2) is the host itself, unless --no-host-loopback is given. A line says how the two are
+joined: by vhost-user where QEMU, the device and the memory allow it, else by -netdev stream, or
+socket before QEMU 7.2.
 """
 EPILOG: Final = """\
 examples:
   slirp qemu --forward 2222:22 -- qemu-system-x86_64 -m 1G -cdrom debian.iso
-  slirp qemu --vhost-user -- qemu-system-x86_64 -m 1G -cdrom debian.iso
+  slirp qemu --netdev stream -- qemu-system-x86_64 -m 1G -cdrom debian.iso
   slirp qemu --http ./boot --bootfile boot.ipxe -- qemu-system-x86_64 -m 1G -boot n
 """
-NETDEV: Final = "slirp0"
-VIRTIO: Final = "virtio-net"
-DEVICE: Final = "virtio-net-pci"
-VERSION_MIN: Final = (7, 2)  # the first one with -netdev stream
-VERSION_MSIX: Final = (8, 0)  # before it, vhost-user and MSI-X without KVM end QEMU
 MEMORY: Final = "slirp-memory"
 MEMORY_USUAL: Final = "128M"  # QEMU's own default
-VERSION_FOR: Final = 10.0  # seconds that QEMU may take to say its version
 MTU_USUAL: Final = 1500
 FORWARDED: Final = (
     signal.SIGTERM,
@@ -83,8 +95,12 @@ def configure(parser: ArgumentParser) -> None:
         help="the machine's network device (%(default)s), with its properties; none: add none",
     )
     parser.add_argument(
+        "--netdev", choices=(AUTO, *WAYS), default=AUTO,
+        help="how QEMU and the network are joined (%(default)s: the fastest that QEMU can do)",
+    )  # fmt: skip
+    parser.add_argument(
         "--vhost-user", action="store_true",
-        help="share the machine's memory, which is the fastest; for virtio-net devices",
+        help="the same as --netdev vhost-user: share the memory; for virtio-net devices",
     )  # fmt: skip
     parser.add_argument("command", nargs=REMAINDER, metavar="qemu-system-… [ARG…]")
 
@@ -96,7 +112,9 @@ def run(args: Namespace) -> int:
     if "-daemonize" in argv or "--daemonize" in argv:
         raise Failure("-daemonize: the network would end at once; use `slirp listen`", USAGE)
     log.use_json(on=args.log_json)
-    if args.vhost_user and not args.device.startswith((VIRTIO, "none")):
+    if args.vhost_user:
+        args.netdev = VHOST_USER
+    if args.netdev == VHOST_USER and not args.device.startswith((VIRTIO, "none")):
         raise Failure(f"--vhost-user works with {VIRTIO} devices, not with {args.device}", USAGE)
     with ExitStack() as stack:
         wrap, wrap_path = options.captures_of(args, stack)
@@ -106,18 +124,28 @@ def run(args: Namespace) -> int:
 
         server = Server(network, report=lambda line: None, wrap=wrap, wrap_path=wrap_path)
         stack.callback(server.close)
-        version = check_version(argv[0])
+        qemu = ask(argv[0])
+        try:
+            choice = choose(args.netdev, args.device, argv, qemu)
+        except NoWay as error:
+            raise Failure(str(error)) from None
         signals = SignalFd(FORWARDED)
         stack.callback(signals.close)
         machines: list[Machine] = []
         theirs: socket.socket | None = None
-        if args.vhost_user:
+        if choice.way == VHOST_USER:
             place = await_machine(network, server, machines, stack)
         else:
-            ours, theirs = socket.socketpair()
+            kind = socket.SOCK_DGRAM if choice.way == DGRAM else socket.SOCK_STREAM
+            ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
             place = str(theirs.fileno())
-            machines.append(server.add_stream(ours, argv[0]))
-        process = _start(argv + arguments(argv, place, args, version), theirs, signals)
+            if choice.way == DGRAM:
+                server.add_datagram(ours, argv[0])
+            else:
+                machines.append(server.add_stream(ours, argv[0]))
+        report(f"{qemu.name} is joined by -netdev {choice.way}: {choice.why}")
+        added = arguments(argv, choice.way, place, args, qemu.version)
+        process = _start(argv + added, theirs, signals)
         if isinstance(process, int):
             return process
         open_control(args, network, stack, on_stop=process.terminate)
@@ -150,31 +178,40 @@ def await_machine(
 
 
 def arguments(
-    argv: Sequence[str], place: str, args: Namespace, version: tuple[int, int] | None = None
+    argv: Sequence[str],
+    way: str,
+    place: str,
+    args: Namespace,
+    version: tuple[int, int] | None = None,
 ) -> list[str]:
     """What QEMU is told in addition; `place` is a descriptor, or a path for vhost-user."""
-    if args.vhost_user:
-        added = ["-chardev", f"socket,id={NETDEV},path={place}"]
-        added += ["-netdev", f"vhost-user,id={NETDEV},chardev={NETDEV}", *_memory(argv)]
-    else:
-        added = ["-netdev", f"stream,id={NETDEV},addr.type=fd,addr.str={place}"]
-    if args.device == "none" or any(re.search(rf"\bnetdev={NETDEV}\b", word) for word in argv):
+    match way:
+        case "vhost-user":
+            added = ["-chardev", f"socket,id={NETDEV},path={place}"]
+            added += ["-netdev", f"vhost-user,id={NETDEV},chardev={NETDEV}", *_memory(argv)]
+        case "stream":
+            added = ["-netdev", f"stream,id={NETDEV},addr.type=fd,addr.str={place}"]
+        case "dgram":
+            added = ["-netdev", f"dgram,id={NETDEV},local.type=fd,local.str={place}"]
+        case _:
+            added = ["-netdev", f"socket,id={NETDEV},fd={place}"]
+    if args.device == "none" or own_device(argv):
         return added
-    return [*added, "-device", _device(argv, args, version)]
+    return [*added, "-device", _device(argv, way, args, version)]
 
 
-def _device(argv: Sequence[str], args: Namespace, version: tuple[int, int] | None) -> str:
+def _device(argv: Sequence[str], way: str, args: Namespace, version: tuple[int, int] | None) -> str:
     device = f"{args.device},netdev={NETDEV}"
     if args.mtu != MTU_USUAL and args.device.startswith(VIRTIO) and "host_mtu" not in device:
         device += f",host_mtu={args.mtu}"
-    if args.vhost_user and args.device.startswith(DEVICE) and _lacks_msix(argv, version):
+    if way == VHOST_USER and args.device.startswith(DEVICE) and lacks_msix(argv, version):
         device += "" if "vectors" in device else ",vectors=0"
     return device
 
 
 def _memory(argv: Sequence[str]) -> list[str]:
     """A memory backend that can be shared, unless there is one."""
-    if any("memory-backend" in word or "memdev=" in word for word in argv):
+    if has_memory(argv):
         return []
     backend = f"memory-backend-memfd,id={MEMORY},size={_memory_size(argv)},share=on"
     return ["-object", backend, "-machine", f"memory-backend={MEMORY}"]
@@ -188,32 +225,6 @@ def _memory_size(argv: Sequence[str]) -> str:
             named = dict(re.findall(r"(\w+)=([^,]*)", value))
             size = named.get("size") or value.split(",")[0]
     return size + "M" if size.isdecimal() else size
-
-
-def _lacks_msix(argv: Sequence[str], version: tuple[int, int] | None) -> bool:
-    """Would vhost-user with MSI-X end this QEMU?"""
-    has_kvm = any(re.search(r"\bkvm\b", word) for word in argv)
-    return version is not None and version < VERSION_MSIX and not has_kvm
-
-
-def check_version(program: str) -> tuple[int, int] | None:
-    """Raises Failure where QEMU is too old; what cannot be asked is left to QEMU to say."""
-    try:
-        answer = subprocess.run(
-            [program, "--version"], capture_output=True, timeout=VERSION_FOR, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(rb"version (\d+)\.(\d+)", answer)
-    if found is None:
-        return None
-    version = int(found[1]), int(found[2])
-    if version < VERSION_MIN:
-        raise Failure(
-            f"{program} is QEMU {version[0]}.{version[1]}, which has no -netdev stream; "
-            "7.2 or later is needed"
-        )
-    return version
 
 
 def _start(

@@ -14,6 +14,7 @@ import json
 import os
 import random
 import select
+import shlex
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ import pytest
 from slirp.sight.pcapng import read_packets
 from tests.kit.need import need_tool
 from tests.kit.ports import free_port
-from tests.kit.qemu import Machine, command_line, need_kernel
+from tests.kit.qemu import MEMORY, Machine, command_line, need_kernel
 from tests.kit.web import WebServer
 
 pytestmark = pytest.mark.xdist_group("qemu")  # one machine's emulation fills a core
@@ -235,20 +236,71 @@ until ping -c 1 -W 1 10.0.2.2 > /dev/null; do :; done; echo there again
         assert "there again" in machine.finish()
 
 
-def slirp_qemu(*line: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def slirp_qemu(
+    *line: str, options: tuple[str, ...] = (), folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`folder`: where paths are that QEMU is to see."""
+    environment = dict(os.environ) if folder is None else {**os.environ, "TMPDIR": str(folder)}
     return subprocess.run(
         [sys.executable, "-m", "slirp", "qemu", "--stats", *options, "--", *line],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False,
+        env=environment,
     )  # fmt: skip
 
 
-def test_slirp_qemu(tmp_path: Path, web: WebServer) -> None:
-    script = f"wget -q -O- http://10.0.2.2:{web.port}/ | sha256sum"
-    (tmp_path / "m").mkdir()
-    done = slirp_qemu(*command_line(tmp_path / "m", script))
+def machine_line(folder: Path, script: str, qemu: str) -> list[str]:
+    """A machine's command line that begins with a QEMU, be it in another root."""
+    (folder / "m").mkdir()
+    line = command_line(folder / "m", script, qemu=qemu)
+    inside = line.index("-accel")
+    program = folder / "qemu-system-x86_64"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(line[:inside])} "$@"\n')
+    program.chmod(0o755)
+    return [str(program), *line[inside:]]
+
+
+FASTEST = "joined by -netdev vhost-user: the fastest"
+JOINED = [
+    *((qemu, (), (), FASTEST) for qemu in QEMUS),
+    ("testing", ("--vhost-user",), (), "joined by -netdev vhost-user: as asked"),
+    ("testing", ("--netdev", "stream"), (), "joined by -netdev stream: as asked"),
+    ("installed", ("--netdev", "dgram"), (), "joined by -netdev dgram: as asked"),
+    *((qemu, ("--netdev", "socket"), (), "joined by -netdev socket: as asked") for qemu in QEMUS),
+    ("testing", ("--device", "e1000"), (), "stream: e1000 is no virtio-net device"),
+    ("testing", (), ("-device", "virtio-net-pci,netdev=slirp0"), FASTEST),
+    ("installed", (), ("-device", "virtio-net-pci,netdev=slirp0"),
+     "stream: QEMU 7.2 without KVM takes a virtio-net-pci with vectors=0 for it"),
+    ("installed", (), ("-object", f"memory-backend-memfd,id=ram,size={MEMORY}M", "-machine",
+                       "q35,memory-backend=ram"), FASTEST),
+    ("testing", (), ("-object", f"memory-backend-ram,id=ram,size={MEMORY}M", "-machine",
+                     "memory-backend=ram"), "stream: the memory of memory-backend-ram"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("qemu", "options", "more", "said"), JOINED)
+def test_slirp_qemu(
+    tmp_path: Path,
+    web: WebServer,
+    qemu: str,
+    options: tuple[str, ...],
+    more: tuple[str, ...],
+    said: str,
+) -> None:
+    if "e1000" in options:
+        script = "echo machine up"  # Debian's kernel for clouds has no driver
+    else:
+        script = f"wget -q -O- http://10.0.2.2:{web.port}/ | sha256sum"
+    line = machine_line(tmp_path, script, qemu)
+    done = slirp_qemu(*line, *more, options=options, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert web.digest in done.stdout
-    assert json.loads(done.stderr)["dhcp"]["ack"] == 1
+    told, _, rest = done.stderr.partition("\n")
+    assert said in told
+    if "e1000" in options:
+        assert "machine up" in done.stdout
+    else:
+        assert web.digest in done.stdout
+        assert json.loads(rest[rest.index("{") :])["dhcp"]["ack"] == 1
+    assert sorted(os.listdir(tmp_path)) == ["m", "qemu-system-x86_64"]
 
 
 def test_slirp_qemu_passes_the_exit_status_on() -> None:

@@ -20,7 +20,7 @@ import pytest
 from slirp.sight.layout import check, frames
 from slirp.sight.pcapng import read_packets
 from tests.kit.ports import free_port
-from tests.kit.qemu import Machine, command_line, need_kernel
+from tests.kit.qemu import Machine, need_kernel
 from tests.kit.web import WebServer
 from tests.qemu.test_machines import (
     CONTENT,
@@ -28,7 +28,6 @@ from tests.qemu.test_machines import (
     check_everything,
     listening,
     script_for,
-    slirp_qemu,
 )
 
 pytestmark = pytest.mark.xdist_group("qemu")
@@ -218,13 +217,3 @@ wget -q -O- http://10.0.2.2:{web.port}/ | sha256sum
         Machine(tmp_path / "m", script, vhost_user(path), qemu="testing") as machine,
     ):
         assert web.digest in machine.finish()
-
-
-def test_slirp_qemu_with_vhost_user(tmp_path: Path, web: WebServer) -> None:
-    script = f"wget -q -O- http://10.0.2.2:{web.port}/ | sha256sum"
-    (tmp_path / "m").mkdir()
-    line = command_line(tmp_path / "m", script)
-    done = slirp_qemu(*line, options=("--vhost-user",))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert web.digest in done.stdout
-    assert json.loads(done.stderr)["dhcp"]["ack"] == 1

@@ -1,7 +1,8 @@
 """`slirp qemu` around a QEMU of a few lines: what it is told, its end, its signals.
 
-The real one is in tests/qemu. This one finds its `-netdev stream` argument, asks for the gateway
-by ARP over the descriptor, and reports what it saw on standard output.
+The real one is in tests/qemu. This one says the version and the kinds of network that a test gives
+it, finds the descriptor in its `-netdev` argument, asks for the gateway by ARP over it, and reports
+what it saw on standard output. How the two are joined is in test_qemu_ways.py.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ if "--version" in arguments:
     print("QEMU emulator version " + os.environ.get("VERSION", "7.2.22 (Debian)"))
     sys.exit(0)
 netdev = arguments[arguments.index("-netdev") + 1]
-fd = int(netdev.rpartition("addr.str=")[2])
+if netdev == "help":
+    print("Available netdev backend types:\\n" + os.environ.get("KINDS", "socket\\nstream\\ndgram"))
+    sys.exit(0)
+fd = int(netdev.rpartition("=")[2])
 from tests.kit.guest import GATEWAY, GUEST, arp
 with socket.socket(fileno=fd) as sock:
     request = arp(1, GUEST, GATEWAY)
     framed = struct.pack("!I", len(request)) + request
+    framed = request if sock.type == socket.SOCK_DGRAM else framed
     sock.sendall(os.environ.get("GARBAGE", "").encode() or framed)
     answer = sock.recv(4096)
     said = dict(
@@ -82,7 +87,9 @@ def said(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 def test_the_machine_is_told_of_its_network(qemu: str) -> None:
     done = slirp_qemu("--no-ra", "--", qemu, "-m", "1G", stdin="typed")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (
+        0, "slirp: QEMU 7.2 is joined by -netdev stream: this QEMU 7.2 has no vhost-user\n",
+    )  # fmt: skip
     told = said(done)
     assert told["arguments"] == [
         "-m", "1G", "-netdev", f"stream,id=slirp0,addr.type=fd,addr.str={told['fd']}",
@@ -153,8 +160,8 @@ def shared(size: str) -> list[str]:
 def test_a_machine_that_shares_its_memory(
     line: str, version: tuple[int, int] | None, added: list[str]
 ) -> None:
-    args = Namespace(vhost_user=True, device="virtio-net-pci", mtu=1500)
-    assert arguments(line.split(), "/x/net", args, version) == [*VHOST, *added]
+    args = Namespace(device="virtio-net-pci", mtu=1500)
+    assert arguments(line.split(), "vhost-user", "/x/net", args, version) == [*VHOST, *added]
 
 
 def test_only_virtio_devices_share_memory() -> None:
@@ -182,11 +189,44 @@ def test_signals_are_passed_on(qemu: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["7.1.0", "5.2.0", "2.11.1 (Debian)"])
-def test_a_qemu_that_is_too_old(qemu: str, version: str) -> None:
-    done = slirp_qemu("--", qemu, VERSION=version)
+def test_an_old_qemu_has_a_socket(qemu: str, version: str) -> None:
+    done = slirp_qemu("--no-ra", "--", qemu, VERSION=version, KINDS="socket\nuser\nvhost-user")
+    short = ".".join(version.split(".")[:2])
+    assert done.stderr == (
+        f"slirp: QEMU {short} is joined by -netdev socket: QEMU {short} is older than 7.2\n"
+    )
+    told = said(done)
+    arguments = told["arguments"]
+    assert isinstance(arguments, list)
+    assert arguments[:2] == ["-netdev", f"socket,id=slirp0,fd={told['fd']}"]
+    assert told["answered"] == 64
+
+
+def test_dgram_if_asked_for(qemu: str) -> None:
+    done = slirp_qemu("--no-ra", "--netdev", "dgram", "--", qemu)
+    assert done.stderr == "slirp: QEMU 7.2 is joined by -netdev dgram: as asked\n"
+    told = said(done)
+    arguments = told["arguments"]
+    assert isinstance(arguments, list)
+    assert arguments[1] == f"dgram,id=slirp0,local.type=fd,local.str={told['fd']}"
+    assert told["answered"] == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "line", "why"),
+    [
+        (("--netdev", "stream"), (), "is QEMU 7.1, which has no -netdev stream"),
+        (("--vhost-user",), (), "is QEMU 7.1, which has no -netdev vhost-user"),
+        ((), ("-netdev", "user,id=slirp0"), "the id slirp0 is the network's own"),
+    ],
+)
+def test_what_cannot_be(
+    qemu: str, options: tuple[str, ...], line: tuple[str, ...], why: str
+) -> None:
+    done = slirp_qemu(*options, "--", qemu, *line, VERSION="7.1.0", KINDS="socket")
     assert done.returncode == 1
-    assert done.stderr.startswith("slirp: ")
-    assert "7.2 or later is needed" in done.stderr
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
     assert done.stdout == ""
 
 
@@ -204,15 +244,15 @@ def test_a_machine_that_breaks_the_framing_is_told_of(qemu: str) -> None:
 
 def test_statistics(qemu: str) -> None:
     done = slirp_qemu("--stats", "--", qemu)
-    assert json.loads(done.stderr)["malformed"] == {}
+    assert json.loads(done.stderr.partition("\n")[2])["malformed"] == {}
 
 
 def test_what_cannot_be_started(tmp_path: Path, qemu: str) -> None:
     missing = slirp_qemu("--", str(tmp_path / "missing"))
-    assert (missing.returncode, missing.stderr.count("\n")) == (127, 1)
+    assert (missing.returncode, missing.stderr.count("\n")) == (127, 2)
     os.chmod(qemu, 0o644)
     plain = slirp_qemu("--", qemu)
-    assert (plain.returncode, plain.stderr.count("\n")) == (126, 1)
+    assert (plain.returncode, plain.stderr.count("\n")) == (126, 2)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--",), ("--", "qemu", "-daemonize"), ("--mtu", "x")])
