@@ -15,8 +15,8 @@ frame that it does not take shows it, or the next one's coming.
 memory of a machine that shares it (a capture); `report` gets one line per event, without a newline;
 `when_over` is called when the last machine has left and no other can come.
 
-A machine that gets its card from us (vfio-user) gets an Ethernet address too: the lowest that no
-other has, so that whoever comes back has the one that it had.
+A machine that gets its card from us (vfio-user; vhost-user with crosvm) gets an Ethernet address
+too: the lowest that no other has, so that whoever comes back has the one that it had.
 
 Does not do: open sockets (slirp/cli/endpoint.py), move frames.
 """
@@ -120,6 +120,7 @@ class Server:
         port = VhostUserPort(
             sock,
             mtu=self._network.mtu,
+            mac=self._free_address(),
             on_gone=lambda why: self._left(machine, why),
             on_change=changed,
             path=lambda path: self._wrap_path("virtio", self._wrap_path("memory", path)),
@@ -141,7 +142,7 @@ class Server:
 
     def _free_address(self) -> bytes:
         """The lowest Ethernet address that no card of ours has."""
-        taken = {m.port.mac for m in self.machines if isinstance(m.port, VfioUserPort)}
+        taken = {getattr(machine.port, "mac", b"") for machine in self.machines}
         first = int.from_bytes(CARDS, "big")
         every = ((first + number).to_bytes(6, "big") for number in range(MACHINES_MAX + 1))
         return next(mac for mac in every if mac not in taken)

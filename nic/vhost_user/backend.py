@@ -15,10 +15,17 @@ which a machine can migrate. A front-end that asks for something else, or what n
 broken the protocol (`BadMessage`) and its connection is over; what it may ask for and cannot have
 (`Refused`) is an answer other than zero, if it wants one.
 
-Does not do: IOMMU, configuration space, postcopy, back-end requests; RARP after a migration (the
-guest announces itself); the record of buffers in flight (INFLIGHT_SHMFD): buffers are used in the
-order in which they were made available, so the next back-end goes on from the used index, and
-QEMU's network devices do not ask for the record.
+Front-ends differ in whose the device's configuration is. QEMU's is its own, with a control queue
+that it serves, so it may be offered what that is for. Those that take the device as theirs before
+they ask for anything (SET_OWNER, then GET_FEATURES: crosvm, Cloud Hypervisor) hand the features on
+to the guest as they are. A driver refuses a device with MQ or GUEST_ANNOUNCE and without a control
+queue, so these are not offered there. crosvm reads the configuration space from here as well
+(GET_CONFIG), though it was not offered: QEMU would warn of that.
+
+Does not do: IOMMU, a control queue, changes of the configuration, postcopy, back-end requests; RARP
+after a migration (the guest announces itself); the record of buffers in flight
+(INFLIGHT_SHMFD): buffers are used in the order in which they were made available, so the next
+back-end goes on from the used index, and QEMU's network devices do not ask for the record.
 """
 
 from __future__ import annotations
@@ -32,6 +39,8 @@ from nic.vhost_user.log import DirtyLog
 from nic.vhost_user.memory import SLOTS_MAX, MemoryTable
 from nic.vhost_user.messages import (
     ADDRESS,
+    CONFIG,
+    CONFIG_MAX,
     INDEX_MASK,
     LOG,
     NEED_REPLY,
@@ -49,7 +58,7 @@ from nic.vhost_user.messages import (
 from nic.vhost_user.vring import CLOSED, Place, Vring
 from nic.virtio.chain import DESCRIPTORS, DEVICE, SIZE_MAX, Areas, BrokenRing, Ring, Wrote
 from nic.virtio.device import NetDevice, way_of
-from nic.virtio.features import OFFERED, Features
+from nic.virtio.features import GUEST_ANNOUNCE, LINK_UP, MQ, NET_CONFIG, OFFERED, Features
 from nic.virtio.packed import PackedRing
 from nic.virtio.split import SplitRing
 
@@ -92,12 +101,17 @@ class Events(Protocol):
 class Backend:
     """One front-end's connection."""
 
-    def __init__(self, device: NetDevice, table: MemoryTable, events: Events, mtu: int) -> None:
+    def __init__(
+        self, device: NetDevice, table: MemoryTable, events: Events, mtu: int, mac: bytes
+    ) -> None:
         self.device = device
         self.table = table
         self.vrings: dict[int, Vring] = {}
         self._events = events
         self._mtu = mtu
+        self._config = NET_CONFIG.pack(mac, LINK_UP, 1, mtu).ljust(CONFIG_MAX, b"\0")
+        self._offered: int | None = None  # features; None: nobody has asked yet
+        self._is_owned = False
         self._features = 0
         self._protocol = 0
         self._status = 0
@@ -105,7 +119,7 @@ class Backend:
         self._handlers: dict[int, Handler] = {
             Request.GET_FEATURES: self._get_features,
             Request.SET_FEATURES: self._set_features,
-            Request.SET_OWNER: self._nothing,
+            Request.SET_OWNER: self._set_owner,
             Request.RESET_OWNER: self._nothing,
             Request.SET_MEM_TABLE: self._set_mem_table,
             Request.SET_LOG_BASE: self._set_log_base,
@@ -122,6 +136,8 @@ class Backend:
             Request.GET_QUEUE_NUM: self._get_queue_num,
             Request.SET_VRING_ENABLE: self._set_vring_enable,
             Request.NET_SET_MTU: self._set_mtu,
+            Request.GET_CONFIG: self._get_config,
+            Request.SET_CONFIG: self._nothing,
             Request.RESET_DEVICE: self._reset_device,
             Request.GET_MAX_MEM_SLOTS: self._get_max_mem_slots,
             Request.ADD_MEM_REG: self._add_mem_reg,
@@ -161,12 +177,18 @@ class Backend:
 
     # Features
 
+    def _set_owner(self, message: Message) -> None:
+        self._is_owned = True
+
     def _get_features(self, message: Message) -> bytes:
-        return U64.pack(OFFERED | F_LOG_ALL | F_PROTOCOL_FEATURES)
+        if self._offered is None:
+            self._offered = OFFERED & ~(MQ | GUEST_ANNOUNCE) if self._is_owned else OFFERED
+        return U64.pack(self._offered | F_LOG_ALL | F_PROTOCOL_FEATURES)
 
     def _set_features(self, message: Message) -> None:
         features = message.number()
-        unknown = features & ~(OFFERED | F_LOG_ALL | F_PROTOCOL_FEATURES)
+        offered = OFFERED if self._offered is None else self._offered
+        unknown = features & ~(offered | F_LOG_ALL | F_PROTOCOL_FEATURES)
         if unknown:
             raise BadMessage(f"took features that were not offered: {unknown:#x}")
         changed = (features ^ self._features) & OFFERED
@@ -194,6 +216,12 @@ class Backend:
         mtu = message.number()
         if mtu < self._mtu:
             raise Refused(f"has an MTU of {mtu} bytes; this network's is {self._mtu}")
+
+    def _get_config(self, message: Message) -> bytes:
+        offset, size, flags = message.fields(CONFIG)
+        if offset + size > CONFIG_MAX:
+            return CONFIG.pack(offset, 0, flags)  # which says that it cannot be had
+        return CONFIG.pack(offset, size, flags) + self._config[offset : offset + size]
 
     def _set_status(self, message: Message) -> None:
         self._status = message.number() & 0xFF

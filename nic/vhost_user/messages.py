@@ -36,6 +36,8 @@ ADDRESS: Final = Struct("=IIQQQQ")  # index, flags, descriptors, used, available
 REGION: Final = Struct("=QQQQ")
 LOG: Final = Struct("=QQ")  # size, offset
 INFLIGHT: Final = Struct("=QQHH")  # size, offset, queues, queue size
+CONFIG: Final = Struct("=III")  # offset, size, flags; then so many bytes
+CONFIG_MAX: Final = 256  # bytes of a configuration space
 
 INDEX_MASK: Final = 0xFF  # of the u64 of SET_VRING_KICK, CALL, ERR
 NO_FD: Final = 0x100
@@ -62,6 +64,8 @@ class Request(enum.IntEnum):
     GET_QUEUE_NUM = 17
     SET_VRING_ENABLE = 18
     NET_SET_MTU = 20
+    GET_CONFIG = 24
+    SET_CONFIG = 25
     GET_INFLIGHT_FD = 31
     SET_INFLIGHT_FD = 32
     RESET_DEVICE = 34

@@ -64,11 +64,13 @@ class VhostUserPort(PortDefaults):
         sock: socket.socket,
         *,
         mtu: int = 1500,
+        mac: bytes = bytes(6),
         on_gone: Callable[[str], None] | None = None,
         on_change: Callable[[], None] = lambda: None,
         path: Callable[[DmaPath], DmaPath] = lambda memory: memory,
     ) -> None:
         self.mtu = mtu
+        self.mac = mac  # for a front-end that has none to give
         self.gone = ""  # why it is over
         self.broken = False  # it is, because of what the guest or the front-end did
         self._on_gone = on_gone
@@ -76,7 +78,7 @@ class VhostUserPort(PortDefaults):
         self._channel = Channel(sock)
         self._table = MemoryTable()
         self.device = NetDevice(path(self._table.memory), self._table.memory)
-        self._backend = Backend(self.device, self._table, self, mtu)
+        self._backend = Backend(self.device, self._table, self, mtu, mac)
         self._bell = Doorbell()
         self._kicks: dict[int, int] = {}  # kick descriptor: ring
         self._fault = ""  # what broke while nobody could be told

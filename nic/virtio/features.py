@@ -9,12 +9,15 @@ The offloads towards the driver count in groups. Without GUEST_CSUM every checks
 without both of GUEST_TSO4 and GUEST_TSO6 no frame is larger than the MTU, since the stack has one
 limit for both families.
 
-Does not do: the control queue. MAC, STATUS, MTU and MQ are fields of the configuration space, which
-belongs to the emulator; the device agrees to whatever it says there.
+MAC, STATUS, MTU and MQ are fields of the configuration space, which belongs to the emulator; the
+device agrees to whatever it says there. `NET_CONFIG` is its beginning, for an emulator that asks.
+
+Does not do: the control queue.
 """
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 CSUM: Final = 1 << 0  # the driver leaves checksums to the device
@@ -45,6 +48,9 @@ OFFERED: Final = (
     | MRG_RXBUF | STATUS | GUEST_ANNOUNCE | MQ | GUEST_USO4 | GUEST_USO6 | HOST_USO
     | ANY_LAYOUT | INDIRECT_DESC | EVENT_IDX | VERSION_1 | RING_PACKED
 )  # fmt: skip
+
+NET_CONFIG: Final = Struct("<6sHHH")  # MAC address, status, pairs of rings at the most, MTU
+LINK_UP: Final = 1  # of the status
 
 FRAME_MAX: Final = 14 + 65535  # bytes: Ethernet header and the largest IP packet
 HEADER_LEN: Final = 12  # bytes of struct virtio_net_hdr with num_buffers
