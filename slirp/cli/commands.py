@@ -19,7 +19,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("slirp.cli.demo", "boot the embedded SPARC guest, fetch a file, show every stage"),
     "run": ("slirp.cli.run", "run a command in a network namespace of its own"),
     "attach": ("slirp.cli.attach", "give a network namespace that exists this network"),
-    "listen": ("slirp.cli.listen", "be the network of QEMU machines that connect to a socket"),
+    "listen": ("slirp.cli.listen", "be the network of virtual machines that connect to a socket"),
     "qemu": ("slirp.cli.qemu", "start a QEMU machine with this network"),
     "ps": ("slirp.cli.ps", "find the networks that run"),
     "ctl": ("slirp.cli.ctl", "look at a running network, and steer it"),

@@ -1,4 +1,4 @@
-"""`slirp listen`: the network of QEMU machines that connect to a socket.
+"""`slirp listen`: the network of virtual machines that connect to a socket.
 
 Machines may come, go and come back while it runs; all are on one network. It runs until it is told
 to stop (Ctrl-C, SIGTERM), which is its success: the exit status is 0. With nothing but connected

@@ -217,22 +217,28 @@ def test_a_machine_comes_back(tmp_path: Path) -> None:
         server.expect("machine 2 closed its connection")
 
 
-def test_a_newer_qemu_connects_again_by_itself(tmp_path: Path) -> None:
-    """docs/qemu.md: `reconnect-ms`, from QEMU 9.2 on."""
+@pytest.mark.parametrize("way", ["unix", "dgram"])
+def test_a_newer_qemu_connects_again_by_itself(tmp_path: Path, way: str) -> None:
+    """docs/qemu.md: `reconnect-ms`, from QEMU 9.2 on; datagrams need nothing."""
     path = tmp_path / "net"
     netdev = f"stream,id=n0,addr.type=unix,addr.path={path},reconnect-ms=100"
+    if way == "dgram":
+        netdev = (
+            f"dgram,id=n0,local.type=unix,local.path={tmp_path}/qemu,"
+            f"remote.type=unix,remote.path={path}"
+        )
     script = """
 ping -c 1 -W 5 10.0.2.2 > /dev/null && echo there
 while ping -c 1 -W 1 10.0.2.2 > /dev/null; do :; done; echo gone
 until ping -c 1 -W 1 10.0.2.2 > /dev/null; do :; done; echo there again
 """
     with ExitStack() as stack:
-        first = stack.enter_context(listening(f"unix:{path}"))
+        first = stack.enter_context(listening(f"{way}:{path}"))
         machine = stack.enter_context(Machine(tmp_path / "m", script, netdev, qemu="testing"))
         machine.expect("there\n")
         assert first.end() == 0
         machine.expect("gone\n")
-        stack.enter_context(listening(f"unix:{path}"))
+        stack.enter_context(listening(f"{way}:{path}"))
         assert "there again" in machine.finish()
 
 
