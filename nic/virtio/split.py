@@ -14,6 +14,10 @@ Who tells whom: with EVENT_IDX each side writes the index whose passing it wants
 (`avail_event`, `used_event`); without it, flag bit 0 says "do not". A device that is busy asks for
 nothing and looks by itself; before it rests it asks, and looks once more (`want_kick`).
 
+A ring begins at the index that it is given, or where the used ring stands if that is some buffers
+before: a front-end that connects again may say what the driver has made available by now (Cloud
+Hypervisor does), and the buffers in between would be nobody's for ever.
+
 `push` notes and `publish` shows: elements first, the index behind a barrier, and then the look at
 whether the driver wants to be told.
 
@@ -115,7 +119,9 @@ class SplitRing:
         self._avail_event = areas.device[entries_end:].cast("H")
         if self._is_new:
             self._is_new = False
-            self._pushed = self._published = self._used[IDX]
+            self._pushed = self._published = used = self._used[IDX]
+            if self._next - used & WRAP <= self.size:
+                self._next = self._seen = used
 
     # What the driver made available
 

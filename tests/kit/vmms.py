@@ -4,6 +4,7 @@
     monitor.begin()                        # as the program starts
     monitor.activate(guest_features)       # as the guest's driver says DRIVER_OK
     monitor.reset()                        # as it resets the device
+    monitor.reconnect(sock)                # Cloud Hypervisor, to a back-end that was started anew
     monitor.front.transmit.send(frame)
 
 The orders, flags and feature sets are those of the programs' sources: Cloud Hypervisor's
@@ -16,6 +17,7 @@ Does not do: anything of these programs beside their network device.
 
 from __future__ import annotations
 
+import socket
 import struct
 
 from nic.vhost_user.messages import CONFIG, NEED_REPLY, Request
@@ -36,7 +38,7 @@ from nic.virtio.features import (
     MTU,
     VERSION_1,
 )
-from tests.kit.frontend import F_PROTOCOL, FrontEnd
+from tests.kit.frontend import F_PROTOCOL, FrontEnd, SplitDriver
 
 P_MQ, P_LOG_SHMFD, P_REPLY_ACK, P_BACKEND_REQ = 1 << 0, 1 << 1, 1 << 3, 1 << 5
 P_CONFIG, P_INFLIGHT, P_SLOTS, P_STATE = 1 << 9, 1 << 12, 1 << 15, 1 << 19
@@ -114,13 +116,31 @@ class CloudHypervisor(Monitor):
         self.offered |= MAC  # its own affair
 
     def activate(self, features: int) -> None:
-        front = self.front
         self._share(features & ~MAC | F_PROTOCOL)
+        self._set_up()
+
+    def reconnect(self, sock: socket.socket) -> None:
+        """With the rings as they are; where to begin is what the guest has made available."""
+        self.front.sock = sock
+        self.flags = 1
+        self.request(Request.SET_OWNER)
+        self.front.ask_number(Request.GET_FEATURES)
+        self.request(Request.SET_PROTOCOL_FEATURES, struct.pack("=Q", self.agreed))
+        self.flags = 1 | NEED_REPLY
+        self.request(Request.SET_FEATURES, struct.pack("=Q", self.front.features))
+        region = struct.pack("=II", 1, 0) + self.front.region(0, len(self.front.memory))
+        self.request(Request.SET_MEM_TABLE, region, (self.front.fd,))
+        self._set_up()
+
+    def _set_up(self) -> None:
+        front = self.front
         for index in range(2):
             self.ring(Request.SET_VRING_NUM, index, front.size)
         for index in range(2):
+            ring = front.rings[index]
+            assert isinstance(ring, SplitDriver)
             self.request(Request.SET_VRING_ADDR, front.place(index))
-            self.ring(Request.SET_VRING_BASE, index, 0)
+            self.ring(Request.SET_VRING_BASE, index, ring.avail[1])
             number = struct.pack("=Q", index)
             self.request(Request.SET_VRING_CALL, number, (front.calls[index],))
             self.request(Request.SET_VRING_KICK, number, (front.kicks[index],))

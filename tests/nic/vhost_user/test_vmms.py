@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 
 import pytest
 
 from nic.vhost_user.messages import CONFIG, Request
+from nic.vhost_user.port import VhostUserPort
 from nic.virtio.features import GUEST_ANNOUNCE, MAC, MQ, OFFERED
 from tests.kit.vmms import CTRL_VQ, CloudHypervisor, Crosvm, is_acceptable
 from tests.nic.vhost_user.test_port import FRAME, Wire, wired
@@ -42,6 +44,30 @@ def test_frames_cross_and_the_device_may_be_reset(kind: type[CloudHypervisor | C
         monitor.front.sock.close()
         wire.turn()
         assert wire.gone == ["closed its connection"]
+
+
+@pytest.mark.parametrize("frames", [0, 3, 300])
+def test_cloud_hypervisor_comes_back_to_a_new_start(frames: int) -> None:
+    """The buffers that the guest had made available by then are there still."""
+    with wired(started=False) as wire:
+        monitor = CloudHypervisor(wire.front)
+        monitor.begin()
+        monitor.activate(monitor.offered & ~CTRL_VQ)
+        front = wire.front
+        for _ in range(20):
+            front.receive.post(2000)
+        for _ in range(frames):
+            check_both_ways(wire)
+        wire.port.close()
+        front.sock.close()
+        ours, theirs = socket.socketpair()
+        wire.port = VhostUserPort(ours, on_gone=wire.gone.append)
+        monitor.reconnect(theirs)
+        for _ in range(20):
+            assert wire.give(FRAME)
+        assert [frame for _, frame in front.receive.collect()] == [FRAME] * 20
+        check_both_ways(wire)
+        assert wire.gone == []
 
 
 def test_crosvm_reads_the_configuration_from_here() -> None:
