@@ -186,7 +186,7 @@ def test_the_prefix_is_advertised(host: Holder) -> None:
     fields = " ".join(f"-e icmpv6.opt.pref64.{name}" for name in names)
     said = in_guest(
         host,
-        "(for i in 1 2 3; do sleep 2; rdisc6 -1 tap0; done) > /dev/null & "
-        f"tshark -l -i tap0 -a duration:7 -Y icmpv6.opt.pref64.plc -T fields {fields} 2>&1",
+        f"tshark -l -i tap0 -f 'ip6[40] == 134' -c 1 -a duration:60 -T fields {fields} 2>&1 & "
+        "while kill -0 $!; do rdisc6 -1 -r 1 -w 500 tap0; done > /dev/null 2>&1",
     )
     assert re.search(r"64:ff9b::\t0x0000\t225", said), said
