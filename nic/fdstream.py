@@ -81,10 +81,10 @@ class FdStream:
         fds, self._fds = self._fds, []
         return fds
 
-    def send(self, data: bytes) -> None:
-        """One reply, at once. Raises Hangup."""
+    def send(self, data: bytes, *fds: int) -> None:
+        """One reply, at once, with descriptors that stay the caller's. Raises Hangup."""
         try:
-            sent = self._sock.send(data)
+            sent = socket.send_fds(self._sock, [data], fds) if fds else self._sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:

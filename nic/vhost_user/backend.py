@@ -10,10 +10,13 @@ to where their addresses lead now, and one whose memory is gone rests until it i
 looked up when they are used, so nothing else needs to be told.
 
 Offered beside the network's features: multiple queues, replies to every request (REPLY_ACK), memory
-regions one by one (CONFIGURE_MEM_SLOTS), RESET_DEVICE, STATUS, the MTU, and a shared dirty log with
-which a machine can migrate. A front-end that asks for something else, or what none may ask for, has
-broken the protocol (`BadMessage`) and its connection is over; what it may ask for and cannot have
-(`Refused`) is an answer other than zero, if it wants one.
+regions one by one (CONFIGURE_MEM_SLOTS), RESET_DEVICE, STATUS, the MTU, a shared dirty log with
+which a machine can migrate, and the record of buffers in flight (INFLIGHT_SHMFD), with which one
+survives this process: where a front-end brings it, the rings keep it (tracked.py). QEMU's network
+devices agree to it and bring none; then a split ring goes on from the used index, as buffers are
+used in the order in which they were made available. A front-end that asks for something else, or
+what none may ask for, has broken the protocol (`BadMessage`) and its connection is over; what it
+may ask for and cannot have (`Refused`) is an answer other than zero, if it wants one.
 
 Front-ends differ in whose the device's configuration is. QEMU's is its own, with a control queue
 that it serves, so it may be offered what that is for. Those that take the device as theirs before
@@ -23,18 +26,17 @@ queue, so these are not offered there. crosvm reads the configuration space from
 (GET_CONFIG), though it was not offered: QEMU would warn of that.
 
 Does not do: IOMMU, a control queue, changes of the configuration, postcopy, back-end requests; RARP
-after a migration (the guest announces itself); the record of buffers in flight
-(INFLIGHT_SHMFD): buffers are used in the order in which they were made available, so the next
-back-end goes on from the used index, and QEMU's network devices do not ask for the record.
+after a migration (the guest announces itself).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dma.transfer import DmaFault
+from nic.vhost_user.inflight import InflightFile, Shape, make_file
 from nic.vhost_user.log import DirtyLog
 from nic.vhost_user.memory import SLOTS_MAX, MemoryTable
 from nic.vhost_user.messages import (
@@ -42,6 +44,7 @@ from nic.vhost_user.messages import (
     CONFIG,
     CONFIG_MAX,
     INDEX_MASK,
+    INFLIGHT,
     LOG,
     NEED_REPLY,
     NO_FD,
@@ -55,6 +58,7 @@ from nic.vhost_user.messages import (
     Request,
     reply,
 )
+from nic.vhost_user.tracked import TrackedPackedRing, TrackedSplitRing
 from nic.vhost_user.vring import CLOSED, Place, Vring
 from nic.virtio.chain import DESCRIPTORS, DEVICE, SIZE_MAX, Areas, BrokenRing, Ring, Wrote
 from nic.virtio.device import NetDevice, way_of
@@ -69,16 +73,26 @@ P_MQ: Final = 1 << 0
 P_LOG_SHMFD: Final = 1 << 1
 P_REPLY_ACK: Final = 1 << 3
 P_MTU: Final = 1 << 4
+P_INFLIGHT_SHMFD: Final = 1 << 12
 P_RESET_DEVICE: Final = 1 << 13
 P_CONFIGURE_MEM_SLOTS: Final = 1 << 15
 P_STATUS: Final = 1 << 16
 PROTOCOL_FEATURES: Final = (
-    P_MQ | P_LOG_SHMFD | P_REPLY_ACK | P_MTU | P_RESET_DEVICE | P_CONFIGURE_MEM_SLOTS | P_STATUS
-)
+    P_MQ | P_LOG_SHMFD | P_REPLY_ACK | P_MTU | P_INFLIGHT_SHMFD | P_RESET_DEVICE
+    | P_CONFIGURE_MEM_SLOTS | P_STATUS
+)  # fmt: skip
 
 PAIRS_MAX: Final = 16  # queue pairs of one machine
 
-Handler = Callable[[Message], bytes | None]
+
+class Reply(NamedTuple):
+    """A whole message. The descriptor goes with it and is closed then; it is whoever sends it's."""
+
+    data: bytes
+    fd: int = CLOSED
+
+
+Handler = Callable[[Message], bytes | tuple[bytes, int] | None]
 
 
 class Refused(Exception):
@@ -116,6 +130,7 @@ class Backend:
         self._protocol = 0
         self._status = 0
         self._log: DirtyLog | None = None
+        self._inflight: InflightFile | None = None
         self._handlers: dict[int, Handler] = {
             Request.GET_FEATURES: self._get_features,
             Request.SET_FEATURES: self._set_features,
@@ -138,6 +153,8 @@ class Backend:
             Request.NET_SET_MTU: self._set_mtu,
             Request.GET_CONFIG: self._get_config,
             Request.SET_CONFIG: self._nothing,
+            Request.GET_INFLIGHT_FD: self._get_inflight_fd,
+            Request.SET_INFLIGHT_FD: self._set_inflight_fd,
             Request.RESET_DEVICE: self._reset_device,
             Request.GET_MAX_MEM_SLOTS: self._get_max_mem_slots,
             Request.ADD_MEM_REG: self._add_mem_reg,
@@ -146,7 +163,7 @@ class Backend:
             Request.GET_STATUS: self._get_status,
         }
 
-    def handle(self, message: Message) -> bytes | None:
+    def handle(self, message: Message) -> Reply | None:
         """Do what it says; the reply, if one is due. Raises BadMessage."""
         request = message.header.request
         handler = self._handlers.get(request)
@@ -158,10 +175,11 @@ class Backend:
         except Refused as refusal:
             if not wanted:
                 raise BadMessage(str(refusal)) from None
-            return reply(request, U64.pack(1))
-        if answer is None and wanted:
-            answer = U64.pack(0)
-        return None if answer is None else reply(request, answer)
+            return Reply(reply(request, U64.pack(1)))
+        if answer is None:
+            return Reply(reply(request, U64.pack(0))) if wanted else None
+        payload, fd = answer if isinstance(answer, tuple) else (answer, CLOSED)
+        return Reply(reply(request, payload), fd)
 
     def close(self) -> None:
         """Stop everything."""
@@ -171,6 +189,7 @@ class Backend:
             vring.close()
         self.vrings.clear()
         self.table.clear()
+        self._inflight = None
 
     def _nothing(self, message: Message) -> None:
         """Means nothing here."""
@@ -235,6 +254,7 @@ class Backend:
         self._reset()
 
     def _reset(self) -> None:
+        self._inflight = None  # the driver has everything back
         for vring in self.vrings.values():
             self._stop(vring)
             vring.is_kicked = vring.is_enabled = False
@@ -298,6 +318,31 @@ class Backend:
         except DmaFault:  # then it rests
             return None
         return lambda area, offset, length: log.mark(starts[area] + offset, length)
+
+    # Buffers in flight
+
+    def _get_inflight_fd(self, message: Message) -> tuple[bytes, int]:
+        asked = self._shape_of(message)
+        try:
+            fd, shape = make_file(asked, self.device.features.packed)
+        except OSError as error:
+            raise Refused(f"gets no record of buffers in flight: {error.strerror}") from None
+        return shape.pack().ljust(len(message.payload), b"\0"), fd  # QEMU's has padding behind it
+
+    def _set_inflight_fd(self, message: Message) -> None:
+        shape = self._shape_of(message)
+        if any(vring.ring is not None for vring in self.vrings.values()):
+            raise BadMessage("changed the record of buffers in flight under rings that run")
+        if not message.fds:
+            raise BadMessage("sent a record of buffers in flight without its descriptor")
+        self._inflight = InflightFile(message.fds[0], shape)
+
+    def _shape_of(self, message: Message) -> Shape:
+        if not self._protocol & P_INFLIGHT_SHMFD:
+            raise BadMessage("has buffers in flight, which was not agreed upon")
+        shape = Shape(*message.fields(INFLIGHT))
+        shape.check(2 * PAIRS_MAX)
+        return shape
 
     # Rings
 
@@ -394,11 +439,20 @@ class Backend:
         self._bind(vring, ring)
         vring.ring = ring
         self.device.start(vring.index, ring)
+        if self._inflight is not None and vring.call != CLOSED:
+            self._events.call(vring.call)  # who showed the last buffers may not have come to it
 
     def _make(self, vring: Vring) -> Ring:
-        features, opener = self.device.features, self.table.memory
-        kind = PackedRing if features.packed else SplitRing
-        return kind(vring.size, features, opener, way_of(vring.index), vring.base)
+        features = self.device.features
+        parts = vring.size, features, self.table.memory, way_of(vring.index)
+        region = None
+        if self._inflight is not None:
+            region = self._inflight.region(vring.index, vring.size, features.packed)
+        if region is None:
+            return (PackedRing if features.packed else SplitRing)(*parts, vring.base)
+        if features.packed:
+            return TrackedPackedRing(*parts, vring.base, region)
+        return TrackedSplitRing(*parts, region)
 
     def _stop(self, vring: Vring) -> None:
         if vring.ring is None:

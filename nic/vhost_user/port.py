@@ -37,7 +37,7 @@ from dma.transfer import DmaFault, DmaPath
 from nic.doorbell import Doorbell
 from nic.fdstream import Hangup, take_eventfd
 from nic.port import DeviceGone, Frame, PortDefaults
-from nic.vhost_user.backend import Backend
+from nic.vhost_user.backend import Backend, Reply
 from nic.vhost_user.channel import Channel
 from nic.vhost_user.memory import MemoryTable
 from nic.vhost_user.messages import BadMessage
@@ -187,10 +187,19 @@ class VhostUserPort(PortDefaults):
                 for fd in message.fds:
                     os.close(fd)
             if reply is not None:
-                self._channel.send(reply)
+                self._answer(reply)
         if self.device.features is not features or self.is_down is not was_down:
             self._read_features()
             self._on_change()
+
+    def _answer(self, reply: Reply) -> None:
+        if reply.fd == CLOSED:
+            self._channel.send(reply.data)
+            return
+        try:
+            self._channel.send(reply.data, reply.fd)
+        finally:
+            os.close(reply.fd)
 
     def _read_features(self) -> None:
         features = self.device.features

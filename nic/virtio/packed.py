@@ -111,7 +111,7 @@ class PackedRing:
             return None
         wrap = self._wrap
         if word >> FLAGS_AT & INDIRECT:
-            chain = self._indirect(word)
+            chain = self._chain(word, 1, self._indirect(self._table[2 * at], word))
         else:
             chain = self._direct(word)
         self._out += chain.span
@@ -187,18 +187,17 @@ class PackedRing:
         fence()  # the rest of it is read after it
         return word
 
-    def _indirect(self, word: int) -> Chain:
+    def _indirect(self, addr: int, word: int) -> list[Range]:
         if word >> FLAGS_AT & NEXT:
             raise BrokenRing("has an indirect descriptor with a next one, or without a table")
-        addr, length = self._table[2 * self._next], word & LENGTH_MASK
-        words = table_words(self._opener, addr, length, self._features)
+        words = table_words(self._opener, addr, word & LENGTH_MASK, self._features)
         ranges: list[Range] = []
         for at in range(0, len(words), 2):
             flags = words[at + 1] >> FLAGS_AT
             if flags & INDIRECT:
                 raise BrokenRing("has an indirect table inside another")
             self._collect(ranges, words[at], words[at + 1])
-        return self._chain(word, 1, ranges)
+        return ranges
 
     def _direct(self, word: int) -> Chain:
         table, at, most = self._table, self._next, min(self.size, CHAIN_MAX)

@@ -6,6 +6,8 @@
     front.receive.post(2048)                  # a buffer for a frame
     front.transmit.send(frame)                # a frame, header in front, kicked
     front.receive.collect()                   # (virtio-net header, frame) that came
+    front.keep_inflight()                     # before start(): buffers in flight are recorded
+    front.reconnect(sock)                     # another back-end, for the rings as they are
 
 Guest memory is one memfd at guest address 0 (or in the given pieces), which the front-end has at
 `USER` in an address space of its own that nothing else uses. `turn` runs the back-end where it is
@@ -39,7 +41,7 @@ NEED_REPLY = 8
 REPLY_FOR = 10.0  # seconds
 
 F_PROTOCOL = 1 << 30
-P_ALL = (1 << 0) | (1 << 1) | (1 << 3) | (1 << 4) | (1 << 13) | (1 << 15) | (1 << 16)
+P_ALL = sum(1 << bit for bit in (0, 1, 3, 4, 12, 13, 15, 16))
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 PACKED_AVAIL, PACKED_USED = 1 << 7, 1 << 15
@@ -75,6 +77,8 @@ class FrontEnd:
         self.calls = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2 * pairs)]
         self.errors = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2 * pairs)]
         self.rings: list[SplitDriver | PackedDriver] = []
+        self.inflight = b""  # the record of buffers in flight, as the back-end described it
+        self.inflight_fd = -1
         self._free = self._first = (2 * pairs + 1) * self._area()
 
     def _area(self) -> int:
@@ -183,6 +187,30 @@ class FrontEnd:
             for index in range(2 * self.pairs):
                 self.send(18, struct.pack("=II", index, 1))
 
+    def keep_inflight(self) -> None:
+        """GET_INFLIGHT_FD, in QEMU's form with padding, and back with it."""
+        asked = struct.pack("=QQHH4x", 0, 0, 2 * self.pairs, self.size)
+        self.inflight = self.ask(31, asked)
+        (self.inflight_fd,) = self.fds
+        self.bring_inflight()
+
+    def bring_inflight(self) -> None:
+        self.send(32, self.inflight, [self.inflight_fd])
+
+    def reconnect(self, sock: socket.socket) -> None:
+        """As QEMU does after the back-end has died: split rings go on from what was used; where
+        packed ones were is not known, so they get the base that they had first."""
+        self.sock.close()
+        self.sock = sock
+        self.negotiate(self.features & ~F_PROTOCOL, self.protocol)
+        if self.inflight:
+            self.bring_inflight()
+        self.share_memory()
+        for index, ring in enumerate(self.rings):
+            if self.protocol:  # first, or what waits in the ring would be dropped
+                self.send(18, struct.pack("=II", index, 1))
+            self.start_ring(index, ring.base_after_death)
+
     def driver(self, index: int) -> SplitDriver | PackedDriver:
         kind = PackedDriver if self.features & 1 << 34 else SplitDriver
         return kind(self, index, index * self._area())
@@ -226,6 +254,8 @@ class FrontEnd:
         self.sock.close()
         for fd in (self.fd, *self.kicks, *self.calls, *self.errors):
             os.close(fd)
+        if self.inflight_fd >= 0:
+            os.close(self.inflight_fd)
 
 
 class Driver:
@@ -246,6 +276,11 @@ class Driver:
     def room(self) -> int:
         """Descriptors that nobody has."""
         raise NotImplementedError
+
+    @property
+    def base_after_death(self) -> int:
+        """SET_VRING_BASE for a back-end whose predecessor did not say where it was."""
+        return self.first_base
 
     def add(
         self, ranges: Sequence[tuple[int, int]], flags: int = 0, *, indirect: bool = False
@@ -339,6 +374,10 @@ class SplitDriver(Driver):
     @property
     def room(self) -> int:
         return len(self.free)
+
+    @property
+    def base_after_death(self) -> int:
+        return int(self.used_index[1])
 
     def describe(self, index: int, addr: int, length: int, flags: int, following: int = 0) -> None:
         struct.pack_into("<QIHH", self.table, 16 * index, addr, length, flags, following)

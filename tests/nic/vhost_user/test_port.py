@@ -60,10 +60,18 @@ class Wire:
         self.port = VhostUserPort(ours, on_gone=self.gone.append, on_change=self._changed)
         self.sent: list[bytes] = []
         self.vnets: list[bytes] = []
+        self.dead: list[VhostUserPort] = []
         self.front = FrontEnd(theirs, turn=self.turn, **options)
         if started:
             self.front.negotiate(features)
             self.front.start()
+
+    def die(self) -> None:
+        """The back-end is gone without a word, whatever it held, and another one takes over."""
+        self.dead.append(self.port)
+        ours, theirs = socket.socketpair()
+        self.port = VhostUserPort(ours, on_gone=self.gone.append, on_change=self._changed)
+        self.front.reconnect(theirs)
 
     def _changed(self) -> None:
         self.changes += 1
@@ -94,7 +102,8 @@ class Wire:
         return True
 
     def close(self) -> None:
-        self.port.close()
+        for port in (*self.dead, self.port):
+            port.close()
         self.front.close()
 
 
