@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from nic.vhost_user.inflight import Held, PackedRecord, SplitRecord
-from nic.virtio.chain import INDIRECT, Areas, BrokenRing, Chain, Opener, room_of
+from nic.virtio.chain import INDIRECT, Areas, BrokenRing, Chain, Opener, check_pieces, room_of
 from nic.virtio.features import Features
 from nic.virtio.packed import FLAGS_AT, ID_AT, PackedRing
 from nic.virtio.split import IDX, WRAP, SplitRing
@@ -63,12 +63,15 @@ class TrackedSplitRing(SplitRing):
 
     def take_room(self, need: int, least: int) -> list[Chain]:
         chains: list[Chain] = []
+        pieces = 0
         while need > 0 and self._again and self._table:
             chain = self._take_again()
             if chain.room < least:
                 raise BrokenRing(f"has a receive buffer of {chain.room} bytes")
             chains.append(chain)
             need -= chain.room
+            pieces += len(chain.ranges)
+            check_pieces(pieces)
         if need > 0:
             fresh = super().take_room(need, least)
             for chain in fresh:
@@ -157,6 +160,7 @@ class TrackedPackedRing(PackedRing):
 
     def take_room(self, need: int, least: int) -> list[Chain]:
         chains: list[Chain] = []
+        pieces = 0
         while need > 0:
             chain = self.take()
             if chain is None:
@@ -165,6 +169,8 @@ class TrackedPackedRing(PackedRing):
                 raise BrokenRing(f"has a receive buffer of {chain.room} bytes")
             chains.append(chain)
             need -= chain.room
+            pieces += len(chain.ranges)
+            check_pieces(pieces)
         return chains
 
     def _note(self, at: int, chain: Chain) -> None:

@@ -29,6 +29,7 @@ INDIRECT: Final = 4
 
 DESCRIPTOR_LEN: Final = 16  # bytes
 CHAIN_MAX: Final = 1024  # descriptors of one buffer; a frame of 64 KiB needs 19
+PIECES_MAX: Final = 1024  # of the buffers for one frame; a call of the kernel's takes as many
 SIZE_MAX: Final = 32768  # descriptors of a ring
 LENGTH_MASK: Final = 0xFFFFFFFF
 
@@ -49,7 +50,7 @@ class Chain(NamedTuple):
     at: int  # its place: where the ring would look for it again
     id: int  # what the driver knows it by
     span: int  # descriptors that it takes in the ring
-    ranges: list[Range]  # in order, none empty
+    ranges: list[Range]  # in order, none empty; as many as descriptors were looked at
     room: int  # bytes
 
 
@@ -83,7 +84,7 @@ class Ring(Protocol):
 
     def take_room(self, need: int, least: int) -> list[Chain]:
         """Buffers with room for so many bytes, or as many as there are. Fewer than `least` bytes
-        of room break the ring."""
+        of room break the ring, and so do more than PIECES_MAX pieces."""
 
     def rewind(self, chain: Chain) -> None:
         """This one and those after it were not taken after all."""
@@ -113,6 +114,17 @@ def one_way(flags: int, way: int) -> None:
         raise BrokenRing("has a buffer for the other direction in a ring")
 
 
+def no_bytes() -> BrokenRing:
+    """What is wrong with a descriptor without a length."""
+    return BrokenRing("has a descriptor of no bytes")
+
+
+def check_pieces(pieces: int) -> None:
+    """Of one frame's receive buffers."""
+    if pieces > PIECES_MAX:
+        raise BrokenRing(f"has receive buffers in more than {PIECES_MAX} pieces for one frame")
+
+
 def follow(words: Sequence[int], index: int, way: int, most: int) -> list[Range]:
     """The buffers of a chain in a table of descriptors, each word of which is read once.
 
@@ -133,8 +145,9 @@ def follow(words: Sequence[int], index: int, way: int, most: int) -> list[Range]
             ranges.append((addr, -length))
             return ranges
         one_way(flags, way)
-        if length:
-            ranges.append((addr, length))
+        if not length:
+            raise no_bytes()
+        ranges.append((addr, length))
         if not flags & NEXT:
             return ranges
         most -= 1

@@ -6,8 +6,9 @@ it, and what is sent in it is dropped. What the driver's features allow (checksu
 asked here by the port that the network sees.
 
 Frames from the guest: a transmit ring is looked at after a kick (`kicked`) until it is empty, then
-the driver is asked to kick again. A call of `frames` takes at most `FRAMES_PER_CALL` frames and
-`RANGES_PER_CALL` pieces from a ring; what is left makes `has_more`.
+the driver is asked to kick again. A call of `frames` takes at most `FRAMES_PER_CALL` frames from a
+ring, and looks at `RANGES_PER_CALL` pieces of guest memory, of all rings together; what is left
+makes `has_more`, and rings that were not looked at come first then.
 
 Frames to the guest go to the receive ring of the first pair that is enabled, however many there
 are, so that no frame overtakes another. A guest with several processors may spread them (RPS).
@@ -28,7 +29,7 @@ from nic.virtio.receiver import Logger, Receiver, RxClaim
 from nic.virtio.transmitter import Transmitter, TxFrame
 
 FRAMES_PER_CALL: Final = 64  # frames of one ring in one call of frames()
-RANGES_PER_CALL: Final = 4096  # pieces of guest memory that they may be made of
+RANGES_PER_CALL: Final = 4096  # pieces of guest memory that they, and what is none, are made of
 COUNTERS: Final = (
     *("rx_frames", "rx_octets", "rx_too_long"),
     *("tx_frames", "tx_octets", "tx_dropped"),
@@ -59,6 +60,7 @@ class NetDevice:
         self._disabled: set[int] = set()
         self._receiver: Receiver | None = None  # where frames go
         self._active: dict[int, None] = {}  # transmit rings to look at
+        self._left = 0  # pieces that this call of frames() may look at
         self._log: Logger | None = None
 
     # Rings
@@ -120,25 +122,32 @@ class NetDevice:
 
     def frames(self) -> Iterator[TxFrame]:
         """What the guest sent."""
+        self._left = RANGES_PER_CALL
         for index in list(self._active):
             transmitter = self._transmitters.get(index)
-            if transmitter is not None:
-                yield from self._frames_of(index, transmitter)
+            if transmitter is None:
+                continue
+            yield from self._frames_of(index, transmitter)
+            if self._left <= 0:
+                return
 
     def _frames_of(self, index: int, transmitter: Transmitter) -> Iterator[TxFrame]:
         ring = transmitter.ring
         ring.waive_kick()
-        left = RANGES_PER_CALL
         for _ in range(FRAMES_PER_CALL):
             frame = transmitter.next_frame()
+            self._left -= transmitter.pieces
             if frame is None:
                 if not ring.want_kick():
                     self._active.pop(index, None)
-                return
+                    return
+                break
             yield frame
-            left -= len(frame.chain.ranges)
-            if left <= 0:
-                return
+            if self._left <= 0:
+                break
+        if index in self._active:  # it was not stopped meanwhile
+            del self._active[index]
+            self._active[index] = None  # behind the others
 
     def publish(self) -> list[int]:
         """Show the driver what was done since the last time; the rings to interrupt it for."""

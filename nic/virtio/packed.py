@@ -42,6 +42,8 @@ from nic.virtio.chain import (
     Chain,
     Opener,
     Wrote,
+    check_pieces,
+    no_bytes,
     one_way,
     room_of,
     table_words,
@@ -126,6 +128,7 @@ class PackedRing:
 
     def take_room(self, need: int, least: int) -> list[Chain]:
         chains: list[Chain] = []
+        pieces = 0
         while need > 0:
             words = self._plain_words(need)
             if words:
@@ -139,6 +142,8 @@ class PackedRing:
                 need -= chain.room
                 if chain.room < least:
                     raise BrokenRing(f"has a receive buffer of {chain.room} bytes")
+                pieces += len(chain.ranges)
+            check_pieces(pieces)
             chains += run
         return chains
 
@@ -218,8 +223,9 @@ class PackedRing:
     def _collect(self, ranges: list[Range], addr: int, word: int) -> None:
         one_way(word >> FLAGS_AT, self._way)
         length = word & LENGTH_MASK
-        if length:
-            ranges.append((addr, length))
+        if not length:
+            raise no_bytes()
+        ranges.append((addr, length))
 
     def _chain(self, word: int, span: int, ranges: list[Range]) -> Chain:
         at = self._next | self._wrap << 15

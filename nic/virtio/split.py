@@ -42,7 +42,9 @@ from nic.virtio.chain import (
     Chain,
     Opener,
     Wrote,
+    check_pieces,
     follow,
+    no_bytes,
     one_way,
     room_of,
     table_words,
@@ -70,6 +72,7 @@ class SplitRing:
         "_elements",
         "_features",
         "_is_new",
+        "_late",
         "_mask",
         "_next",
         "_number",
@@ -104,6 +107,7 @@ class SplitRing:
         self._pushed = self._published = 0
         self._waived = False
         self._is_new = True  # no area was ever bound
+        self._late: list[tuple[int, int]] = []  # what was pushed while there was none
         self._table = self._avail = self._used = self._elements = memoryview(b"")
         self._avail_event = memoryview(b"")
 
@@ -122,6 +126,9 @@ class SplitRing:
             self._pushed = self._published = used = self._used[IDX]
             if self._next - used & WRAP <= self.size:
                 self._next = self._seen = used
+        late, self._late = self._late, []
+        for number, length in late:
+            self._put(number, length)
 
     # What the driver made available
 
@@ -138,7 +145,7 @@ class SplitRing:
     def take_room(self, need: int, least: int) -> list[Chain]:
         chains: list[Chain] = []
         avail, table, mask, way = self._avail, self._table, self._mask, self._way
-        at, number = self._next, self._number
+        at, number, pieces = self._next, self._number, 0
         while need > 0:
             if at == self._seen:
                 self._next = at
@@ -149,6 +156,8 @@ class SplitRing:
             if word & MANY or word & DIRECTION != way << 32:
                 ranges = self._chain(head)  # which knows what is wrong
                 room = room_of(ranges)
+                pieces += len(ranges) - 1
+                check_pieces(pieces)
             else:
                 room = word & LENGTH_MASK
                 ranges = [(table[2 * head], room)]
@@ -159,6 +168,7 @@ class SplitRing:
             at = at + 1 & WRAP
             need -= room
         self._next, self._number = at, number
+        check_pieces(len(chains) + pieces)
         return chains
 
     def _look(self) -> bool:
@@ -169,6 +179,9 @@ class SplitRing:
         ahead = seen - self._next & WRAP
         if ahead > self.size:
             raise BrokenRing(f"is {ahead} buffers ahead in a ring of {self.size}")
+        out = seen - self._published & WRAP
+        if out > self.size:
+            raise BrokenRing(f"has {out} buffers out in a ring of {self.size}")
         self._seen = seen
         if ahead:
             fence()  # what the index stands for is read after it
@@ -181,7 +194,9 @@ class SplitRing:
         if not word >> 32 & (NEXT | INDIRECT):  # mostly
             one_way(word >> 32, self._way)
             length = word & LENGTH_MASK
-            return [(self._table[2 * head], length)] if length else []
+            if not length:
+                raise no_bytes()
+            return [(self._table[2 * head], length)]
         ranges = follow(self._table, head, self._way, min(self.size, CHAIN_MAX))
         if ranges and ranges[-1][1] < 0:
             addr, length = ranges.pop()
@@ -199,11 +214,16 @@ class SplitRing:
     # What the device gives back
 
     def push(self, chain: Chain, length: int) -> None:
-        slot = self._pushed & self._mask
         if self._elements:
-            self._elements[slot] = chain.id | length << 32
-            if self.wrote is not None:
-                self.wrote(DEVICE, 4 + 8 * slot, 8)
+            self._put(chain.id, length)
+        else:
+            self._late.append((chain.id, length))
+
+    def _put(self, number: int, length: int) -> None:
+        slot = self._pushed & self._mask
+        self._elements[slot] = number | length << 32
+        if self.wrote is not None:
+            self.wrote(DEVICE, 4 + 8 * slot, 8)
         self._pushed = self._pushed + 1 & WRAP
 
     def push_filled(self, chains: Sequence[Chain], stored: int) -> None:

@@ -8,8 +8,8 @@ A buffer that is shorter than its header and an Ethernet header, or longer than 
 back and counted. While the ring is disabled its frames are dropped: the driver gets its buffers
 back, and nobody sees what was in them.
 
-Bounds: `next_frame` gives up after `SKIPS_MAX` buffers that were no frames; at most the ring's size
-is out at once, since no buffer is seen twice before it was given back.
+Bounds: `next_frame` gives up after `SKIPS_MAX` buffers that were no frames, or `PIECES_MAX` pieces
+of such; `pieces` is how many it looked at. At most the ring's size is out at once.
 
 Does not do: judge what is in a frame.
 """
@@ -21,7 +21,7 @@ from typing import Final
 from dma.iovec import IoVec, PhysAddr
 from dma.transfer import CompletionQueue, Direction, DmaPath, Transfer
 from nic.port import VNET_LEN, Frame
-from nic.virtio.chain import Chain, Opener, Ring
+from nic.virtio.chain import PIECES_MAX, Chain, Opener, Ring
 from nic.virtio.features import FRAME_MAX, Features
 from nic.virtio.ranges import behead
 
@@ -61,6 +61,7 @@ class Transmitter:
         self.ring = ring
         self._opener = opener
         self.is_enabled = True
+        self.pieces = 0  # of guest memory that the last next_frame() looked at
         self._bus = bus
         self._queue = CompletionQueue()
         self._header_len = features.header_len
@@ -69,14 +70,18 @@ class Transmitter:
 
     def next_frame(self) -> TxFrame | None:
         """The next frame; None: there is none, or nothing but rubbish so far."""
+        self.pieces = 0
         for _ in range(SKIPS_MAX):
             chain = self.ring.take()
             if chain is None:
                 return None
+            self.pieces += len(chain.ranges)
             size = chain.room - self._header_len
             if self.is_enabled and FRAME_MIN <= size <= FRAME_MAX:
                 return self._frame(chain, size)
             self._drop(chain)
+            if self.pieces >= PIECES_MAX:
+                return None
         return None
 
     def _frame(self, chain: Chain, size: int) -> TxFrame:

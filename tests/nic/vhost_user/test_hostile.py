@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nic.virtio.chain import CHAIN_MAX, BrokenRing, follow
+from nic.virtio.device import RANGES_PER_CALL
 from nic.virtio.features import (
     EVENT_IDX,
     INDIRECT_DESC,
@@ -418,3 +419,112 @@ def test_a_chain_has_a_most() -> None:
         words[2 * n + 1] = 1 | NEXT << 32 | (n + 1) % 10 << 48
     with pytest.raises(BrokenRing, match="does not end"):
         follow(words, 0, 0, 10)
+
+
+# More than its share
+
+
+def table_of(ring: SplitDriver | PackedDriver, entries: list[tuple[int, int]], flags: int) -> None:
+    """Buffers of these, by one indirect table, as many as the ring has."""
+    at = ring.front.allocate(16 * len(entries))
+    is_packed = isinstance(ring, PackedDriver)
+    for n, (addr, length) in enumerate(entries):
+        more = NEXT if n + 1 < len(entries) and not is_packed else 0
+        words = (0, flags) if is_packed else (flags | more, n + 1)
+        ring.write(at + 16 * n, struct.pack("<QIHH", addr, length, *words))
+    for n in range(ring.size):
+        if isinstance(ring, PackedDriver):
+            struct.pack_into("<QIH", ring.table, 16 * n, at, 16 * len(entries), n)
+            ring.set_flags(n, INDIRECT | flags_of(ring))
+            ring.spans[n] = 1
+        else:
+            ring.describe(n, at, 16 * len(entries), INDIRECT)
+            ring.offer(n)
+    ring.kick()
+
+
+@pytest.mark.parametrize("features", [ALL, OFFERED], ids=["split", "packed"])
+@pytest.mark.parametrize("length", [64, 70_000], ids=["frames", "no frames"])
+def test_a_turn_looks_at_a_bounded_number_of_pieces(features: int, length: int) -> None:
+    """Of all rings together, and whether a frame comes of it or not; each has its turn."""
+    with wired(features, size=64, pairs=4, memory=64 << 20) as wire:
+        rings = wire.front.rings[1::2]
+        for ring in rings:
+            table_of(ring, [(0x10000, length)] * CHAIN_MAX, 0)
+        looked = 0
+        turns = 0
+        while not all(len(ring.used()) for ring in rings) and turns < 100:
+            before = dict(wire.port.stats)
+            for frame in wire.port.frames():
+                frame.release()
+            wire.port.poll(0.0)
+            turns += 1
+            after = wire.port.stats
+            looked = max(looked, sum(after[k] - before[k] for k in ("tx_frames", "tx_dropped")))
+        assert looked <= RANGES_PER_CALL // CHAIN_MAX + 1
+        assert turns < 30
+        assert wire.gone == []
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["receive", "transmit"])
+@pytest.mark.parametrize("features", [ALL, OFFERED], ids=["split", "packed"])
+@pytest.mark.parametrize("indirect", [False, True])
+def test_a_descriptor_of_no_bytes_breaks_the_ring(
+    features: int, index: int, indirect: bool
+) -> None:
+    """As in QEMU; a thousand of them would cost as much as if they were something."""
+    with wired(features) as wire:
+        ring = wire.front.rings[index]
+        addr = wire.front.allocate(100)
+        ranges = [(addr, 12), (addr, 0), (addr + 12, 60)]
+        ring.add(ranges, WRITE if index == 0 else 0, indirect=indirect)
+        ring.kick()
+        wire.port.claim(60)
+        wire.turn()
+        assert wire.gone == ["has a descriptor of no bytes"]
+
+
+def test_a_buffer_that_was_not_given_back_is_not_taken_again_and_again() -> None:
+    """A driver has as many as its ring, and one that claims more cannot fill our memory."""
+    with wired(ALL, size=8) as wire:
+        ring = split_of(wire, 1)
+        ring.send(FRAME)
+        held = []
+        for _ in range(20):
+            held += list(wire.port.frames())
+            wire.port.poll(0.0)
+            ring.offer(0)
+            ring.kick()
+        assert len(held) == 8
+        assert wire.gone == ["has 9 buffers out in a ring of 8"]
+
+
+@pytest.mark.parametrize("features", [ALL, OFFERED], ids=["split", "packed"])
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_receive_buffers_that_no_call_could_fill(features: int, pieces: int) -> None:
+    """The kernel takes 1,024 pieces at once."""
+    with wired(features, size=4096, memory=64 << 20) as wire:
+        for _ in range(4000 // pieces):
+            wire.front.receive.post(*((16,) if pieces == 1 else (1,) * pieces))
+        assert wire.port.claim(65_000) is None
+        wire.turn()
+        assert wire.gone == ["has receive buffers in more than 1024 pieces for one frame"]
+
+
+@pytest.mark.parametrize("features", [ALL, OFFERED], ids=["split", "packed"])
+def test_what_is_used_while_a_ring_is_nowhere_is_shown_when_it_is_back(features: int) -> None:
+    with wired(features) as wire:
+        front = wire.front
+        heads = [front.receive.post(100) for _ in range(3)]
+        claims = [wire.port.claim(60) for _ in range(2)]
+        front.share_memory([(len(front.memory) - 4096, 4096)])
+        for claim in claims:
+            assert claim is not None
+            claim.commit(60)
+            wire.port.poll(0.0)
+        front.share_memory()
+        wire.port.poll(0.0)
+        assert wire.give(FRAME)
+        used = front.receive.used()
+        assert [(u.id, u.length) for u in used] == [(head, 72) for head in heads]
+        assert wire.gone == []
