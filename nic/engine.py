@@ -44,6 +44,7 @@ from nic.transmitter import Transmitter, TxFrame
 
 FRAME_MAX: Final = 1514  # bytes without FCS
 FRAMES_PER_CALL: Final = 64  # what one `frames()` yields at most
+DESCRIPTORS_PER_CALL: Final = 1024  # that it uses at most, whether a frame comes of them or not
 COMPLETIONS_PER_POLL: Final = 256  # per direction
 
 TX_POLL_INTERVAL: Final = 0.0016  # seconds, Am7990 datasheet
@@ -126,9 +127,13 @@ class Engine:
         if self.is_suspended:
             self._doorbell.clear()
             return
+        if self._transmitter:
+            self._transmitter.left = DESCRIPTORS_PER_CALL
         for _ in range(FRAMES_PER_CALL):
             frame = self._transmitter.next_frame() if self._transmitter else None
             if frame is None:
+                if self._transmitter and self._transmitter.left <= 0:
+                    return  # the rest in the next call
                 self._registers.clear(csr.TDMD)
                 self._doorbell.clear()
                 return

@@ -33,7 +33,8 @@ Differs from the chip in:
 - STRT begins at the first descriptor of each ring, whatever CSR72 and CSR74 say; these and CSR18 to
   CSR67 (pointers, buffers and status of the chip's insides) read as what was last written.
 - rings that are moved or resized while the chip is suspended stay as they are until STRT.
-- a chain of more than 512 TX buffers is an underflow.
+- a chain of more than 512 TX buffers is an underflow, and a received frame that needs more than 128
+  is BUFF: a ring may be so long and its buffers so short that looking for room would take for ever.
 - BSWP (a big-endian bus), LAPPEN, ASTRP_RCV, RCVCCO, MAGIC PACKET, sleep, JAB, GPSI and CSR124's
   tests: the bits are kept, and nothing follows. DRCVPA and DRCVBC work. RPC and RCC are 0.
 - with BCR9.FDEN or without, the line is free. BCR2's and MODE's choice of a medium changes nothing.

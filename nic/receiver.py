@@ -52,6 +52,7 @@ ADDRESS_LEN: Final = 6  # bytes
 HEADER_LEN: Final = 14  # bytes: no frame is shorter
 FRAME_MIN: Final = 60  # bytes without FCS: no frame on a wire is shorter
 MCNT_MAX: Final = 0xFFF  # bytes, FCS included
+BUFFERS_MAX: Final = 128  # of one frame: the Am7990's whole ring; a PCnet's may be longer
 
 
 class Accepts(Protocol):
@@ -240,7 +241,7 @@ class Receiver:
         Looks at each descriptor of the ring once at most, so a ring that loops into itself, or
         whose last descriptor is its first, ends.
         """
-        stop = self._position + self._ring.entries
+        stop = min(self._position + self._ring.entries, start + BUFFERS_MAX)
         first = self._ring.load(start) if start < stop else None
         if first is None:
             return []
@@ -255,10 +256,11 @@ class Receiver:
         return buffers
 
     def _is_enough(self, buffers: list[Descriptor], need: int) -> bool:
-        """Room for all of it; or the whole ring, and no more will ever come."""
+        """Room for all of it; or the whole ring, or all that a frame may have: no more comes."""
         if not self._registers.csr0 & csr.RXON:  # or it went off during the search
             return False
-        return _room_in(buffers) >= need or len(buffers) == self._ring.entries
+        most = min(self._ring.entries, BUFFERS_MAX)
+        return _room_in(buffers) >= need or len(buffers) == most
 
     def _hold(
         self, start: int, buffers: list[Descriptor], parts: Sequence[int], headers: Sequence[int]

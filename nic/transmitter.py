@@ -109,6 +109,7 @@ class Transmitter:
         self._given_back = 0  # of the oldest descriptor in use
         self._is_halted = False
         self._has_underflowed = False
+        self.left = 1 << 62  # descriptors that next_frame() may still use: see nic/engine.py
 
     def use(self, rules: TxRules) -> None:
         """These hold from the next frame on."""
@@ -126,8 +127,8 @@ class Transmitter:
         return self._can_look() and self._ring.load(self._position) is not None
 
     def next_frame(self) -> TxFrame | None:
-        """The next good frame; None when the chip would wait."""
-        while self._can_look():
+        """The next good frame; None when the chip would wait, or nothing is `left`."""
+        while self._can_look() and self.left > 0:
             tmd = self._ring.load(self._position)
             if tmd is None:
                 return None
@@ -213,6 +214,7 @@ class Transmitter:
     def _use(self, frame: TxFrame) -> TxFrame:
         """The frame's descriptors are in use, and it has its place in the order of completions."""
         self._position += len(frame.buffers)
+        self.left -= len(frame.buffers)
         self.queue.start(frame.transfer)
         return frame
 

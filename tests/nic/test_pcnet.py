@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from dma.memory import GuestMemory
 from nic import csr, pcnet_csr
+from nic.engine import DESCRIPTORS_PER_CALL
 from nic.filter import logical_address_filter
 from nic.pcnet import DRCVBC, DRCVPA, PORTS_LEN, Pcnet, prom_of
 from nic.pcnet_memory import ADD_FCS, BAM, LAFM, LTINT, NO_FCS, PAM
 from nic.port import Port
+from nic.receiver import BUFFERS_MAX as BUFFERS_OF_A_FRAME
 from nic.ring import BUFF, ENP, ERR, OWN, STP, TMD3_BUFF, TMD3_LCAR, TMD3_UFLO
 from nic.transmitter import BUFFERS_MAX
 from tests.kit.pcnet import MAC, OTHER, PcnetChip, frame_of
@@ -484,6 +486,39 @@ def test_a_chain_of_too_many_buffers_is_an_underflow() -> None:
     assert card.tx_status(BUFFERS_MAX - 1) == ERR
     assert card.tx_status(BUFFERS_MAX) == OWN
     assert card.chip.stats["tx_underflow"] == 1
+
+
+def long_ring(rx: bytes = b"", tx: bytes = b"") -> PcnetChip:
+    """Rings of 65,536 descriptors, all alike."""
+    card = PcnetChip(memory=4 << 20)
+    card.csr0 = csr.STOP
+    card.write_bcr(20, 2)
+    for base, length, octets in ((24, 76, rx), (30, 78, tx)):
+        card.write_csr(base + 1, 0x10 if base == 24 else 0x20)
+        card.write_csr(length, 0)
+        card.put(0x100000 if base == 24 else 0x200000, octets * (1 << 16))
+    card.csr0 = csr.INEA | csr.STRT
+    return card
+
+
+def test_a_turn_uses_a_bounded_number_of_descriptors() -> None:
+    """A ring of the greatest length without a frame in it holds nobody up."""
+    card = long_ring(tx=PcnetChip().descriptor(0x8000, 60, OWN))
+    for _ in range(3):
+        assert list(card.chip.frames()) == []
+        card.poll()
+        assert card.chip._doorbell.is_set
+    given_back = sum(not card.get(0x200000 + 16 * n + 7, 1)[0] & OWN for n in range(8192))
+    assert 0 < given_back <= 3 * DESCRIPTORS_PER_CALL
+
+
+def test_a_frame_that_needs_too_many_buffers_is_buff() -> None:
+    card = long_ring(rx=PcnetChip().descriptor(0x8000, 1, OWN))
+    assert not card.chip.receive(frame_of(1000))
+    card.poll()
+    assert card.chip.stats["rx_buff"] == 1
+    given_back = [n for n in range(200) if not card.get(0x100000 + 16 * n + 7, 1)[0] & OWN]
+    assert given_back == list(range(BUFFERS_OF_A_FRAME))
 
 
 def test_the_whole_ring_too_small_is_buff() -> None:
