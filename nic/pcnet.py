@@ -39,6 +39,8 @@ Differs from the chip in:
   tests: the bits are kept, and nothing follows. DRCVPA and DRCVBC work. RPC and RCC are 0.
 - with BCR9.FDEN or without, the line is free. BCR2's and MODE's choice of a medium changes nothing.
 - LEDOUT follows the link; pulses are not shown. With the link down (`set_link`) each frame is LCAR.
+- the upper two bits of CSR80 read as they were written, where the data sheet (19436, page 135) has
+  ones. CSR59's value is not verified (pcnet_csr.py).
 - the EEPROM cannot be read through BCR19, and there is no expansion ROM.
 - CSR4's and CSR5's events are cleared by STOP, all of them.
 - a descriptor that begins no frame gives TINT only where a frame would (TOKINTD, LTINTEN).

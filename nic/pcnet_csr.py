@@ -12,6 +12,12 @@ what it has read.
 CSR8 to CSR15 are the multicast filter, the address and MODE: INIT fills them from memory, and a
 driver that has suspended the chip changes them.
 
+Where reset values come from: QEMU's model and the drivers agree upon those of CSR4, 80, 88, 89 and
+100; lengths (CSR76, 78) are two's complement and no reset changes them by AMD's data sheet (19436,
+page 135). Not verified: CSR59, which the ISA members of the family have as the identity of an
+interrupt register, 0105h. The page of this chip's could not be had, QEMU has that value in CSR103,
+and no driver is known to read either.
+
 Does not do: BCR20's alias CSR58 (nic/pcnet.py); counters and pointers of the chip's insides, which
 read as what was last written.
 """
