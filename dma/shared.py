@@ -6,10 +6,9 @@ part of it, which has the right alignment and length whatever the size of its pa
 come and go while the device runs. A view that somebody holds stays good until it is let go.
 
 The file is another process's. Where it allows that, it is sealed against shrinking before it is
-looked at: whoever truncates a file that we have mapped ends us with SIGBUS at the next access, and
-that is the one thing here which cannot be refused afterwards. A memfd allows it (QEMU's
-memory-backend-memfd is sealed by itself); a file with a name does not, so whoever may connect with
-such memory is trusted that far.
+looked at: a memfd does (QEMU's memory-backend-memfd is sealed by itself), a file with a name does
+not. Whoever truncates such a file while it is mapped has zeros in its place (dma/sigbus.py), and
+the memory `is_lost`: it is for whoever holds it to notice and to let go.
 
 Does not do: keep descriptors (a mapping needs none); user addresses, which the protocol has beside
 physical ones (nic/vhost_user/memory.py).
@@ -22,6 +21,7 @@ import fcntl
 import mmap
 from typing import Final
 
+from dma import sigbus
 from dma.memory import MemoryMap, Region
 
 ADDRESS_LIMIT: Final = 1 << 64  # bytes
@@ -35,7 +35,12 @@ def map_whole(fd: int, *, is_writable: bool = True) -> memoryview:
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     access = mmap.ACCESS_WRITE if is_writable else mmap.ACCESS_READ
-    return memoryview(mmap.mmap(fd, 0, access=access))
+    return memoryview(sigbus.map_file(fd, access))
+
+
+def is_lost(view: memoryview) -> bool:
+    """Was the file truncated that this is a view of, as `map_whole` gave it?"""
+    return isinstance(view.obj, sigbus.SharedMap) and view.obj.is_lost
 
 
 def map_region(start: int, size: int, fd: int, offset: int, *, is_writable: bool = True) -> Region:
@@ -54,6 +59,11 @@ def map_region(start: int, size: int, fd: int, offset: int, *, is_writable: bool
 
 class SharedMemory(MemoryMap):
     """The regions that were added and not removed; none at first."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Has any of the files been truncated?"""
+        return any(is_lost(region.view) for region in self.regions)
 
     def add(self, start: int, size: int, fd: int, offset: int) -> None:
         """Map a region, as `map_region`; one that is over another raises ValueError too."""

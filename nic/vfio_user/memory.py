@@ -34,6 +34,11 @@ class MachineMemory:
         self._writable = SharedMemory()
         self._known: set[tuple[int, int]] = set()  # (address, bytes)
 
+    @property
+    def is_lost(self) -> bool:
+        """Has the client truncated a file that it had lent?"""
+        return self._readable.is_lost or self._writable.is_lost
+
     def open(self, transfer: Transfer) -> IoVec:
         if transfer.direction is Direction.TO_DEVICE:
             return self._readable.open(transfer)

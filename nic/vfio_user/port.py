@@ -14,8 +14,10 @@ What a client does wrong ends this connection and no other: `on_gone` is told wh
 `frames()`; without one it raises `DeviceGone`. What a guest writes into the card's registers and
 rings is the card's business, and at worst its own master abort.
 
-Does not do: listen or connect (slirp/machines.py). A client may truncate the file that it lends
-(dma/shared.py); it is trusted that far.
+A client that truncates a file which it has lent has done wrong as well (dma/sigbus.py).
+
+Does not do: listen or connect (slirp/machines.py). What a client could still do to us is as with
+vhost-user (nic/vhost_user/port.py).
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
+from dma import sigbus
 from dma.transfer import DmaPath
 from nic.engine import FRAME_MAX
 from nic.fdstream import Hangup, take_eventfd
@@ -37,6 +41,8 @@ from nic.vfio_user.intx import CLOSED, Intx
 from nic.vfio_user.memory import MachineMemory
 from nic.vfio_user.messages import BadMessage
 from nic.vfio_user.server import Server
+
+_LOST: Final = "took back memory that it had lent"
 
 
 class VfioUserPort(PortDefaults):
@@ -63,6 +69,7 @@ class VfioUserPort(PortDefaults):
             self._memory, self._intx.set_level, mac=mac, max_frame=self.max_frame, path=path
         )
         self.chip = self.card.chip
+        self._faults = sigbus.faults
         self._server = Server(self.card, self._memory, self._intx, check_event)
         self._epoll = select.epoll()
         for fd in (self._channel.fileno(), self.chip.fileno()):
@@ -80,7 +87,12 @@ class VfioUserPort(PortDefaults):
         return None if self.gone else self.chip.claim(size, headers)
 
     def poll(self, now: float) -> float | None:
-        return None if self.gone else self.chip.poll(now)
+        if self.gone:
+            return None
+        look_at = self.chip.poll(now)
+        if sigbus.faults != self._faults:
+            self._look_for_loss()
+        return None if self.gone else look_at
 
     def frames(self) -> Iterator[Frame]:
         if self.gone:
@@ -94,6 +106,15 @@ class VfioUserPort(PortDefaults):
             self._end(str(hangup))
         else:
             yield from self.chip.frames()
+            if sigbus.faults != self._faults:
+                self._look_for_loss()
+
+    def _look_for_loss(self) -> None:
+        """Memory was lost: is it this machine's? Zeros have been in its place since then."""
+        self._faults = sigbus.faults
+        if self._memory.is_lost:
+            self.broken = True
+            self._end(_LOST)
 
     def _obey(self) -> None:
         """What one read brings; the rest is there in the next frames()."""

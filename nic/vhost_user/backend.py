@@ -181,6 +181,12 @@ class Backend:
         payload, fd = answer if isinstance(answer, tuple) else (answer, CLOSED)
         return Reply(reply(request, payload), fd)
 
+    @property
+    def is_lost(self) -> bool:
+        """Has the front-end truncated a file that it had lent?"""
+        lent = (self.table.memory, self._log, self._inflight)
+        return any(part is not None and part.is_lost for part in lent)
+
     def close(self) -> None:
         """Stop everything."""
         for vring in self.vrings.values():

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, fcntl
 from typing import Final, NamedTuple
 
-from dma.shared import map_whole
+from dma.shared import is_lost, map_whole
 from nic.vhost_user.messages import INFLIGHT, BadMessage
 from nic.virtio.chain import SIZE_MAX, BrokenRing
 
@@ -98,6 +98,11 @@ class InflightFile:
             )
         self._octets = whole[shape.offset : shape.offset + shape.size]
         self._shape = shape
+
+    @property
+    def is_lost(self) -> bool:
+        """Has the file been truncated?"""
+        return is_lost(self._octets)
 
     def region(self, index: int, size: int, is_packed: bool) -> memoryview | None:
         """Where a ring of `size` descriptors has its record; None: it has none."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from dma.iovec import Ranges
-from dma.shared import map_whole
+from dma.shared import is_lost, map_whole
 from nic.vhost_user.messages import BadMessage
 
 PAGE_BITS: Final = 12  # pages of 4,096 bytes
@@ -32,6 +32,11 @@ class DirtyLog:
         if not 0 < size <= len(whole) - offset:
             raise BadMessage(f"has a log of {size} bytes at {offset} in {len(whole)}")
         self._bits = whole[offset : offset + size]
+
+    @property
+    def is_lost(self) -> bool:
+        """Has the file been truncated?"""
+        return is_lost(self._bits)
 
     def mark(self, addr: int, length: int) -> None:
         """These bytes were written. What the log does not reach is left out."""

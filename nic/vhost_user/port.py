@@ -17,10 +17,12 @@ stopped, or has migrated to another connection. `on_change` is called when any o
 
 What a guest or a front-end does wrong ends this connection and no other: the rings stop, `on_gone`
 is told why from within `frames()` or `poll()`, and the ring's error descriptor is rung. Without
-`on_gone` they raise `DeviceGone`.
+`on_gone` they raise `DeviceGone`. A front-end that truncates a file which it has lent is one of
+these (dma/sigbus.py).
 
-Does not do: listen or connect (slirp/machines.py). A front-end may freeze its own guest, lend a
-file that it truncates (dma/shared.py), or hold a lock on nothing of ours; it is trusted that far.
+Does not do: listen or connect (slirp/machines.py). A front-end may freeze its own guest; it could
+freeze us with a file that never answers (FUSE) or an eventfd that it makes blocking again. Whoever
+can connect has our user's rights, and could as well send us a signal.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from dma import sigbus
 from dma.transfer import DmaFault, DmaPath
 from nic.doorbell import Doorbell
 from nic.fdstream import Hangup, take_eventfd
@@ -49,6 +52,7 @@ from nic.virtio.receiver import RxClaim
 MESSAGES_PER_CALL: Final = 64  # of one frames(); the rest are there in the next
 LOOK_AFTER: Final = 0.001  # seconds between looks at rings that nobody kicks
 EVENTS_MAX: Final = 64  # descriptors that one frames() hears of
+_LOST: Final = "took back memory that it had lent"
 _ONE: Final = (1).to_bytes(8, "little")
 
 
@@ -83,6 +87,7 @@ class VhostUserPort(PortDefaults):
         self._kicks: dict[int, int] = {}  # kick descriptor: ring
         self._fault = ""  # what broke while nobody could be told
         self._look_at: float | None = None
+        self._faults = sigbus.faults
         self._epoll = select.epoll()
         for fd in (self._channel.fileno(), self._bell.fileno()):
             self._epoll.register(fd, select.EPOLLIN)
@@ -122,7 +127,15 @@ class VhostUserPort(PortDefaults):
             return None
         for index in self.device.publish():
             self._interrupt(index)
+        if sigbus.faults != self._faults and self._has_lost():
+            self._break(_LOST)
+            return None
         return self._look(now)
+
+    def _has_lost(self) -> bool:
+        """Was it this machine's memory that was lost? Zeros have been in its place since then."""
+        self._faults = sigbus.faults
+        return self._backend.is_lost
 
     def _look(self, now: float) -> float | None:
         polled = [vring.index for vring in self._backend.vrings.values() if vring.is_polled]
@@ -151,6 +164,8 @@ class VhostUserPort(PortDefaults):
                 raise BrokenRing(self._fault)
             self._hear()
             yield from self.device.frames()
+            if sigbus.faults != self._faults and self._has_lost():
+                raise BrokenRing(_LOST)
         except (BrokenRing, DmaFault, BadMessage) as broken:
             self._break(str(broken))
         except Hangup as hangup:
@@ -229,6 +244,8 @@ class VhostUserPort(PortDefaults):
     # The end
 
     def _break(self, why: str) -> None:
+        if self._backend.is_lost:  # and what is wrong with the zeros says nothing
+            why = _LOST
         self.broken = True
         for vring in self._backend.vrings.values():
             if vring.error != CLOSED:

@@ -23,6 +23,7 @@ Does not do: the control queue, which the emulator serves; more than one pair of
 from __future__ import annotations
 
 import socket
+import struct
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -118,12 +119,14 @@ DRIVERS = {
 class DrivenPort(VhostUserPort):
     """The port, and the driver at its other end as one in memory (tests/kit/port.py)."""
 
-    def __init__(self, driver: Driver, *, mtu: int = 1500) -> None:
+    def __init__(self, driver: Driver, *, mtu: int = 1500, sealable: bool = True) -> None:
         ours, theirs = socket.socketpair()
         self.why_gone: list[str] = []
         super().__init__(ours, mtu=mtu, on_gone=self.why_gone.append)
         self.driver = driver
-        self.front = FrontEnd(theirs, memory=MEMORY, size=driver.size, turn=self._obey_all)
+        self.front = FrontEnd(
+            theirs, memory=MEMORY, size=driver.size, sealable=sealable, turn=self._obey_all
+        )
         self.front.negotiate(driver.features)
         self.front.start()
         self.sent: list[bytes] = []
@@ -216,7 +219,7 @@ def finished(vnet: bytes, frame: bytes) -> bytes:
 
 def ones_sum(octets: bytes) -> int:
     octets += b"\0" * (len(octets) & 1)
-    total = sum(high << 8 | low for high, low in zip(octets[::2], octets[1::2], strict=True))
+    total: int = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total

@@ -62,13 +62,15 @@ class FrontEnd:
         memory: int = 8 << 20,
         size: int = 256,
         pairs: int = 1,
+        sealable: bool = True,
         turn: Callable[[], object] = lambda: None,
     ) -> None:
         self.sock = sock
         self.turn = turn
         self.size = size
         self.pairs = pairs
-        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        sealing = os.MFD_ALLOW_SEALING if sealable else 0
+        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | sealing)
         os.ftruncate(self.fd, memory)
         self.memory = memoryview(mmap.mmap(self.fd, memory))
         self.features = 0

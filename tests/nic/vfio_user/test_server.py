@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 
 import pytest
 from hypothesis import given, settings
@@ -364,3 +365,37 @@ def test_mutations_of_a_drivers_messages(data: st.DataObject) -> None:
             if claim is not None:
                 claim.commit(60)
         assert len(client.gone) <= 1
+
+
+@pytest.mark.parametrize("way", ["receive", "transmit"])
+def test_a_file_that_is_truncated_ends_its_machine(way: str) -> None:
+    fd = os.memfd_create("ram")  # cannot be sealed
+    os.ftruncate(fd, 1 << 20)
+    with VfioClient() as client, VfioClient() as other:
+        client.begin()
+        other.begin()
+        assert (
+            client.ask(Command.DMA_MAP, DMA_MAP.pack(32, 3, 0, 0, 1 << 20), (fd,)).header.flags
+            == REPLY
+        )
+        client.write(7, 4, b"\x07\0")
+        client.write(0, 0x12, b"\x14\0")
+        client.write(0, 0x16, b"\x02\0")
+        os.pwrite(fd, emit_block_32(Block(0, MAC, (0, 0, 0, 0), 2, 2, 0x2000, 0x3000)), 0x1000)
+        os.pwrite(fd, struct.pack("<IIII", 0x10000, OWN << 24 | 0xF9F8, 0, 0) * 4, 0x2000)
+        client.csr(1, 0x1000)
+        client.csr(2, 0)
+        client.csr(0, csr.INIT)
+        client.csr(0, csr.INEA | csr.STRT | csr.IDON)
+        os.ftruncate(fd, 0)
+        if way == "receive":
+            claim = client.port.claim(60)
+            assert claim is None
+        else:
+            client.send(Command.REGION_WRITE, ACCESS.pack(0x10, 0, 2) + b"\x48\0")
+        client.turn()
+        client.port.poll(1.0)
+        assert client.gone == ["took back memory that it had lent"]
+        assert client.port.broken
+        assert other.read(0, 0, 4) == MAC[:4]
+    os.close(fd)

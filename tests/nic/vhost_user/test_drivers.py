@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import struct
@@ -56,7 +57,7 @@ def test_an_address_and_a_ping(driver: Driver) -> None:
 @EVERY_DRIVER
 def test_connections_both_ways(driver: Driver) -> None:
     """More than any ring holds; super-frames come where the driver takes them, and nowhere else."""
-    content = random.Random(1).randbytes(300_000)
+    content = random.Random(1).randbytes(150_000)
     port = DrivenPort(driver)
     with EchoServer() as server, lab_of(port) as lab:
         lab.guest.give(arp(1, "10.0.2.15", GATEWAY))
@@ -169,3 +170,31 @@ def test_the_drivers_differ_in_what_they_are_said_to() -> None:
     assert any(not driver.features & MRG_RXBUF and has_lro(driver) for driver in drivers)
     assert {driver.header_len for driver in drivers} == {10, 12}
     assert any(not driver.features & 3 for driver in drivers)
+
+
+@pytest.mark.parametrize("pending", [False, True], ids=["idle", "bytes on their way"])
+def test_a_machine_whose_memory_is_gone_leaves_the_others_alone(pending: bool) -> None:
+    """Our own accesses have zeros, system calls fail with EFAULT; neither is anybody else's."""
+    port, others = DrivenPort(DRIVERS["Linux"], sealable=False), DrivenPort(DRIVERS["NetKVM"])
+    with EchoServer() as server, lab_of(port) as lab:
+        other = lab.add_guest(OTHER, OTHER_MAC, others)  # type: ignore[arg-type]  # one in memory
+        for guest in (lab.guest, other):
+            guest.give(arp(1, guest.addr, GATEWAY, sender_mac=guest.mac))
+        lab.turn()
+        stream = lab.guest.connect((GATEWAY, server.port))
+        host, _ = server.listener.accept()
+        with host:
+            if pending:
+                host.send(bytes(50_000))
+            stream.put(ACK | PSH, bytes(1000))
+            lab.guests.remove(lab.guest)  # it is frozen with its memory
+            os.ftruncate(port.front.fd, 0)
+            for _ in range(20):
+                lab.network.poll(0.0)
+        assert port.why_gone == ["took back memory that it had lent"]
+        echo = icmp(ECHO, 0, 7, bytes(100), GATEWAY, src=OTHER)
+        other.give(echo[:6] + OTHER_MAC + echo[12:])
+        lab.turn()
+        assert [reply.rest for reply in other.icmps()] == [7]
+        assert others.why_gone == []
+    port.close()

@@ -528,3 +528,62 @@ def test_what_is_used_while_a_ring_is_nowhere_is_shown_when_it_is_back(features:
         used = front.receive.used()
         assert [(u.id, u.length) for u in used] == [(head, 72) for head in heads]
         assert wire.gone == []
+
+
+# Memory that is taken back
+
+LOST = ["took back memory that it had lent"]
+
+
+@pytest.mark.parametrize("features", [ALL, OFFERED], ids=["split", "packed"])
+@pytest.mark.parametrize("size", [0, 4096])
+def test_a_file_that_is_truncated_ends_its_machine_and_no_other(features: int, size: int) -> None:
+    with wired(features, sealable=False) as wire, wired(features) as other:
+        front = wire.front
+        for _ in range(4):
+            front.receive.post(100)
+        front.transmit.send(FRAME, kick=False)
+        held = wire.port.claim(60)
+        assert held is not None
+        os.ftruncate(front.fd, size)
+        front.transmit.kick()
+        held.commit(60)
+        wire.turn()
+        assert wire.gone == LOST
+        assert wire.port.broken
+        other.front.transmit.send(FRAME)
+        other.turn()
+        assert other.sent == [FRAME]
+        assert not other.gone
+
+
+def test_a_record_that_is_truncated() -> None:
+    with wired(started=False) as wire:
+        front = wire.front
+        front.negotiate(ALL)
+        fd = os.memfd_create("record")
+        os.ftruncate(fd, 16384)
+        front.send(32, struct.pack("=QQHH", 16384, 0, 2, 256), [fd])
+        front.start()
+        front.receive.post(100)
+        os.ftruncate(fd, 0)
+        os.close(fd)
+        assert wire.port.claim(60) is not None
+        wire.turn()
+        assert wire.gone == LOST
+
+
+def test_a_log_that_is_truncated() -> None:
+    with wired(started=False) as wire:
+        front = wire.front
+        front.negotiate(ALL | 1 << 26)
+        fd = os.memfd_create("log")
+        os.ftruncate(fd, 4096)
+        assert front.ask_number(6, struct.pack("=QQ", 4096, 0), [fd]) == 0
+        front.start()
+        front.receive.post(100)
+        os.ftruncate(fd, 0)
+        os.close(fd)
+        assert wire.give(FRAME)
+        wire.turn()
+        assert wire.gone == LOST

@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -53,7 +54,7 @@ FRAME = bytes(range(60))
 class Wire:
     """A port, a front-end, and what was said when it went."""
 
-    def __init__(self, features: int = MODERN, *, started: bool = True, **options: int) -> None:
+    def __init__(self, features: int = MODERN, *, started: bool = True, **options: Any) -> None:
         ours, theirs = socket.socketpair()
         self.gone: list[str] = []
         self.changes = 0
@@ -108,7 +109,7 @@ class Wire:
 
 
 @contextlib.contextmanager
-def wired(features: int = MODERN, *, started: bool = True, **options: int) -> Iterator[Wire]:
+def wired(features: int = MODERN, *, started: bool = True, **options: Any) -> Iterator[Wire]:
     wire = Wire(features, started=started, **options)
     try:
         yield wire
