@@ -58,6 +58,8 @@ IRQ_EVENTFD: Final = 1 << 0
 IRQ_MASKABLE: Final = 1 << 1
 IRQ_AUTOMASKED: Final = 1 << 2
 
+UNMAP_ALL: Final = 1 << 1  # flags of DMA_UNMAP: with address and size 0
+
 INTX: Final = 0
 
 # SET_IRQS
@@ -197,8 +199,12 @@ class Server:
         return b""
 
     def _dma_unmap(self, message: Message) -> bytes:
-        _, _, addr, size = message.fields(DMA_UNMAP)
-        if not self._memory.remove(addr, size):
+        _, flags, addr, size = message.fields(DMA_UNMAP)
+        if flags & UNMAP_ALL:
+            if addr or size:
+                raise Refused(errno.EINVAL)
+            self._memory.clear()
+        elif not self._memory.remove(addr, size):
             raise Refused(errno.ENOENT)
         return message.payload[: DMA_UNMAP.size]
 

@@ -16,6 +16,9 @@ barrier, so that the driver sees all of a turn's buffers or none.
 
 Events: offset and wrap counter 16 bits, flags 16: tell always, never, or at that place (EVENT_IDX).
 
+Where a ring goes on its base says. A front-end may not know better than the first one, or the one
+of the last start; then the ring itself is asked, if it can tell (nic/virtio/whereabouts.py).
+
 A driver can make a descriptor available that was not used yet; more than the ring has are never
 out at once, and that breaks the ring.
 
@@ -50,6 +53,7 @@ from nic.virtio.chain import (
 )
 from nic.virtio.features import Features
 from nic.virtio.fence import fence
+from nic.virtio.whereabouts import place_of
 
 AVAIL: Final = 1 << 7
 USED: Final = 1 << 15
@@ -73,8 +77,9 @@ class PackedRing:
     """One ring. `way` is chain.WRITE for buffers that the device writes, 0 for those it reads."""
 
     __slots__ = (
-        "_device", "_driver", "_features", "_next", "_number", "_opener", "_out", "_pushed",
-        "_table", "_used", "_used_wrap", "_waived", "_way", "_wrap", "lengths", "size", "wrote",
+        "_device", "_driver", "_features", "_is_new", "_next", "_number", "_opener", "_out",
+        "_pushed", "_table", "_used", "_used_wrap", "_waived", "_way", "_wrap", "lengths", "size",
+        "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +95,7 @@ class PackedRing:
         self._used, self._used_wrap = _place(base >> 16)
         if max(self._next, self._used) >= size:
             raise BrokenRing(f"goes on at {base:#x} in a ring of {size}")
+        self._is_new = True  # no area was ever bound
         self._number = 0  # buffers taken
         self._out = 0  # descriptors taken and not given back
         self._pushed: list[tuple[Chain, int]] = []
@@ -103,6 +109,20 @@ class PackedRing:
         self._table = areas.descriptors.cast("Q")
         self._driver = areas.driver.cast("H")
         self._device = areas.device.cast("H")
+        if self._is_new:
+            self._is_new = False
+            self._find_place()
+
+    def _find_place(self) -> None:
+        """The base may be an old one, or none."""
+        at, wrap = self._used, self._used_wrap
+        if (at, wrap) != (self._next, self._wrap):
+            return  # of a back-end that stopped as it should
+        words = self._table[1:].tolist()[::2]
+        flags = AVAIL | USED if wrap else 0
+        if (at, wrap) == (0, 1) or words[at] >> FLAGS_AT & (AVAIL | USED) == flags:
+            self._next, self._wrap = place_of(words) or (at, wrap)
+            self._used, self._used_wrap = self._next, self._wrap
 
     # What the driver made available
 

@@ -98,7 +98,8 @@ def test_it_is_captured_at_every_stage(tmp_path: Path, web: WebServer) -> None:
     assert largest["virtio"] > 30 * MTU_1500  # one frame that is many
 
 
-def test_a_machine_survives_a_new_start_of_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["", "packed=on"], ids=["split", "packed"])
+def test_a_machine_survives_a_new_start_of_ours(tmp_path: Path, device: str) -> None:
     path = tmp_path / "net"
     script = """
 ping -c 1 -W 5 10.0.2.2 > /dev/null && echo there
@@ -108,7 +109,9 @@ until ping -c 1 -W 1 10.0.2.2 > /dev/null; do :; done; echo there again
     netdev = f"{vhost_user(path)},reconnect-ms=100"
     with ExitStack() as stack:
         first = stack.enter_context(listening("--vhost-user", str(path)))
-        machine = stack.enter_context(Machine(tmp_path / "m", script, netdev, qemu="testing"))
+        machine = stack.enter_context(
+            Machine(tmp_path / "m", script, netdev, qemu="testing", device=device)
+        )
         machine.expect("there\n")
         assert first.end() == 0
         machine.expect("gone\n")

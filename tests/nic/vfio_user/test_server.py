@@ -139,6 +139,18 @@ def test_mapping_over_another_region() -> None:
         assert client.map(0x1000, client.ram).header.flags == REPLY
 
 
+def test_everything_is_unmapped_at_once() -> None:
+    """VFIO's UNMAP_FLAG_ALL, which QEMU's client knows."""
+    with begun() as client:
+        for n in range(3):
+            assert errno_of(client, 2, DMA_MAP.pack(32, 3, 0, n << 20, 1 << 20)) == 0
+        assert errno_of(client, 3, DMA_UNMAP.pack(24, 2, 0, 1 << 20)) == errno.EINVAL
+        assert errno_of(client, 3, DMA_UNMAP.pack(24, 2, 0, 0)) == 0
+        for n in range(3):
+            assert errno_of(client, 3, DMA_UNMAP.pack(24, 0, n << 20, 1 << 20)) == errno.ENOENT
+            assert errno_of(client, 2, DMA_MAP.pack(32, 3, 0, n << 20, 1 << 20)) == 0
+
+
 def test_memory_that_cannot_be_mapped() -> None:
     with begun() as client:
         payload = DMA_MAP.pack(DMA_MAP.size, 3, 0, 0, 1 << 40)

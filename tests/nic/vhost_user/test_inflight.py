@@ -547,3 +547,34 @@ def test_a_shape_is_checked() -> None:
     Shape(0, 0, 32, 32768).check(32)
     with pytest.raises(BadMessage):
         Shape(0, 0, 33, 1).check(32)
+
+
+# Without a record, as QEMU's network devices are
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("rounds", [1, 3, 8, 11, 16, 21])
+def test_rings_go_on_without_a_record(features: int, rounds: int) -> None:
+    """A split ring by its index, a packed one by what its descriptors show."""
+    with wired(features, size=8) as wire:
+        front = wire.front
+        for n in range(rounds):
+            front.receive.post(front.header_len + 60)
+            front.transmit.send(numbered(n))
+            wire.turn()
+            assert wire.give(FRAME)
+            assert len(front.transmit.used()) == len(front.receive.used()) == 1
+        for n in range(3):
+            front.receive.post(front.header_len + 60)
+            front.transmit.send(numbered(rounds + n))
+        claimed(wire)
+        assert len(list(wire.port.frames())) == 3
+        wire.die()
+        wire.turn()
+        assert wire.sent == [numbered(n) for n in range(rounds + 3)]
+        assert len(front.transmit.used()) == 3
+        for _ in range(3):
+            assert wire.give(FRAME)
+        assert not wire.give(FRAME)
+        assert len(front.receive.used()) == 3
+        assert wire.gone == []
