@@ -1,6 +1,6 @@
 """A QEMU machine under this network, beside QEMU's own user network, passt and the kernel's TAP.
 
-    python -m benchmarks.qemu [--rounds N] [--bytes N] [--mtu N] [--qemu installed] [NETWORK…]
+    python -m benchmarks.qemu [--rounds N] [--bytes N] [--mtu N…] [--qemu installed] [-- NETWORK…]
 
 The machine is that of the tests (tests/kit/qemu.py): Debian's kernel and busybox, emulated, since
 QEMU's networks differ in what they cost the guest and the host, not in what a processor can do.
@@ -10,6 +10,7 @@ pings the gateway, fetches a file from the host by `wget`, and the host fetches 
 `httpd` through a forward. Over the kernel's TAP device, which needs root and forwards nothing, the
 host's end is in the network namespace that the device is in: no network is in between at all. What
 is not installed is left out, and with an MTU of one's own QEMU's network, which cannot be told one.
+With several MTUs there is a table for each; each round has all of them.
 A figure is the median of the rounds; throughput is what the host's end counted. The guest, the
 network and that end share the machine, and the guest's own work is emulated, so these are no
 figures of a guest under KVM.
@@ -241,31 +242,51 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--bytes", type=int, default=OCTETS)
-    parser.add_argument("--mtu", type=int, default=MTU)
+    parser.add_argument("--mtu", type=int, nargs="+", default=[MTU])
     parser.add_argument("--qemu", choices=("testing", INSTALLED), default="testing")
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
     args = parser.parse_args()
     end_tidily()
     need_kernel()
     wanted = args.networks or NETWORKS
-    names = [name for name in NETWORKS if name in wanted and is_there(name, args.mtu, args.qemu)]
-    figures: dict[str, Figures] = {name: {} for name in names}
-    for round_number in range(args.rounds):
-        for name in names:
-            for what, value in measure(name, args.bytes, args.mtu, args.qemu).items():
-                figures[name].setdefault(what, []).append(value)
-            show(f"round {round_number + 1}: {name}")
-    medians = {
-        name: {what: statistics.median(values) for what, values in found.items()}
-        for name, found in figures.items()
+    unknown = set(wanted) - set(NETWORKS)
+    if unknown:
+        parser.error(f"no such network: {', '.join(sorted(unknown))}")
+    names = {
+        mtu: [name for name in NETWORKS if name in wanted and is_there(name, mtu, args.qemu)]
+        for mtu in args.mtu
     }
-    show()
+    figures: dict[int, dict[str, Figures]] = {
+        mtu: {name: {} for name in there} for mtu, there in names.items()
+    }
+    for round_number in range(args.rounds):
+        for mtu, there in names.items():
+            for name in there:
+                for what, value in measure(name, args.bytes, mtu, args.qemu).items():
+                    figures[mtu][name].setdefault(what, []).append(value)
+                show(f"round {round_number + 1}, MTU {mtu}: {name}")
+    for mtu, found in figures.items():
+        tell(mtu, found)
+        kept = {"rounds": args.rounds, "octets": args.bytes, "medians": medians_of(found)}
+        keep(f"qemu-{mtu}", kept)
+
+
+def medians_of(found: dict[str, Figures]) -> dict[str, dict[str, float]]:
+    return {
+        name: {what: statistics.median(values) for what, values in figures.items()}
+        for name, figures in found.items()
+    }
+
+
+def tell(mtu: int, found: dict[str, Figures]) -> None:
+    """The table for one MTU."""
+    medians = medians_of(found)
     rows = [
-        [line, *(number(convert(medians[n][what])) if what in medians[n] else "–" for n in names)]
+        [line, *(number(convert(m[what])) if what in m else "–" for m in medians.values())]
         for what, line, convert in LINES
     ]
-    table(["", *names], rows)
-    keep(f"qemu-{args.mtu}", {"rounds": args.rounds, "octets": args.bytes, "medians": medians})
+    show()
+    table([f"MTU {mtu}", *found], rows)
 
 
 if __name__ == "__main__":
