@@ -142,13 +142,11 @@ done
         first.expect("round 3\n")
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(monitor))
-            sock.sendall(b"migrate_set_parameter max-bandwidth 40M\n")
-            sock.sendall(f"migrate unix:{incoming}\n".encode())
+            sock.sendall(b"migrate_set_parameter max-bandwidth 2M\n")
+            sock.sendall(f"migrate -d unix:{incoming}\n".encode())
+            first.expect("round 6\n")  # it goes on while it is copied
+            sock.sendall(b"migrate_set_parameter max-bandwidth 1G\n")
             output = second.expect("round 14\n")
-            sock.sendall(b"info migrate\n")
-        before = first.seen()
-        rounds = [int(n) for n in re.findall(r"round (\d+)", before)]
-        assert rounds[-1] > 3  # it went on while it was copied
         server.expect("machine 2 connected")
     digests = re.findall(r"([0-9a-f]{64})  file", output)
     assert set(digests) == {web.digest}
