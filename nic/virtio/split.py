@@ -7,8 +7,9 @@ heads of chains; the used ring, where the device puts them back with the bytes i
     used:      flags, idx, ring[size] of (id, len), avail_event    16; id and len 32
 
 Indices run on through 65,535; an entry's place is the index modulo the size, a power of two. The
-driver's index is believed as far as the size: one that is further ahead breaks the ring. A head is
-read once, and so is each word of a descriptor.
+driver's index is believed as far as the size: one that is further ahead of what was read, or of
+what was shown as used, breaks the ring; so no more than the ring holds is ever out. A head is read
+once, and so is each word of a descriptor.
 
 Who tells whom: with EVENT_IDX each side writes the index whose passing it wants to be told of
 (`avail_event`, `used_event`); without it, flag bit 0 says "do not". A device that is busy asks for
@@ -19,7 +20,7 @@ before: a front-end that connects again may say what the driver has made availab
 Hypervisor does), and the buffers in between would be nobody's for ever.
 
 `push` notes and `publish` shows: elements first, the index behind a barrier, and then the look at
-whether the driver wants to be told.
+whether the driver wants to be told. What is pushed while the ring lies nowhere waits until it does.
 
 Does not do: legacy guests of another byte order; hosts that are big-endian.
 """

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nic.vhost_user.memory import SLOTS_MAX
 from nic.virtio.chain import CHAIN_MAX, BrokenRing, follow
 from nic.virtio.device import RANGES_PER_CALL
 from nic.virtio.features import (
@@ -587,3 +588,35 @@ def test_a_log_that_is_truncated() -> None:
         assert wire.give(FRAME)
         wire.turn()
         assert wire.gone == LOST
+
+
+def test_so_many_regions_and_no_more() -> None:
+    with wired(started=False) as wire:
+        front = wire.front
+        front.negotiate(ALL)
+        for n in range(SLOTS_MAX):
+            region = struct.pack("=QQQQ", n * 4096, 4096, n * 4096, 0)
+            assert front.acknowledged(37, struct.pack("=Q", 0) + region, [front.fd]) == 0
+        front.send(37, struct.pack("=QQQQQ", 0, 1 << 40, 4096, 0, 0), [front.fd])
+        assert wire.gone == [f"has more than {SLOTS_MAX} regions of memory"]
+
+
+@pytest.mark.parametrize("start", [(1 << 64) - 4096, (1 << 64) - 1, 1 << 63])
+def test_a_region_at_the_end_of_all_addresses(start: int) -> None:
+    """The last page is one; what would go round is none. Rings lead nowhere else by it."""
+    with wired(started=False) as wire:
+        front = wire.front
+        front.negotiate(ALL)
+        size = 4096 if start & 4095 == 0 else 2
+        message = struct.pack("=QQQQQ", 0, start, size, start, 0)
+        front.send(37, message, [front.fd])
+        if start + size > 1 << 64:
+            assert len(wire.gone) == 1
+            assert "cannot be mapped" in wire.gone[0]
+            return
+        front.send(8, struct.pack("=II", 1, 8))
+        front.send(9, struct.pack("=IIQQQQ", 1, 0, start + 4090, start, start, 0))
+        front.send(12, struct.pack("=Q", 1), [front.kicks[1]])
+        os.eventfd_write(front.kicks[1], 1)
+        wire.turn()
+        assert wire.gone == []  # it rests
