@@ -170,8 +170,21 @@ def _kernel_tap(folder: Path, mtu: int) -> Iterator[Setting]:
     config = UDHCPD.format(guest=GUEST, gateway=GATEWAY, folder=folder, mtu=mtu)
     (folder / "udhcpd.conf").write_text(config)
     with holder(TAP.format(folder=folder, mtu=mtu)) as namespace:
+        _wait_for_address(namespace.entering())
         netdev = "tap,id=n0,ifname=tap0,script=no,downscript=no"
         yield Setting(netdev, 80, GUEST, GATEWAY, namespace.entering())
+
+
+def _wait_for_address(who: tuple[str, ...]) -> None:
+    """Until whoever sets the namespace up has come to the device's address."""
+    until = time.monotonic() + STARTS_FOR
+    argv = [*who, "ip", "-o", "address", "show", "dev", "tap0", "up"]
+    while time.monotonic() < until:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if GATEWAY in done.stdout:
+            return
+        time.sleep(0.01)
+    raise SystemExit("benchmarks: no address on the TAP device")
 
 
 def _wait_for(path: Path) -> None:
