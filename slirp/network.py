@@ -32,6 +32,7 @@ from slirp.host.dispatch import Dispatcher
 from slirp.host.forward import Forward, Forwards
 from slirp.host.ipv6 import has_route
 from slirp.host.loop import READABLE, WRITABLE, Loop, Timed
+from slirp.host.naming import Naming
 from slirp.host.observer import Observer
 from slirp.host.own import OwnServices
 from slirp.ip.nat64 import Nat64
@@ -98,8 +99,9 @@ class Network:
         self._resolv = ResolvConf(config.resolv_conf)
         self._resolvers = config.resolvers
         nat64 = config.nat64_prefix
+        zones = self._zones(config)
         self._dns = DnsService(
-            self._zones(config), self._servers,
+            zones, self._servers,
             domains=config.domain_resolvers,
             cache=DnsCache(config.dns_cache) if config.dns_cache else None,
             dns64=None if nat64 is None else Dns64(Nat64(nat64), reaches_ipv6=has_route),
@@ -115,7 +117,8 @@ class Network:
             self._find_guest,
         )  # fmt: skip
         relays.on_gone = self._port_gone
-        self._observer = Observer(relays, self._lessors)
+        naming = Naming(relays, zones, self._leased, config)
+        self._observer = Observer(relays, self._lessors, naming)
         self._gone = 0  # ports whose device went away
         self._counters: dict[str, Mapping[str, int]] = {}
         self._attached = 0

@@ -145,8 +145,9 @@ def flows(network: Connection, args: Namespace) -> None:
     if args.json:
         _print_json(found)
         return
-    headings = ["ID", "PROTO", "STATE", "GUEST", "REMOTE", "TO GUEST", "TO HOST", "RATE", "RTT"]
-    headings += ["AGE", *(["PROGRAM", "SERVER"] if args.owners else [])]
+    headings = ["ID", "PROTO", "STATE", "GUEST", "GUEST NAME", "REMOTE", "REMOTE NAME"]
+    headings += ["TO GUEST", "TO HOST", "RATE", "RTT", "AGE"]
+    headings += ["PROGRAM", "SERVER"] if args.owners else []
     table(headings, [_flow(flow, owners=args.owners) for flow in found])
     if answer["more"]:
         sys.stderr.write(f"slirp: {answer['more']} more; --limit N shows more of them\n")
@@ -159,7 +160,9 @@ def _flow(flow: Mapping[str, Any], *, owners: bool) -> list[Any]:
         flow["proto"],
         flow["state"],
         flow["guest"],
+        flow.get("guest_name"),  # a network of an older slirp tells none
         flow["remote"],
+        flow.get("remote_name"),
         octets(flow.get("octets_to_guest")),
         octets(flow.get("octets_to_host")),
         f"{octets(rate)}/s",

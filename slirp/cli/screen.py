@@ -25,12 +25,14 @@ RATE_TO_GUEST: Final = "octets_per_s_to_guest"
 RATE_TO_HOST: Final = "octets_per_s_to_host"
 # heading: what it sorts by; largest first where it is a number
 COLUMNS: Final = {
-    "ID": "id", "PROTO": "proto", "STATE": "state", "GUEST": "guest", "REMOTE": "remote",
+    "ID": "id", "PROTO": "proto", "STATE": "state", "GUEST": "guest", "GUEST NAME": "guest_name",
+    "REMOTE": "remote", "REMOTE NAME": "remote_name",
     "TO GUEST": "octets_to_guest", "TO HOST": "octets_to_host", "DOWN/S": RATE_TO_GUEST,
     "UP/S": RATE_TO_HOST, "RTT": "rtt", "RESENT": "retransmitted", "AGE": "age",
 }  # fmt: skip
 DROPS: Final = ("refused", "malformed")
 DROPS_SHOWN: Final = 12
+NAME_SHOWN: Final = 32  # letters
 
 
 class Top(App[None]):
@@ -195,7 +197,9 @@ def _row(flow: dict[str, Any]) -> list[str]:
         cell(flow["proto"]),
         cell(flow["state"]),
         cell(flow["guest"]),
+        _name(flow.get("guest_name")),
         cell(flow["remote"]),
+        _name(flow.get("remote_name")),
         octets(flow.get("octets_to_guest")),
         octets(flow.get("octets_to_host")),
         octets(flow.get(RATE_TO_GUEST)),
@@ -204,6 +208,12 @@ def _row(flow: dict[str, Any]) -> list[str]:
         cell(flow.get("retransmitted")),
         seconds(flow["age"]),
     ]
+
+
+def _name(value: str | None) -> str:
+    """The end of a name says more than its beginning, where it is too long."""
+    text = cell(value)
+    return text if len(text) <= NAME_SHOWN else "…" + text[1 - NAME_SHOWN :]
 
 
 def _drops(stats: dict[str, Any]) -> Iterator[str]:

@@ -76,11 +76,12 @@ VERBS: Final[Mapping[str, Verb]] = {
     "leases": Verb("DHCP leases", "leases: address, mac, hostname, expires_in (null: never)"),
     "flows": Verb(
         "TCP connections and UDP mappings",
-        "flows: id, proto, state, direction, guest, remote, port, host_local, host_remote, age, "
-        "idle (seconds) and, of TCP, octets_to_guest, octets_to_host, their rates (octets_per_s_…, "
-        "since this was asked last), rtt, host_rtt (seconds), guest_window, offered_window, "
-        "in_flight, mss (bytes), retransmitted, host_retransmitted, unsent_by_host; more: how "
-        "many there are beyond the limit; namespace_pid: a process in the guests' namespace",
+        "flows: id, proto, state, direction, guest, guest_name, remote, remote_name (null: none is "
+        "known), port, host_local, host_remote, age, idle (seconds) and, of TCP, octets_to_guest, "
+        "octets_to_host, their rates (octets_per_s_…, since this was asked last), rtt, host_rtt "
+        "(seconds), guest_window, offered_window, in_flight, mss (bytes), retransmitted, "
+        "host_retransmitted, unsent_by_host; more: how many there are beyond the limit; "
+        "namespace_pid: a process in the guests' namespace",
         {
             "proto": Arg("string", "tcp or udp only"),
             "guest": Arg("string", "of this address only"),

@@ -31,6 +31,7 @@ from slirp.ip.layer import udp_datagram
 from slirp.ip.neighbours import Guest
 from slirp.ip.packet import Unresolved
 from slirp.ip.template import PROTOCOL_UDP
+from slirp.services.asked import AskedNames
 from slirp.services.dns import Action, Answer, DnsService, Forget, SendToResolver
 from slirp.shortage import is_shortage, persist
 from slirp.stack import Stack
@@ -123,6 +124,7 @@ class DnsRelay:
         self._attempts: dict[int, Attempt] = {}
         self._clients: dict[int, Client] = {}
         self._accepted = 0
+        self.asked = AskedNames()
         self.shortages = 0  # times that the kernel had no memory for a query or an answer
         self.visit: float | None = None
 
@@ -245,6 +247,8 @@ class DnsRelay:
             client = self._clients.get(cast(int, action.client))
             if client is not None:
                 client.asked -= 1
+                if client.flow is not None:
+                    self._note(client.flow.guest, action)
                 client.unsent += frame_message(action.payload)
                 self._flush(client)
             return
@@ -258,7 +262,12 @@ class DnsRelay:
             unresolved = Unresolved(addr, src, PROTOCOL_UDP, datagram)
             self._holding.hold_packet(unresolved, self._loop.now)
         else:
+            self._note(guest, action)
             send_all(layer.packets(guest, src, PROTOCOL_UDP, datagram))
+
+    def _note(self, guest: Guest, answer: Answer) -> None:
+        """What a guest learns by this, for whoever looks at its flows."""
+        self.asked.learn(guest.attachment, guest.mac, answer.payload, self._loop.now)
 
     def accept(self, attachment: Attachment, now: float) -> tuple[Client, socket.socket] | None:
         """A guest connects: our side and its flow's, or None where there is no room."""
@@ -381,6 +390,7 @@ class DnsRelay:
             if client.attachment is attachment:
                 self.drop(client)
         self._perform(self.service.forget_port(attachment), self._loop.now)
+        self.asked.forget_port(attachment)
 
     def close(self) -> None:
         """End everything."""

@@ -9,8 +9,8 @@ host side is a Unix socket has no such witness: its counts are right below 4 GiB
 `rtt` is to the guest, `host_rtt` the kernel's to the host's peer; seconds, None where not measured.
 Addresses are the guest's view (`remote`) and the host's (`host_local`, `host_remote`).
 
-Does not do: rates (slirp.control.rates has two instants to compare), owners of sockets, which a
-network in a sandbox cannot see (slirp.control.owners).
+Does not do: names (slirp.host.naming), rates (slirp.control.rates has two instants to compare),
+owners of sockets, which a network in a sandbox cannot see (slirp.control.owners).
 """
 
 from __future__ import annotations

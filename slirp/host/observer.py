@@ -23,6 +23,7 @@ from slirp.host.listing import describe_guest, describe_tcp, describe_udp
 if TYPE_CHECKING:
     from slirp.host.attachment import Attachment
     from slirp.host.dispatch import Dispatcher
+    from slirp.host.naming import Naming
     from slirp.host.state import Restorer
     from slirp.host.tcp_flow import TcpFlow
     from slirp.host.udp_mapping import Mapping
@@ -37,9 +38,12 @@ if TYPE_CHECKING:
 class Observer:
     """What stands beside one network's relays."""
 
-    def __init__(self, relays: Dispatcher, dhcp: Sequence[DhcpServer | Dhcpv6Server]) -> None:
+    def __init__(
+        self, relays: Dispatcher, dhcp: Sequence[DhcpServer | Dhcpv6Server], naming: Naming
+    ) -> None:
         self._relays = relays
         self._dhcp = dhcp
+        self._naming = naming
         self.events = Events(lambda: relays.loop.now, self._listen)
         self._capture: tuple[Selection, Capture] | None = None
         self._restorer: Restorer | None = None
@@ -65,9 +69,9 @@ class Observer:
         """TCP flows and UDP mappings, one at a time: they may be many."""
         now = self._relays.loop.now
         for flow in list(self._relays.tcp.flows.values()):
-            yield describe_tcp(flow, now)
+            yield describe_tcp(flow, now) | self._naming.of_tcp(flow)
         for mapping in list(self._relays.udp.mappings.values()):
-            yield describe_udp(mapping, now)
+            yield describe_udp(mapping, now) | self._naming.of_udp(mapping)
 
     def kill(self, name: str) -> bool:
         """End a flow: both ends of a TCP connection are reset. False: there is none so called."""
@@ -115,10 +119,12 @@ class Observer:
         relays.stack.link.on_guest = self._guest_seen if wanted else relays.holding.guest_seen
 
     def _tell_tcp(self, kind: str, flow: TcpFlow) -> None:
-        self.events.tell(kind, describe_tcp(flow, self._relays.loop.now))
+        described = describe_tcp(flow, self._relays.loop.now)
+        self.events.tell(kind, described | self._naming.of_tcp(flow))
 
     def _tell_udp(self, kind: str, mapping: Mapping) -> None:
-        self.events.tell(kind, describe_udp(mapping, self._relays.loop.now))
+        described = describe_udp(mapping, self._relays.loop.now)
+        self.events.tell(kind, described | self._naming.of_udp(mapping))
 
     def _guest_seen(self, guest: Guest, now: float) -> None:
         self._relays.holding.guest_seen(guest, now)

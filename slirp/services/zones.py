@@ -27,7 +27,7 @@ from typing import Final, NamedTuple, Protocol
 from slirp.address import addr_from_text, is_loopback
 from slirp.services.watched import Watched
 from slirp.wire import dns as wire
-from slirp.wire.dns import Labels, Record, emit_name, labels_of
+from slirp.wire.dns import Labels, Record, emit_name, labels_of, name_text, parse_name
 
 LOCAL_TTL: Final = 30  # seconds
 LEASED_DOMAIN: Final = (b"internal",)  # ICANN's for private use
@@ -41,6 +41,8 @@ Records = dict[Labels, tuple[Record, ...]]
 class Lease(Protocol):
     @property
     def addr(self) -> bytes: ...
+    @property
+    def mac(self) -> bytes: ...
     @property
     def hostname(self) -> bytes: ...
     @property
@@ -82,6 +84,12 @@ class Zones:
                 return found
         return None
 
+    def name_of(self, addr: bytes, now: float) -> str | None:
+        """The name that an address leads back to; None: not known here."""
+        records = self.lookup(reverse_name(addr), now) or ()
+        names = (parse_name(r.rdata, 0)[0] for r in records if r.rtype == wire.TYPE_PTR)
+        return next(map(name_text, names), None)
+
 
 class Hosts:
     """One hosts file."""
@@ -98,6 +106,7 @@ class Hosts:
 
 class _Owner(NamedTuple):
     addr: bytes
+    mac: bytes
 
 
 class LeasedNames:
@@ -115,6 +124,8 @@ class LeasedNames:
         self._until = -inf
         self._owners: list[dict[bytes, _Owner]] = [{} for _ in sources]
         self._records: Records = {}
+        self._called: dict[bytes, str] = {}  # by address
+        self._addrs: dict[bytes, list[bytes]] = {}  # leased to a MAC, those with a name
 
     def records(self, now: float) -> Records:
         """What clients are called now."""
@@ -132,13 +143,26 @@ class LeasedNames:
             return None
         return next((r.rdata for r in records if r.rtype != wire.TYPE_PTR), None)
 
+    def called(self, addr: bytes, now: float) -> str | None:
+        """What whoever has the lease of this address is called."""
+        self.records(now)
+        return self._called.get(addr)
+
+    def named_addresses(self, mac: bytes, now: float) -> Sequence[bytes]:
+        """The leased addresses of a machine that have a name."""
+        self.records(now)
+        return self._addrs.get(mac, ())
+
     def _look(self, now: float) -> None:
         self._until = inf
+        self._called, self._addrs = {}, {}
         found: dict[bytes, list[bytes]] = {}
         for index, source in enumerate(self._sources):
             owners = self._owners[index] = self._owners_of(source, self._owners[index], now)
             for label, owner in owners.items():
                 found.setdefault(label, []).append(owner.addr)
+                self._called[owner.addr] = label.decode()
+                self._addrs.setdefault(owner.mac, []).append(owner.addr)
         self._records = records_by_labels(
             {(label, *domain): addrs for domain in self._domains for label, addrs in found.items()}
         )
@@ -151,7 +175,7 @@ class LeasedNames:
             self._until = min(self._until, lease.expires_at)
             label = label_of(lease.hostname)
             if label is not None:
-                claims.setdefault(label, []).append(_Owner(lease.addr))
+                claims.setdefault(label, []).append(_Owner(lease.addr, lease.mac))
         return {label: _owner(before.get(label), who) for label, who in claims.items()}
 
 

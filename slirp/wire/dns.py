@@ -71,6 +71,7 @@ _QUESTION_TAIL: Final = struct.Struct("!HH")
 _RECORD_TAIL: Final = struct.Struct("!HHIH")
 _OPTION_HEAD: Final = struct.Struct("!HH")
 _POINTER: Final = 0xC0
+_SPECIAL: Final = frozenset('.\\"();@$')  # what means something in a zone file
 _POINTER_MAX: Final = 0x3FFF  # the furthest offset that a compression pointer can name
 
 
@@ -265,6 +266,18 @@ def labels_of(name: str) -> Labels:
     if sum(map(len, labels)) + len(labels) + 1 > NAME_MAX:
         raise ValueError(f"{name!r}: a name is at most {NAME_MAX} bytes")
     return labels
+
+
+def name_text(labels: Labels) -> str:
+    """A name in text, RFC 1035 §5.1: printable ASCII without blanks, whatever is in its labels."""
+    return ".".join("".join(map(_octet_text, label)) for label in labels) or "."
+
+
+def _octet_text(octet: int) -> str:
+    if not 0x20 < octet < 0x7F:
+        return f"\\{octet:03}"
+    letter = chr(octet)
+    return f"\\{letter}" if letter in _SPECIAL else letter
 
 
 def emit_name(labels: Labels, offset: int = 0, seen: dict[Labels, int] | None = None) -> bytes:

@@ -218,9 +218,12 @@ def test_flows_of_a_command_and_their_owners(tmp_path: Path) -> None:
             "run",
             "--control",
             path,
+            "--dns-record",
+            "web.test=10.0.2.2",
             "--",
             nc,
-            "10.0.2.2",
+            "-4",
+            "web.test",
             str(port),
         ]
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True)
@@ -228,8 +231,12 @@ def test_flows_of_a_command_and_their_owners(tmp_path: Path) -> None:
             listener.settimeout(PATIENCE)
             peer, _ = listener.accept()
             with peer:
-                (flow,) = asked(path, "flows")
+                (flow,) = asked(path, "flows", "--proto", "tcp")
                 assert flow["state"] == "ESTABLISHED"
+                assert flow["remote_name"] == "web.test"
+                heading, line = ctl(path, "flows", "--proto", "tcp").stdout.splitlines()
+                assert "REMOTE NAME" in heading
+                assert f"10.0.2.2:{port}  web.test" in line
                 assert "nc" in asked(path, "status")["name"]
                 owners(path, port)
                 assert ctl(path, "kill", flow["id"]).returncode == 0

@@ -87,6 +87,7 @@ def test_flows_guests_and_status_are_shown(running: Running, tmp_path: Path) -> 
 
         assert "10.0.2.15" in str(top.query_one("#guests", Static).render())
         assert "2 flows" in str(top.query_one("#status", Static).render())
+        assert "host.internal" in map(str, table(top).get_row("t1"))
 
     driven(running, tmp_path, script)
 
@@ -106,6 +107,23 @@ def test_sort_filter_and_kill(running: Running, tmp_path: Path) -> None:
         await pilot.press("f", *["backspace"] * 4, "enter")
         await pilot.pause()
         assert [flow["id"] for flow in top.shown()] == ["t1"]
+
+    driven(running, tmp_path, script)
+
+
+def test_filter_by_name_and_a_name_that_is_too_long(running: Running, tmp_path: Path) -> None:
+    async def script(top: Any, pilot: Any) -> None:
+        await pilot.press("f", *"host.internal", "enter")
+        await pilot.pause()
+        assert len(top.shown()) == 2
+        for flow in top._flows:
+            flow["remote_name"] = "x" * 300 + ".example.test" if flow["id"] == "t1" else None
+        top._show_flows()
+        top.wanted = ""
+        top._show_flows()
+        (shown,) = (cell for cell in map(str, table(top).get_row("t1")) if "example" in cell)
+        assert len(shown) == 32
+        assert shown.startswith("…")
 
     driven(running, tmp_path, script)
 
