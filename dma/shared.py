@@ -10,7 +10,10 @@ looked at: a memfd does (QEMU's memory-backend-memfd is sealed by itself), a fil
 not. Whoever truncates such a file while it is mapped has zeros in its place (dma/sigbus.py), and
 the memory `is_lost`: it is for whoever holds it to notice and to let go.
 
-Does not do: keep descriptors (a mapping needs none); user addresses, which the protocol has beside
+A mapping needs no descriptor; who is to pass the memory on to another process keeps one per file
+(`KeptFiles`), however many regions are of it.
+
+Does not do: user addresses, which the protocol has beside
 physical ones (nic/vhost_user/memory.py).
 """
 
@@ -19,12 +22,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import mmap
-from typing import Final
+import os
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeAlias
 
 from dma import sigbus
 from dma.memory import MemoryMap, Region
 
 ADDRESS_LIMIT: Final = 1 << 64  # bytes
+
+File: TypeAlias = tuple[int, int]  # device and inode
 
 
 def map_whole(fd: int, *, is_writable: bool = True) -> memoryview:
@@ -82,3 +89,28 @@ class SharedMemory(MemoryMap):
         found = len(left) < len(self.regions)
         self.use(left)
         return found
+
+
+class KeptFiles:
+    """A descriptor of each file that regions are of."""
+
+    def __init__(self) -> None:
+        self._fds: dict[File, int] = {}
+
+    def keep(self, fd: int) -> File:
+        """Have one of this file, whose descriptor stays the caller's. Raises OSError."""
+        status = os.fstat(fd)
+        file = (status.st_dev, status.st_ino)
+        if file not in self._fds:
+            self._fds[file] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        return file
+
+    def keep_only(self, files: Iterable[File]) -> None:
+        """Close those of all others."""
+        for file in self._fds.keys() - set(files):
+            os.close(self._fds.pop(file))
+
+    @property
+    def fds(self) -> Mapping[File, int]:
+        """The descriptors."""
+        return self._fds

@@ -151,6 +151,16 @@ class Registers:
         if line != self._line:
             self._set_line(line)
 
+    @property
+    def line(self) -> bool:
+        """The pin."""
+        return self._line
+
+    @line.setter
+    def line(self, level: bool) -> None:
+        """As it was in another process: nobody is told."""
+        self._line = level
+
     def _set_line(self, line: bool) -> None:
         self._line = line
         self._interrupt(line)

@@ -26,6 +26,9 @@ as good as ever.
 
 Checksums that a machine's driver has left to its device are as in nic/stream.py.
 
+`carried` and `resume` have another process go on with the same socket: whom it talks to, and the
+frame that waits.
+
 Does not do: offloads towards the guest; several machines behind one socket.
 """
 
@@ -33,8 +36,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE, Frame, PortDefaults, Shortage
@@ -296,6 +299,32 @@ class DgramPort(PortDefaults):
         self.peer = sender
         self._on_peer(sender)
         return True
+
+    # Another process
+
+    def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
+        """What a port in another process needs; `place` notes a descriptor for it."""
+        return {
+            "sock": place(self._sock.fileno()),
+            "peer": self.peer,
+            "only": self._only,
+            "unsent": bytes(self._tx[: self._waiting]).hex(),
+        }
+
+    def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Go on from there, with the same socket. Raises ValueError, LookupError or TypeError."""
+        unsent, peer = bytes.fromhex(values["unsent"]), str(values["peer"])
+        self._only = str(values["only"])
+        if len(unsent) > len(self._tx):
+            raise ValueError("a frame that is longer than the network's")
+        if self._connected or (peer and self._reach(peer)):
+            self.peer = peer
+        self._tx[: len(unsent)] = unsent
+        self._waiting = len(unsent)
+        self._starved = bool(unsent)  # the next poll() tries
+
+    def abandon(self) -> None:
+        """Another process goes on."""
 
     def close(self) -> None:
         """Close the sockets."""

@@ -17,7 +17,8 @@ from __future__ import annotations
 import array
 import os
 import socket
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from nic.port import Shortage
 from slirp.shortage import is_shortage
@@ -91,6 +92,17 @@ class FdStream:
             raise Hangup(f"lost its connection: {error.strerror}") from None
         if sent < len(data):
             raise Hangup("does not take its replies")
+
+    def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
+        """For another process: the socket, and descriptors that nobody has taken.
+
+        `place` notes a descriptor; what it makes of it stands for it.
+        """
+        return {"sock": place(self._sock.fileno()), "fds": [place(fd) for fd in self._fds]}
+
+    def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Go on from there, with the same socket."""
+        self._fds = [fds[at] for at in values["fds"]]
 
     def close(self) -> None:
         for fd in self.take_fds():

@@ -115,6 +115,12 @@ class ConfigSpace:
     def read(self, offset: int, size: int) -> bytes:
         return bytes(self._octets[offset : offset + size])
 
+    def put_all(self, octets: bytes) -> None:
+        """As `read(0, CONFIG_LEN)` told it, in another process."""
+        if len(octets) != CONFIG_LEN:
+            raise ValueError(f"a configuration space of {len(octets)} bytes")
+        self._octets[:] = octets
+
     def write(self, offset: int, data: bytes) -> None:
         """The host's hand."""
         for at, octet in enumerate(data, offset):

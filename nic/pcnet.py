@@ -48,7 +48,8 @@ Differs from the chip in:
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from dma.iovec import IoVec
 from dma.transfer import DmaPath, Lanes, Transfer
@@ -58,9 +59,9 @@ from nic.engine import FRAME_MAX, Engine
 from nic.filter import BROADCAST, GROUP, is_hashed
 from nic.pcnet_bcr import APROMWE, BCR_MASK, MC, SWS, BusRegisters
 from nic.pcnet_csr import PcnetRegisters
-from nic.pcnet_memory import BAM, LAFM, PAM, SPACE_24, SPACE_32, Block, Style
+from nic.pcnet_memory import BAM, LAFM, PAM, SPACE_24, SPACE_32, STYLES, Block, Style
 from nic.receiver import Receiver
-from nic.ring import TMD3_LCAR, DescriptorRing
+from nic.ring import TMD3_LCAR, DescriptorRing, Ring
 from nic.transmitter import Transmitter, TxRules
 
 PORTS_LEN: Final = 0x20  # bytes that the chip shows
@@ -72,6 +73,7 @@ DRCVBC: Final = 1 << 14
 DRCVPA: Final = 1 << 13
 
 _RDP, _RAP, _RESET, _BDP = range(4)
+_REGISTERS: Final = ("rap", "csr0", "csr1", "csr2", "csr3", "csr4", "csr5", "line")
 _SWS_ALIAS: Final = 58  # CSR58 is BCR20
 
 
@@ -124,6 +126,7 @@ class Pcnet(Engine):
         max_frame: int = FRAME_MAX,
     ) -> None:
         self._window = _Window(bus)
+        self._rings: tuple[Style, Ring, Ring]  # those that were made last
         super().__init__(self._window, PcnetRegisters(interrupt), max_frame)
         self._bus = BusRegisters()
         self._first_prom = prom_of(mac)
@@ -266,12 +269,19 @@ class Pcnet(Engine):
 
     def _make_rings(self) -> None:
         """Both rings, as the registers have them now."""
+        style, registers = self._bus.style, self._registers
+        self._use_rings(
+            style,
+            style.ring(registers.address(pcnet_csr.RX_BASE), registers.count(pcnet_csr.RX_LEN)),
+            style.ring(registers.address(pcnet_csr.TX_BASE), registers.count(pcnet_csr.TX_LEN)),
+        )
+
+    def _use_rings(self, style: Style, rx: Ring, tx: Ring) -> None:
         self._halt()
-        style, registers, master = self._bus.style, self._registers, self._master
+        registers, master = self._registers, self._master
         master.space = style.space
         self._window.base = registers.csr2 >> 8 << 24 if style.space == SPACE_24 else 0
-        rx = style.ring(registers.address(pcnet_csr.RX_BASE), registers.count(pcnet_csr.RX_LEN))
-        tx = style.ring(registers.address(pcnet_csr.TX_BASE), registers.count(pcnet_csr.TX_LEN))
+        self._rings = style, rx, tx
         accepts = self._make_filter()
         receiver = Receiver(
             DescriptorRing(rx, master, style.parse_rx),
@@ -291,6 +301,57 @@ class Pcnet(Engine):
             self.stats,
         )
         self._begin(registers.file[pcnet_csr.MODE], receiver, transmitter)
+
+    # Another process
+
+    def carried(self) -> dict[str, Any]:
+        """What a chip in another process needs, which has the same memory.
+
+        What has come and what was sent is handed over to the driver, and claims are void.
+        """
+        rings = None
+        if self._receiver is not None and self._transmitter is not None:
+            style, *places = self._rings
+            rings = {
+                "style": style.number,
+                "places": [[ring.base, ring.entries] for ring in places],
+                "window": self._window.base,
+                "mode": self._mode,
+                "receiver": self._receiver.settle(),
+                "transmitter": self._transmitter.settle(),
+            }
+        return {
+            "registers": {name: getattr(self._registers, name) for name in _REGISTERS},
+            "file": self._registers.file,
+            "bus": self._bus.file,
+            "is_link_up": self._bus.is_link_up,
+            "prom": self._prom.hex(),
+            "rings": rings,
+        }
+
+    def resume(self, values: Mapping[str, Any]) -> None:
+        """Go on from there. Raises ValueError, LookupError or TypeError."""
+        registers, bus, rings = self._registers, self._bus, values["rings"]
+        for file, name in ((registers.file, "file"), (bus.file, "bus")):
+            if len(values[name]) != len(file):
+                raise ValueError(f"{len(values[name])} registers")
+            file[:] = map(int, values[name])
+        bus.is_link_up = bool(values["is_link_up"])
+        self._prom[:] = bytes.fromhex(values["prom"])[:PROM_LEN].ljust(PROM_LEN, b"\0")
+        for name in _REGISTERS:
+            setattr(registers, name, int(values["registers"][name]))
+        if rings is not None:
+            style = STYLES[rings["style"]]
+            rx, tx = (style.ring(int(base), int(entries)) for base, entries in rings["places"])
+            self._use_rings(style, rx, tx)
+            self._window.base, self._mode = int(rings["window"]), int(rings["mode"])
+            assert self._receiver is not None
+            assert self._transmitter is not None
+            self._receiver.go_on(int(rings["receiver"]))
+            self._transmitter.go_on(rings["transmitter"])
+        self.polls_tx = not registers.csr4 & pcnet_csr.TXDPOLL
+        self.is_suspended = bool(registers.csr5 & pcnet_csr.SPND)
+        self._doorbell.set()  # have the ring looked at
 
     # What follows from registers
 

@@ -18,8 +18,8 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from dma.iovec import IoVec
 from dma.transfer import DmaFault, DmaPath, Transfer
@@ -113,6 +113,16 @@ class PcnetCard:
             self._master.look()
         else:
             self.chip.write(offset, int.from_bytes(data, "little"), len(data))
+
+    def carried(self) -> dict[str, Any]:
+        """What a card in another process needs, which has the same memory."""
+        return {"config": self._config.read(0, pci.CONFIG_LEN).hex(), "chip": self.chip.carried()}
+
+    def resume(self, values: Mapping[str, Any]) -> None:
+        """Go on from there. Raises ValueError, LookupError or TypeError."""
+        self._config.put_all(bytes.fromhex(values["config"]))
+        self._master.look()
+        self.chip.resume(values["chip"])
 
     def reset(self) -> None:
         """The slot's RST#."""

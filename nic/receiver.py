@@ -159,6 +159,23 @@ class Receiver:
                 if claim.withdraw is not None:
                     claim.withdraw()
 
+    def settle(self) -> int:
+        """Hand over what has come, and take back what is claimed; where the next frame goes.
+
+        For another process to go on from there.
+        """
+        for claim in list(self._claims):
+            if claim.is_open:
+                self.cancel(claim)
+                if claim.withdraw is not None:
+                    claim.withdraw()
+        self.queue.run(self.queue.pending)
+        return self._position
+
+    def go_on(self, position: int) -> None:
+        """From where another process was."""
+        self._position = position
+
     def has_room(self, size: int) -> bool:
         """Whether a claim of this size would be granted now."""
         need = max(size, FRAME_MIN) + FCS_LEN

@@ -26,6 +26,10 @@ The framing has no room for a virtio-net header. QEMU finishes a frame before it
 drops the header, so that a frame may lack its checksum or be far longer than the MTU, and nothing
 says so (`unlabelled` in nic/port.py).
 
+`carried` is what of the stream is here and no longer in the socket: a frame that has come in part,
+frames that the kernel has taken in part. With it and the socket another process goes on (`resume`)
+between any two bytes.
+
 Does not do: listen, accept or reconnect (slirp/machines.py); offloads towards the guest.
 """
 
@@ -33,8 +37,8 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from dma.iovec import IoVec
 from nic.port import VNET_NONE, Frame, PortDefaults, Shortage
@@ -218,6 +222,31 @@ class StreamPort(PortDefaults):
         if self._on_gone is None:
             raise MachineGone(f"the machine {why}")
         self._on_gone(why)
+
+    # Another process
+
+    def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
+        """What a port in another process needs; `place` notes a descriptor for it."""
+        return {
+            "sock": place(self._sock.fileno()),
+            "received": bytes(self._rx[self._rx_start : self._rx_end]).hex(),
+            "unsent": bytes(self._tx[self._tx_start : self._tx_end]).hex(),
+        }
+
+    def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Go on from there, with the same socket. Raises ValueError, LookupError or TypeError."""
+        received, unsent = bytes.fromhex(values["received"]), bytes.fromhex(values["unsent"])
+        if len(received) > RECEIVE_LEN or len(unsent) > STAGING_LEN:
+            raise ValueError("more than a stream's port holds")
+        self._rx[: len(received)] = received
+        self._rx_start, self._rx_end = 0, len(received)
+        self._tx[: len(unsent)] = unsent
+        self._tx_start, self._tx_end = 0, len(unsent)
+        if received or unsent:  # have frames() called, which sends first and then looks
+            self._readiness.await_room(self._sock.fileno())
+
+    def abandon(self) -> None:
+        """Another process goes on."""
 
     def close(self) -> None:
         """Close the connection."""

@@ -26,7 +26,8 @@ Does not do: TDMD or the polling interval (nic/lance.py), collisions, or anythin
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from dma.iovec import IoVec, total_len
 from dma.transfer import CompletionQueue, Direction, Lanes, Transfer
@@ -121,6 +122,24 @@ class Transmitter:
         """STOP or a memory error: frames that are out may be released, without effect."""
         self._is_halted = True
         self.queue.clear()
+
+    def settle(self) -> dict[str, int]:
+        """Give back what was sent; from where another process may go on.
+
+        Frames that are still out are sent again.
+        """
+        self.queue.run(self.queue.pending)
+        return {
+            "position": self._given_back,
+            "is_halted": self._is_halted,
+            "has_underflowed": self._has_underflowed,
+        }
+
+    def go_on(self, values: Mapping[str, Any]) -> None:
+        """From there."""
+        self._position = self._given_back = int(values["position"])
+        self._is_halted = bool(values["is_halted"])
+        self._has_underflowed = bool(values["has_underflowed"])
 
     def is_waiting(self) -> bool:
         """Whether the descriptor where the chip waits is owned: what polling looks at."""

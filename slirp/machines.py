@@ -15,6 +15,9 @@ frame that it does not take shows it, or the next one's coming.
 memory of a machine that shares it (a capture); `report` gets one line per event, without a newline;
 `when_over` is called when the last machine has left and no other can come.
 
+`carried` and `adopt` have another process go on with the same sockets: with those that listen, and
+with each machine's as its port leaves it. Ports are attached under the names that they had.
+
 A machine that gets its card from us (vfio-user; vhost-user with crosvm) gets an Ethernet address
 too: the lowest that no other has, so that whoever comes back has the one that it had.
 
@@ -25,8 +28,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from nic.dgram import DgramPort
 from nic.stream import StreamPort
@@ -45,6 +48,10 @@ CARDS: Final = bytes.fromhex(
     "5254 0070 6300"
 )  # Ethernet addresses of cards that we make: the first
 
+VHOST_USER: Final = "vhost-user"  # protocols, as slirp.cli.endpoint has them
+VFIO_USER: Final = "vfio-user"
+DGRAM: Final = "dgram"
+
 Renew: TypeAlias = Callable[[], socket.socket]
 MachinePort: TypeAlias = StreamPort | DgramPort | VhostUserPort | VfioUserPort
 
@@ -52,10 +59,20 @@ MachinePort: TypeAlias = StreamPort | DgramPort | VhostUserPort | VfioUserPort
 class Machine:
     """One machine's connection."""
 
-    def __init__(self, name: str, port: MachinePort) -> None:
+    port: MachinePort
+
+    def __init__(self, name: str, protocol: str) -> None:
         self.name = name
-        self.port = port
+        self.protocol = protocol
         self.attachment: Attachment | None = None
+
+
+class _Listener(NamedTuple):
+    """Where machines connect."""
+
+    sock: socket.socket
+    name: str
+    protocol: str
 
 
 class Server:
@@ -75,10 +92,12 @@ class Server:
         self._wrap = wrap
         self._wrap_path = wrap_path
         self._when_over = when_over
-        self._listeners: list[socket.socket] = []
+        self._listeners: list[_Listener] = []
         self._fixed: list[tuple[DgramPort, Attachment]] = []
+        self._renewed: dict[str, DgramPort] = {}  # those that any machine may join
         self._gone: dict[Machine, str] = {}  # to be taken off in a moment, and why
         self.visit: float | None = None
+        self._abandoned = False
         self.machines: list[Machine] = []
         self._count = 0
 
@@ -88,57 +107,62 @@ class Server:
         They speak this protocol (`add`).
         """
         listener.setblocking(False)
-        self._listeners.append(listener)
+        self._listeners.append(_Listener(listener, name, protocol))
         self._network.watch(
             listener.fileno(), lambda: self._handle_connect(listener, name, protocol)
         )
 
     def add(self, sock: socket.socket, name: str, protocol: str = "") -> Machine:
         """Serve the machine behind this socket: vhost-user, vfio-user, or frames in a stream."""
-        match protocol:
-            case "vhost-user":
-                return self.add_vhost_user(sock, name)
-            case "vfio-user":
-                return self.add_vfio_user(sock, name)
-        return self.add_stream(sock, name)
+        machine = Machine(f"machine {self._count + 1}", protocol)
+        machine.port = self._port(machine, sock)
+        self._count += 1
+        self._attach(machine)
+        self._report(f"{machine.name} connected to {name}")
+        return machine
 
     def add_stream(self, sock: socket.socket, name: str) -> Machine:
         """Serve the machine at the other end of this stream socket."""
-        with contextlib.suppress(OSError):  # not TCP
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        port = StreamPort(sock, mtu=self._network.mtu, on_gone=lambda why: self._left(machine, why))
-        machine = self._add(port, name)
-        return machine
+        return self.add(sock, name)
 
     def add_vhost_user(self, sock: socket.socket, name: str) -> Machine:
         """Serve the machine whose front-end is at the other end of this Unix socket."""
+        return self.add(sock, name, VHOST_USER)
+
+    def add_vfio_user(self, sock: socket.socket, name: str) -> Machine:
+        """Serve the machine at the other end of this Unix socket, which gets a PCI card."""
+        return self.add(sock, name, VFIO_USER)
+
+    def _port(self, machine: Machine, sock: socket.socket, mac: str | None = None) -> MachinePort:
+        """`mac`: of the card that the machine had from another process."""
+        mtu = self._network.mtu
+
+        def gone(why: str) -> None:
+            self._left(machine, why)
 
         def changed() -> None:
             if machine.attachment is not None:
                 machine.attachment.learn()
 
-        port = VhostUserPort(
-            sock,
-            mtu=self._network.mtu,
-            mac=self._free_address(),
-            on_gone=lambda why: self._left(machine, why),
-            on_change=changed,
-            path=lambda path: self._wrap_path("virtio", self._wrap_path("memory", path)),
-        )
-        machine = self._add(port, name)
-        return machine
-
-    def add_vfio_user(self, sock: socket.socket, name: str) -> Machine:
-        """Serve the machine at the other end of this Unix socket, which gets a PCI card."""
-        port = VfioUserPort(
-            sock,
-            mac=self._free_address(),
-            mtu=self._network.mtu,
-            on_gone=lambda why: self._left(machine, why),
-            path=self._wrap_path,
-        )
-        machine = self._add(port, name)
-        return machine
+        card = self._free_address() if mac is None else bytes.fromhex(mac)
+        if machine.protocol == VHOST_USER:
+            return VhostUserPort(
+                sock,
+                mtu=mtu,
+                mac=card,
+                on_gone=gone,
+                on_change=changed,
+                path=lambda path: self._wrap_path("virtio", self._wrap_path("memory", path)),
+            )
+        if machine.protocol == VFIO_USER:
+            return VfioUserPort(sock, mac=card, mtu=mtu, on_gone=gone, path=self._wrap_path)
+        if machine.protocol == DGRAM:  # one that has joined in another process
+            return DgramPort(
+                sock, mtu=mtu, on_peer=lambda path: self._forget_soon(machine, "is gone")
+            )
+        with contextlib.suppress(OSError):  # not TCP
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return StreamPort(sock, mtu=mtu, on_gone=gone)
 
     def _free_address(self) -> bytes:
         """The lowest Ethernet address that no card of ours has."""
@@ -147,29 +171,32 @@ class Server:
         every = ((first + number).to_bytes(6, "big") for number in range(MACHINES_MAX + 1))
         return next(mac for mac in every if mac not in taken)
 
-    def _add(self, port: MachinePort, name: str) -> Machine:
-        self._count += 1
-        machine = Machine(f"machine {self._count}", port)
-        machine.attachment = self._network.attach(self._wrap(port), machine.name)
+    def _attach(self, machine: Machine) -> None:
+        machine.attachment = self._network.attach(self._wrap(machine.port), machine.name)
         self.machines.append(machine)
-        self._report(f"{machine.name} connected to {name}")
-        return machine
 
     def add_datagram(self, sock: socket.socket, name: str, peer: str = "") -> DgramPort:
         """Serve the machine that sends to this datagram socket."""
 
+        port = self._datagram_port(sock, name, peer)
+        self._fixed.append((port, self._network.attach(self._wrap(port), name)))
+        return port
+
+    def _datagram_port(self, sock: socket.socket, name: str, peer: str) -> DgramPort:
         def changed(path: str) -> None:
             self._report(f"{name}: {'a machine is there' if path else 'the machine is gone'}")
 
-        port = DgramPort(sock, mtu=self._network.mtu, peer=peer, on_peer=changed)
-        self._fixed.append((port, self._network.attach(self._wrap(port), name)))
-        return port
+        return DgramPort(sock, mtu=self._network.mtu, peer=peer, on_peer=changed)
 
     def add_datagrams(self, sock: socket.socket, name: str, renew: Renew) -> None:
         """Serve the machines that send to this datagram socket, which is bound to a path.
 
         `renew` makes another one at the same path. Raises OSError.
         """
+        port = self._shared_port(sock, name, renew)
+        self._fixed.append((port, self._network.attach(self._wrap(port), name)))
+
+    def _shared_port(self, sock: socket.socket, name: str, renew: Renew) -> DgramPort:
         machine: Machine | None = None
 
         def changed(path: str) -> None:
@@ -185,7 +212,8 @@ class Server:
             self._report(f"{name}: {path} connected at the same time as another and is not heard")
 
         port = DgramPort(sock, mtu=self._network.mtu, on_peer=changed, on_stranger=stranger)
-        self._fixed.append((port, self._network.attach(self._wrap(port), name)))
+        self._renewed[name] = port
+        return port
 
     def _joined(self, port: DgramPort, name: str, renew: Renew) -> Machine:
         """The machine at this port has it to itself; another one waits for the next machine."""
@@ -196,8 +224,8 @@ class Server:
             if isinstance(other.port, DgramPort) and not other.port.is_there():
                 self._forget_soon(other, "is gone")
         self._count += 1
-        machine = Machine(f"machine {self._count}", port)
-        machine.attachment = attachment
+        machine = Machine(f"machine {self._count}", DGRAM)
+        machine.port, machine.attachment = port, attachment
         attachment.name = machine.name
         self.machines.append(machine)
         self._report(f"{machine.name} connected to {name}")
@@ -249,18 +277,96 @@ class Server:
     def _remove(self, machine: Machine) -> None:
         self.machines.remove(machine)
         if machine.attachment is not None:
-            self._network.detach(machine.attachment)
+            self._detach(machine.attachment)
         machine.port.close()
+
+    # Another process
+
+    @property
+    def serves(self) -> bool:
+        """Is anybody there, or can somebody come?"""
+        return bool(self.machines or self._fixed or self._listeners)
+
+    def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
+        """What a server in another process needs; `place` notes a descriptor for it.
+
+        Whoever had it made may go on as well.
+        """
+        return {
+            "count": self._count,
+            "listeners": [
+                {"sock": place(at.sock.fileno()), "name": at.name, "protocol": at.protocol}
+                for at in self._listeners
+            ],
+            "machines": [
+                {
+                    "name": machine.name,
+                    "protocol": machine.protocol,
+                    "port": machine.port.carried(place),
+                }
+                for machine in self.machines
+            ],
+            "fixed": [
+                {
+                    "name": attachment.name,
+                    "renews": self._renewed.get(attachment.name) is port,
+                    "port": port.carried(place),
+                }
+                for port, attachment in self._fixed
+            ],
+        }
+
+    def adopt(
+        self, values: Mapping[str, Any], fds: Sequence[int], renew: Mapping[str, Renew]
+    ) -> None:
+        """Go on with what `carried` told, its descriptors being these. Nothing is sent by it.
+
+        `renew`: of datagram sockets that any machine may join, as `add_datagrams` has it.
+
+        Raises ValueError, LookupError or TypeError for what is none of `carried`'s, and OSError.
+        """
+        self._count = int(values["count"])
+        for entry in values["machines"]:
+            machine = Machine(str(entry["name"]), str(entry["protocol"]))
+            sock = socket.socket(fileno=fds[entry["port"]["sock"]])
+            machine.port = self._port(machine, sock, entry["port"].get("mac"))
+            machine.port.resume(entry["port"], fds)
+            self._attach(machine)
+        for entry in values["fixed"]:
+            sock = socket.socket(fileno=fds[entry["port"]["sock"]])
+            name, only = str(entry["name"]), str(entry["port"]["only"])
+            if entry["renews"]:
+                port = self._shared_port(sock, name, renew[name])
+            else:
+                port = self._datagram_port(sock, name, only)
+            port.resume(entry["port"], fds)
+            self._fixed.append((port, self._network.attach(self._wrap(port), entry["name"])))
+        for entry in values["listeners"]:
+            sock = socket.socket(fileno=fds[entry["sock"]])
+            self.listen(sock, str(entry["name"]), str(entry["protocol"]))
+
+    def abandon(self) -> None:
+        """Another process goes on: nothing more is done to machines and their memory."""
+        self._abandoned = True
+        for machine in self.machines:
+            machine.port.abandon()
+        for port, _ in self._fixed:
+            port.abandon()
 
     def close(self) -> None:
         """Close every connection and every socket."""
         for listener in self._listeners:
-            self._network.unwatch(listener.fileno())
-            listener.close()
+            if not self._abandoned:
+                self._network.unwatch(listener.sock.fileno())
+            listener.sock.close()
         self._listeners.clear()
         for machine in list(self.machines):
             self._remove(machine)
         for port, attachment in self._fixed:
-            self._network.detach(attachment)
+            self._detach(attachment)
             port.close()
         self._fixed.clear()
+
+    def _detach(self, attachment: Attachment) -> None:
+        if not self._abandoned:
+            self._network.detach(attachment)

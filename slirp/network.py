@@ -206,12 +206,12 @@ class Network:
     @overload
     def forward(
         self, proto: str, *, host: HostAddress, guest: tuple[str, int], proxy: int = 0,
-        source: str = "peer",
+        source: str = "peer", automatic: bool = False,
     ) -> Forward: ...  # fmt: skip
 
     def forward(
         self, proto: str, *, host: HostAddress | None = None, guest: tuple[str, int] | None = None,
-        proxy: int = 0, source: str = "peer",
+        proxy: int = 0, source: str = "peer", automatic: bool = False,
     ) -> Forward | list[Forward]:  # fmt: skip
         """Lead a host address (or the path of a Unix socket) to a guest; the address as bound.
 
@@ -219,7 +219,8 @@ class Network:
         several, or with `proto` "tcp" or "udp" and both ends by name. A guest's address that is
         left out is that of the first lease; in its place may be what the guest calls itself with
         DHCP. `proxy` is the version of the PROXY protocol's header (0: none), `source` as whom a
-        peer appears to the guest, "peer" or "gateway". Raises ConfigError, or OSError where a
+        peer appears to the guest, "peer" or "gateway". One that is `automatic` comes and goes by
+        itself (slirp.control.auto), and is not saved. Raises ConfigError, or OSError where a
         host's address (its `filename`) is not to be had; then none of them is opened.
         """
         if host is None and guest is None:
@@ -228,7 +229,9 @@ class Network:
             raise ConfigError(f"forward {proto}: takes host and guest, or neither", "forward")
         if not is_name(guest[0]):
             self.config.guest_addr(guest[0])
-        added = self._forwards.add(proto, host, guest, proxy=proxy, source=source)
+        added = self._forwards.add(
+            proto, host, guest, proxy=proxy, source=source, automatic=automatic
+        )
         self._tell_forward("forward-added", added)
         return added
 
@@ -276,7 +279,8 @@ class Network:
         from slirp import statefile
         from slirp.host.state import saved
 
-        body = saved(self._dispatcher, self._lessors, self.forwards(), self.config)
+        forwards = [forward for forward in self.forwards() if not forward.automatic]
+        body = saved(self._dispatcher, self._lessors, forwards, self.config)
         statefile.write(os.fspath(path), body)
         return {kind: len(body[kind]) for kind in ("leases", "forwards", "udp", "tcp")}
 
@@ -326,19 +330,19 @@ class Network:
         self._forwards.abandon()
 
     def take_over(
-        self, values: Mapping[str, Any], socks: Mapping[int, socket.socket], attachment: Attachment
+        self, values: Mapping[str, Any], socks: Mapping[int, socket.socket]
     ) -> dict[str, int]:
-        """Go on in another process's place, with the one port that it had: how many of each kind.
+        """Go on in another process's place: how many of each kind.
 
-        Nothing is read or sent before the first turn. Raises ConfigError for what is none of
-        `hand_over`'s.
+        Its ports are attached already, under the names that they had there. Nothing is read or sent
+        before the first turn. Raises ConfigError for what is none of `hand_over`'s.
         """
         from slirp.host.handover import Taken
         from slirp.host.state import Damaged
 
         taken = Taken(values, socks)
         try:
-            taken.enter(self._dispatcher, self._lessors, self._forwards, attachment)
+            taken.enter(self._dispatcher, self._lessors, self._forwards)
         except Damaged as damage:
             raise ConfigError(f"handover: {damage}", "handover") from None
         return taken.report
@@ -600,6 +604,7 @@ def describe_forward(forward: Forward) -> dict[str, Any]:
         "guest": host_text(forward.guest),
         "proxy": forward.proxy,
         "source": forward.source,
+        "automatic": forward.automatic,
     }
 
 

@@ -13,6 +13,8 @@ Does not do: anything with a message.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from nic.fdstream import FdStream, Hangup, TooManyDescriptors
 from nic.vfio_user.messages import FDS_MAX, HEADER, MESSAGE_MAX, BadMessage, Header, Message
@@ -65,3 +67,15 @@ class Channel(FdStream):
         if start:
             self._buffer[: end - start] = bytes(self._buffer[start:end])
             self._start, self._end = 0, end - start
+
+    def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
+        """With the message that is under way."""
+        data = bytes(self._buffer[self._start : self._end])
+        return {**super().carried(place), "data": data.hex()}
+
+    def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Go on from there, with the same socket."""
+        super().resume(values, fds)
+        data = bytes.fromhex(values["data"])
+        self._buffer[: len(data)] = data
+        self._start, self._end = 0, len(data)

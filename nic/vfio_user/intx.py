@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 CLOSED: Final = -1
 _ONE: Final = (1).to_bytes(8, "little")
@@ -52,6 +53,16 @@ class Intx:
         if self._fd != CLOSED:
             with contextlib.suppress(OSError):  # a full one has been signalled often enough
                 os.write(self._fd, _ONE)
+
+    def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
+        """For another process; `place` notes a descriptor."""
+        fd = None if self._fd == CLOSED else place(self._fd)
+        return {"level": self.level, "is_masked": self.is_masked, "fd": fd}
+
+    def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Go on from there. Nobody is told."""
+        self.level, self.is_masked = bool(values["level"]), bool(values["is_masked"])
+        self._fd = CLOSED if values["fd"] is None else fds[values["fd"]]
 
     def _tell(self) -> None:
         if self.level and not self.is_masked and self._fd != CLOSED:

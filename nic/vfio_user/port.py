@@ -16,6 +16,9 @@ rings is the card's business, and at worst its own master abort.
 
 A client that truncates a file which it has lent has done wrong as well (dma/sigbus.py).
 
+`carried` and `resume` have another process go on with the connection: the socket, descriptors of
+memory and of the interrupt's event, and the card's registers and places in its rings.
+
 Does not do: listen or connect (slirp/machines.py). What a client could still do to us is as with
 vhost-user (nic/vhost_user/port.py).
 """
@@ -26,8 +29,8 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from dma import sigbus
 from dma.transfer import DmaPath
@@ -38,7 +41,7 @@ from nic.port import DeviceGone, Frame, PortDefaults
 from nic.receiver import RxClaim
 from nic.vfio_user.channel import Channel
 from nic.vfio_user.intx import CLOSED, Intx
-from nic.vfio_user.memory import MachineMemory
+from nic.vfio_user.memory import Exists, MachineMemory
 from nic.vfio_user.messages import BadMessage
 from nic.vfio_user.server import Server
 
@@ -128,6 +131,39 @@ class VfioUserPort(PortDefaults):
                     os.close(fd)
             if reply is not None:
                 self._channel.send(reply)
+
+    # Another process
+
+    def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
+        """What a port in another process needs; `place` notes a descriptor for it.
+
+        What was done is shown to the driver, and claims that are open are void.
+        """
+        return {
+            **self._channel.carried(place),
+            "mac": self.mac.hex(),
+            "has_version": self._server.has_version,
+            "card": self.card.carried(),
+            "intx": self._intx.carried(place),
+            "regions": self._memory.carried(place),
+        }
+
+    def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Go on from there, with the same socket; the card has its address already.
+
+        Raises ValueError, LookupError, TypeError or OSError.
+        """
+        self._channel.resume(values, fds)
+        self._server.has_version = bool(values["has_version"])
+        try:
+            self._memory.resume(values["regions"], fds)
+        except Exists:
+            raise ValueError("regions that are over each other") from None
+        self._intx.resume(values["intx"], fds)
+        self.card.resume(values["card"])
+
+    def abandon(self) -> None:
+        """Another process goes on. The card does nothing unless it is asked to."""
 
     def _end(self, why: str) -> None:
         self.gone = why

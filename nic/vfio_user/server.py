@@ -112,7 +112,7 @@ class Server:
         self._memory = memory
         self._intx = intx
         self._check_event = check_event  # raises BadMessage where this is no eventfd
-        self._has_version = False
+        self.has_version = False
         self._handlers: dict[int, Handler] = {
             Command.VERSION: self._version,
             Command.DMA_MAP: self._dma_map,
@@ -130,8 +130,8 @@ class Server:
     def handle(self, message: Message) -> bytes | None:
         """Do what it says; the reply, if one is wanted. Raises BadMessage."""
         header = message.header
-        if (header.command == Command.VERSION) is self._has_version:
-            late = "said VERSION twice" if self._has_version else "did not say VERSION first"
+        if (header.command == Command.VERSION) is self.has_version:
+            late = "said VERSION twice" if self.has_version else "did not say VERSION first"
             raise BadMessage(late)
         handler = self._handlers.get(header.command)
         try:
@@ -149,7 +149,7 @@ class Server:
         if major != MAJOR:
             raise BadMessage(f"speaks version {major} of vfio-user, not {MAJOR}")
         proposed = capabilities_of(message.payload[VERSION.size :])
-        self._has_version = True
+        self.has_version = True
         ours = {
             "max_msg_fds": FDS_MAX,
             "max_data_xfer_size": DATA_MAX,

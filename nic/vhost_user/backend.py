@@ -32,8 +32,8 @@ after a migration (the guest announces itself).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 from dma.transfer import DmaFault
 from nic.vhost_user.inflight import InflightFile, Shape, make_file
@@ -83,6 +83,9 @@ PROTOCOL_FEATURES: Final = (
 )  # fmt: skip
 
 PAIRS_MAX: Final = 16  # queue pairs of one machine
+
+NUMBERS: Final = ("index", "size", "base", "is_kicked", "is_enabled")  # of a Vring
+EVENTFDS: Final = ("kick", "call", "error")  # idem
 
 
 class Reply(NamedTuple):
@@ -195,7 +198,79 @@ class Backend:
             vring.close()
         self.vrings.clear()
         self.table.clear()
-        self._inflight = None
+        self._use_inflight(None)
+        self._use_log(None)
+
+    # Another process
+
+    def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
+        """What a back-end in another process needs; `place` notes a descriptor for it.
+
+        Rings that run are stopped, which leaves them as a front-end has them for another back-end,
+        and started again: whoever goes on with them, here or there, goes on from the same place.
+        """
+        running = [vring for vring in self.vrings.values() if vring.ring is not None]
+        indices = {vring.index for vring in running}
+        for vring in running:
+            self._stop(vring)
+        log, inflight = self._log, self._inflight
+        values = {
+            "offered": self._offered,
+            "is_owned": self._is_owned,
+            "features": self._features,
+            "protocol": self._protocol,
+            "status": self._status,
+            "regions": self.table.carried(place),
+            "log": None if log is None else [place(log.fd), *log.place],
+            "inflight": None if inflight is None else [place(inflight.fd), *inflight.shape],
+            "vrings": [
+                {**_carried_ring(vring, place), "runs": vring.index in indices}
+                for vring in self.vrings.values()
+            ],
+        }
+        for vring in running:
+            self._start(vring)
+        return values
+
+    def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Go on from there. Raises BadMessage, ValueError, LookupError or TypeError.
+
+        Guest memory is not written by it.
+        """
+        offered = values["offered"]
+        self._offered = None if offered is None else int(offered)
+        self._is_owned = bool(values["is_owned"])
+        self._features = int(values["features"])
+        self._protocol, self._status = int(values["protocol"]), int(values["status"])
+        self.device.features = Features(self._features & OFFERED)
+        for *region, at in values["regions"]:
+            self.table.add(MemoryRegion(*map(int, region)), fds[at])
+        if values["log"] is not None:
+            at, size, offset = values["log"]
+            self._log = DirtyLog(fds[at], int(size), int(offset))
+        self._switch_log()
+        if values["inflight"] is not None:
+            at, *shape = values["inflight"]
+            self._inflight = InflightFile(fds[at], Shape(*map(int, shape)))
+        for entry in values["vrings"]:
+            vring = self._vring(int(entry["index"]))
+            for name in NUMBERS:
+                setattr(vring, name, type(getattr(vring, name))(entry[name]))
+            for name in EVENTFDS:
+                if entry[name] is not None:
+                    self._events.check_event(fds[entry[name]])
+                    setattr(vring, name, fds[entry[name]])
+            vring.place = None if entry["place"] is None else Place(*map(int, entry["place"]))
+            self._events.kick_changed(vring.index, CLOSED, vring.kick)
+            self.device.enable(vring.index, self._is_enabled(vring))
+            if entry["runs"]:
+                self._start(vring)
+
+    def abandon(self) -> None:
+        """Another process goes on: rings and memory are not touched any more."""
+        for vring in self.vrings.values():
+            self.device.forget(vring.index)
+            vring.ring = None
 
     def _nothing(self, message: Message) -> None:
         """Means nothing here."""
@@ -260,7 +335,7 @@ class Backend:
         self._reset()
 
     def _reset(self) -> None:
-        self._inflight = None  # the driver has everything back
+        self._use_inflight(None)  # the driver has everything back
         for vring in self.vrings.values():
             self._stop(vring)
             vring.is_kicked = vring.is_enabled = False
@@ -301,9 +376,14 @@ class Backend:
         size, offset = message.fields(LOG)
         if not message.fds:
             raise BadMessage("sent a log without its descriptor")
-        self._log = DirtyLog(message.fds[0], size, offset)
+        self._use_log(DirtyLog(message.fds[0], size, offset))
         self._switch_log()
         return U64.pack(0)  # QEMU waits for it, whether it wants replies or not
+
+    def _use_log(self, log: DirtyLog | None) -> None:
+        if self._log is not None:
+            self._log.close()
+        self._log = log
 
     def _switch_log(self) -> None:
         log = self._log if self._features & F_LOG_ALL else None
@@ -341,7 +421,12 @@ class Backend:
             raise BadMessage("changed the record of buffers in flight under rings that run")
         if not message.fds:
             raise BadMessage("sent a record of buffers in flight without its descriptor")
-        self._inflight = InflightFile(message.fds[0], shape)
+        self._use_inflight(InflightFile(message.fds[0], shape))
+
+    def _use_inflight(self, inflight: InflightFile | None) -> None:
+        if self._inflight is not None:
+            self._inflight.close()
+        self._inflight = inflight
 
     def _shape_of(self, message: Message) -> Shape:
         if not self._protocol & P_INFLIGHT_SHMFD:
@@ -491,6 +576,15 @@ class Backend:
         else:
             ring.bind(areas)
             ring.wrote = self._logger_of(vring)
+
+
+def _carried_ring(vring: Vring, place: Callable[[int], int]) -> dict[str, Any]:
+    fds = {name: getattr(vring, name) for name in EVENTFDS}
+    return {
+        **{name: getattr(vring, name) for name in NUMBERS},
+        **{name: None if fd == CLOSED else place(fd) for name, fd in fds.items()},
+        "place": vring.place,
+    }
 
 
 def _exchange(old: int, new: int) -> int:

@@ -10,6 +10,8 @@ Does not do: anything with a message.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from nic.fdstream import FdStream, Hangup, TooManyDescriptors
 from nic.vhost_user.messages import FDS_MAX, HEADER, BadMessage, Header, Message
@@ -56,3 +58,17 @@ class Channel(FdStream):
                 raise Hangup("closed its connection" + (" inside a message" if inside else ""))
             self._filled += size
         return True
+
+    def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
+        """With the message that is under way."""
+        data = bytes(self._data[: self._filled])
+        return {**super().carried(place), "header": self._header, "data": data.hex()}
+
+    def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Go on from there, with the same socket."""
+        super().resume(values, fds)
+        header, data = values["header"], bytes.fromhex(values["data"])
+        self._header = None if header is None else Header(*map(int, header))
+        self._expect(HEADER.size if self._header is None else self._header.size)
+        self._data[: len(data)] = data
+        self._filled = len(data)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, fcntl
+from fcntl import F_ADD_SEALS, F_DUPFD_CLOEXEC, F_SEAL_GROW, F_SEAL_SHRINK, fcntl
 from typing import Final, NamedTuple
 
 from dma.shared import is_lost, map_whole
@@ -85,19 +85,28 @@ def make_file(asked: Shape, is_packed: bool) -> tuple[int, Shape]:
 
 
 class InflightFile:
-    """The file, mapped. The descriptor stays the caller's."""
+    """The file, mapped. The descriptor stays the caller's. One of the same file is kept, for a
+    process that is to go on in this one's place."""
 
     def __init__(self, fd: int, shape: Shape) -> None:
         try:
             whole = map_whole(fd)
+            self.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)  # owned
         except (ValueError, OSError) as error:
             raise BadMessage(f"has a record of buffers that cannot be mapped: {error}") from None
         if shape.size > len(whole) - shape.offset:
+            self.close()
             raise BadMessage(
                 f"has a record of {shape.size} bytes at {shape.offset} in {len(whole)}"
             )
         self._octets = whole[shape.offset : shape.offset + shape.size]
-        self._shape = shape
+        self.shape = shape
+
+    def close(self) -> None:
+        """Let go of the descriptor; what is mapped stays for whoever notes."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
     @property
     def is_lost(self) -> bool:
@@ -106,7 +115,7 @@ class InflightFile:
 
     def region(self, index: int, size: int, is_packed: bool) -> memoryview | None:
         """Where a ring of `size` descriptors has its record; None: it has none."""
-        shape = self._shape
+        shape = self.shape
         if index >= shape.queues:
             return None
         length = region_len(shape.queue_size, is_packed)

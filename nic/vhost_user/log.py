@@ -12,6 +12,8 @@ Does not do: postcopy migration.
 
 from __future__ import annotations
 
+import fcntl
+import os
 from typing import Final
 
 from dma.iovec import Ranges
@@ -22,16 +24,26 @@ PAGE_BITS: Final = 12  # pages of 4,096 bytes
 
 
 class DirtyLog:
-    """The bits. The descriptor stays the caller's."""
+    """The bits. The descriptor stays the caller's. One of the same file is kept, for a process that
+    is to go on in this one's place."""
 
     def __init__(self, fd: int, size: int, offset: int) -> None:
         try:
             whole = map_whole(fd)
+            self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)  # owned
         except (ValueError, OSError) as error:
             raise BadMessage(f"has a log that cannot be mapped: {error}") from None
         if not 0 < size <= len(whole) - offset:
+            self.close()
             raise BadMessage(f"has a log of {size} bytes at {offset} in {len(whole)}")
         self._bits = whole[offset : offset + size]
+        self.place = size, offset
+
+    def close(self) -> None:
+        """Let go of the descriptor; what is mapped stays for whoever marks."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
     @property
     def is_lost(self) -> bool:

@@ -4,16 +4,19 @@ A region has two addresses: its place in the guest, which descriptors use, and i
 front-end's process, which SET_VRING_ADDR uses for the rings. Both lead into one mapping of the
 region's file (dma/shared.py).
 
+`carried` is for a process that is to go on in this one's place: the regions, with descriptors of
+their files.
+
 Does not do: an IOMMU of the guest's (IOTLB messages), which is not offered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from dma.iovec import PhysAddr
-from dma.shared import SharedMemory
+from dma.shared import File, KeptFiles, SharedMemory
 from dma.transfer import DmaFault
 from nic.vhost_user.messages import BadMessage, MemoryRegion
 
@@ -26,6 +29,8 @@ class MemoryTable:
     def __init__(self) -> None:
         self.memory = SharedMemory()
         self._regions: list[MemoryRegion] = []
+        self._files: list[File] = []  # of each region
+        self._kept = KeptFiles()
 
     def replace(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
         """These and no others."""
@@ -38,21 +43,35 @@ class MemoryTable:
         if len(self._regions) >= SLOTS_MAX:
             raise BadMessage(f"has more than {SLOTS_MAX} regions of memory")
         try:
+            file = self._kept.keep(fd)
             self.memory.add(region.start, region.size, fd, region.offset)
         except (ValueError, OSError) as error:
+            self._kept.keep_only(self._files)
             raise BadMessage(f"has memory that cannot be mapped: {error}") from None
         self._regions.append(region)
+        self._files.append(file)
+
+    def carried(self, place: Callable[[int], int]) -> list[Any]:
+        """The regions, each with its file's descriptor, which `place` notes."""
+        places = {file: place(fd) for file, fd in self._kept.fds.items()}
+        return [
+            [*region, places[file]] for region, file in zip(self._regions, self._files, strict=True)
+        ]
 
     def remove(self, region: MemoryRegion) -> bool:
         """One less; False: there is none such."""
         for known in self._regions:
             if known[:3] == region[:3]:
-                self._regions.remove(known)
+                at = self._regions.index(known)
+                del self._regions[at], self._files[at]
+                self._kept.keep_only(self._files)
                 return self.memory.remove(region.start, region.size)
         return False
 
     def clear(self) -> None:
         self._regions.clear()
+        self._files.clear()
+        self._kept.keep_only(self._files)
         self.memory.use(())
 
     def guest_addr(self, user_addr: int) -> int:

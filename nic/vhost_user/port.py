@@ -20,6 +20,9 @@ is told why from within `frames()` or `poll()`, and the ring's error descriptor 
 `on_gone` they raise `DeviceGone`. A front-end that truncates a file which it has lent is one of
 these (dma/sigbus.py).
 
+`carried` and `resume` have another process go on with the connection: the socket, descriptors of
+memory and of the rings' events, and where each ring goes on; all else is in the machine's memory.
+
 Does not do: listen or connect (slirp/machines.py). A front-end may freeze its own guest; it could
 freeze us with a file that never answers (FUSE) or an eventfd that it makes blocking again. Whoever
 can connect has our user's rights, and could as well send us a signal.
@@ -32,8 +35,8 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from dma import sigbus
 from dma.transfer import DmaFault, DmaPath
@@ -240,6 +243,32 @@ class VhostUserPort(PortDefaults):
     def check_event(self, fd: int) -> None:
         if not take_eventfd(fd):
             raise BadMessage("sent a descriptor for events that is no eventfd")
+
+    # Another process
+
+    def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
+        """What a port in another process needs; `place` notes a descriptor for it.
+
+        What was done is shown to the driver, and claims that are open are void.
+        """
+        values = {**self._channel.carried(place), **self._backend.carried(place)}
+        values["mac"] = self.mac.hex()
+        self._bell.set()  # rings that were stopped are looked at anew
+        return values
+
+    def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Go on from there, with the same socket. Raises ValueError, LookupError or TypeError."""
+        self._channel.resume(values, fds)
+        try:
+            self._backend.resume(values, fds)
+        except BadMessage as bad:
+            raise ValueError(str(bad)) from None
+        self._read_features()
+        self._bell.set()
+
+    def abandon(self) -> None:
+        """Another process goes on: the machine's memory is not touched any more."""
+        self._backend.abandon()
 
     # The end
 

@@ -83,6 +83,13 @@ class NetDevice:
         self._choose()
         return half is not None and half.stop()
 
+    def forget(self, index: int) -> None:
+        """Another device goes on with a ring: nothing is given back or told."""
+        self._active.pop(index, None)
+        self._receivers.pop(index, None)
+        self._transmitters.pop(index, None)
+        self._choose()
+
     def enable(self, index: int, on: bool) -> None:
         """A ring's buffers are for use, or not."""
         if on:

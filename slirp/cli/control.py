@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from typing import Final, Protocol
 
+    from slirp.control.metrics_port import MetricsPort
     from slirp.control.server import ControlSocket
     from slirp.control.verbs import Verbs, Will
     from slirp.network import Network
@@ -67,8 +68,14 @@ def open_control(
     heritage: Callable[[], Will] | None = None,
     on_successor: Callable[[], None] | None = None,
     listener: socket.socket | None = None,
+    metrics_listener: socket.socket | None = None,
+    name: str | None = None,
 ) -> None:
-    """What the options ask for, closed with `stack`. Raises Failure."""
+    """What the options ask for, closed with `stack`. Raises Failure.
+
+    The listeners are those of a process before this one, and `name` is what it was called.
+    """
+    name = called() if name is None else name
     log.follow(network, wishes.verbose)
     if wishes.restore is not None:
         _restore(wishes.restore, network)
@@ -76,10 +83,12 @@ def open_control(
         return
     from slirp.control.verbs import Verbs
 
-    verbs = Verbs(network, name=called(), namespace_pid=namespace_pid)
+    verbs = Verbs(network, name=name, namespace_pid=namespace_pid)
     verbs.heritage = heritage
+    fd: int | None = None
     if wishes.metrics is not None:
-        _open_metrics(wishes.metrics, verbs, stack)
+        port = _open_metrics(wishes.metrics, verbs, stack, metrics_listener)
+        fd = port.fileno()
     if wishes.control is None:
         return
     from slirp.control.server import ControlSocket
@@ -100,14 +109,21 @@ def open_control(
     if on_successor is not None:
         control.on_successor = on_successor
     if heritage is not None:
-        verbs.heritage = lambda: _with_listener(heritage(), control)
+        verbs.heritage = lambda: _with_control(heritage(), control, fd)
 
 
-def _with_listener(will: Will, control: ControlSocket) -> Will:
-    """The control socket goes with the rest: whoever connects meanwhile meets the successor."""
+def _with_control(will: Will, control: ControlSocket, metrics: int | None) -> Will:
+    """The control socket goes with the rest, and the port for metrics: whoever connects meanwhile
+    meets the successor."""
     values, fds = will
-    place = {"path": control.path, "fd": len(fds)}
-    return {**values, "control": place}, [*fds, control.lines.fileno()]
+    place = {
+        "name": control.verbs.name,
+        "path": control.path,
+        "fd": len(fds),
+        "metrics": None if metrics is None else len(fds) + 1,
+    }
+    more = [control.lines.fileno(), *([] if metrics is None else [metrics])]
+    return {**values, "control": place}, [*fds, *more]
 
 
 def _restore(path: str, network: Network) -> None:
@@ -121,15 +137,19 @@ def _restore(path: str, network: Network) -> None:
         log.say(f"warning: --restore: {line}")
 
 
-def _open_metrics(where: str, verbs: Verbs, stack: ExitStack) -> None:
+def _open_metrics(
+    where: str, verbs: Verbs, stack: ExitStack, listener: socket.socket | None
+) -> MetricsPort:
     from slirp.control.metrics_port import MetricsPort
 
     try:
-        stack.callback(MetricsPort(where, verbs.network, verbs.metrics).close)
+        port = MetricsPort(where, verbs.network, verbs.metrics, listener)
     except ConfigError as error:
         raise Failure(f"--{error}", USAGE) from None
     except OSError as error:
         raise Failure(f"--metrics {where}: {error.strerror or error}") from None
+    stack.callback(port.close)
+    return port
 
 
 def tell_ready(fd: int | None) -> None:

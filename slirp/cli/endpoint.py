@@ -42,6 +42,20 @@ LOOPBACK: Final = "127.0.0.1"
 FORMS: Final = "write unix:PATH, tcp:HOST:PORT, fd:N, dgram:PATH or udp:HOST:PORT,HOST:PORT"
 
 
+class Path(NamedTuple):
+    """What was made at a path."""
+
+    path: str
+    device: int
+    inode: int
+
+    def remove(self) -> None:
+        """Remove it, if it is still that."""
+        if _identity(self.path) == (self.device, self.inode):
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+
+
 class Endpoint(NamedTuple):
     """An open socket and what it is called in messages."""
 
@@ -60,24 +74,28 @@ class Endpoint(NamedTuple):
     def listens(self) -> bool:
         return bool(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
+    @property
+    def made(self) -> Path | None:
+        """What was made for it."""
+        return Path(self.path, *self.identity) if self.path else None
+
     def remove(self) -> None:
         """Remove the path, if it is still what was made here. The socket has another owner."""
-        if self.path and _identity(self.path) == self.identity:
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
+        if self.made is not None:
+            self.made.remove()
 
 
 class Renewable:
     """A datagram socket with a path, of which there is always a fresh one."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, made: Path) -> None:
+        self.made = made
 
     def renew(self) -> socket.socket:
         """Another socket at the path, which is this one's from now on. Raises OSError."""
-        path = self._endpoint.path
+        path, *identity = self.made
         beside = f"{path[: PATH_MAX - len(BESIDE)]}{BESIDE}"
-        if _identity(path) != self._endpoint.identity:
+        if _identity(path) != tuple(identity):
             raise FileExistsError(errno.EEXIST, "another socket is at the path")
         sock = _bind(beside, socket.SOCK_DGRAM)
         try:
@@ -86,12 +104,12 @@ class Renewable:
             sock.close()
             os.unlink(beside)
             raise
-        self._endpoint = self._endpoint._replace(sock=sock, identity=_identity(path))
+        self.made = Path(path, *_identity(path))
         return sock
 
     def remove(self) -> None:
         """Remove the path, if it is still what was made last."""
-        self._endpoint.remove()
+        self.made.remove()
 
 
 def open_endpoint(text: str, *, allow_remote: bool = False) -> Endpoint:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import signal
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from slirp.cli import log, options
@@ -22,7 +23,9 @@ from slirp.cli.endpoint import Endpoint, Renewable, open_endpoint, open_shared
 from slirp.cli.failure import USAGE, Failure
 
 if TYPE_CHECKING:
+    from slirp.control.verbs import Will
     from slirp.machines import Server
+    from slirp.network import Network
 
 DESCRIPTION: Final = """\
 Be the network of virtual machines. Each machine gets an address by DHCP; the gateway's address
@@ -86,9 +89,20 @@ def run(args: Namespace) -> int:
             network, report=report, wrap=wrap, wrap_path=wrap_path, when_over=network.stop
         )
         stack.callback(server.close)
+        places: dict[str, Renewable] = {}
+        stack.callback(lambda: remove(network, places))
         for endpoint in open_all(args):
-            serve(server, endpoint, stack)
-        open_control(args, network, stack)
+            place = None if endpoint.made is None else Renewable(endpoint.made)
+            if place is not None:
+                places[endpoint.name] = place
+            serve(server, endpoint, place)
+        open_control(
+            args,
+            network,
+            stack,
+            heritage=lambda: will(network, server, args, places),
+            on_successor=lambda: step_back(network, server),
+        )
         report("listening on " + ", ".join(names))
 
         def end() -> None:
@@ -103,6 +117,33 @@ def run(args: Namespace) -> int:
     return 0
 
 
+def will(
+    network: Network,
+    server: Server,
+    args: Namespace,
+    places: Mapping[str, Renewable] = MappingProxyType({}),
+    **fds: int,
+) -> Will:
+    """What another process needs to go on with all of it."""
+    from slirp.cli.will import will_of_machines
+
+    return will_of_machines(network, server, {**vars(args), "mtu": network.mtu}, places, **fds)
+
+
+def step_back(network: Network, server: Server) -> None:
+    """Another process goes on."""
+    log.say("handed over to another process")
+    network.abandon()
+    server.abandon()
+    network.stop()
+
+
+def remove(network: Network, places: Mapping[str, Renewable]) -> None:
+    """Remove the sockets' paths, unless they are another process's."""
+    for place in places.values() if not network.abandoned else ():
+        place.remove()
+
+
 def open_all(args: Namespace) -> Iterator[Endpoint]:
     """Open what the command line names, one after the other. Raises Failure."""
     for text in args.sockets:
@@ -113,15 +154,11 @@ def open_all(args: Namespace) -> Iterator[Endpoint]:
         yield open_shared(text, "vfio-user")
 
 
-def serve(server: Server, endpoint: Endpoint, stack: ExitStack) -> None:
-    """Have the server take this socket, and the stack its path."""
-    if endpoint.is_datagram and endpoint.path and not endpoint.peer:
-        path = Renewable(endpoint)
-        stack.callback(path.remove)
-        server.add_datagrams(endpoint.sock, endpoint.name, path.renew)
-        return
-    stack.callback(endpoint.remove)
-    if endpoint.is_datagram:
+def serve(server: Server, endpoint: Endpoint, place: Renewable | None = None) -> None:
+    """Have the server take this socket. `place`: where its path is."""
+    if endpoint.is_datagram and place is not None and not endpoint.peer:
+        server.add_datagrams(endpoint.sock, endpoint.name, place.renew)
+    elif endpoint.is_datagram:
         server.add_datagram(endpoint.sock, endpoint.name, endpoint.peer)
     elif endpoint.listens:
         server.listen(endpoint.sock, endpoint.name, endpoint.protocol)

@@ -86,6 +86,11 @@ def serve(
             ending.on_exit_fd(options.exit_fd)
         if options.follow and options.target_type == "netns" and options.netns_type == "pid":
             ending.follow(int(options.target))
+        listening: Namespace | None = None
+        inode: int | None = None
+        if config.auto_forward is not None:
+            listening = namespace_of(options, config.auto_forward)
+            inode = listening.inode
         open_control(
             options,
             network,
@@ -97,14 +102,14 @@ def serve(
                 {name: getattr(options, name) for name in HANDED_ON},
                 follow=namespace_pid(options) if options.follow else None,
                 exit_fd=options.exit_fd,
+                inode=inode,
             ),
             on_successor=ending.succeeded,
             default_guest=where.guest,
             namespace_pid=lambda: namespace_pid(options),
         )
-        if config.auto_forward is not None:
-            pid = namespace_of(options, config.auto_forward).pid
-            forward_auto(config, network, where.guest, pid, stack)
+        if listening is not None:
+            forward_auto(config, network, where.guest, listening.pid, stack)
         describe(options, where)
         tell_stats = stats_printer(options, network)
         restrict(options, network, stack, complain)

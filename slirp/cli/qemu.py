@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -35,7 +36,7 @@ from slirp.cli import log, options
 from slirp.cli.control import open_control, tell_ready
 from slirp.cli.endpoint import open_shared
 from slirp.cli.failure import USAGE, Failure
-from slirp.cli.listen import report
+from slirp.cli.listen import report, step_back, will
 from slirp.cli.qemu_ways import (
     AUTO,
     DEVICE,
@@ -54,6 +55,7 @@ from slirp.cli.qemu_ways import (
 from slirp.linux.signals import SI_KERNEL, SignalFd
 
 if TYPE_CHECKING:
+    from slirp.control.verbs import Will
     from slirp.machines import Machine, Server
     from slirp.network import Network
 
@@ -148,10 +150,19 @@ def run(args: Namespace) -> int:
         process = _start(argv + added, theirs, signals)
         if isinstance(process, int):
             return process
-        open_control(args, network, stack, on_stop=process.terminate)
+        pidfd = os.pidfd_open(process.pid)
+        stack.callback(os.close, pidfd)
+        open_control(
+            args,
+            network,
+            stack,
+            on_stop=process.terminate,
+            heritage=lambda: _will(network, server, args, pidfd),
+            on_successor=lambda: step_back(network, server),
+        )
         tell_ready(args.ready_fd)
         tell_stats = options.stats_printer(args, network)
-        status = _serve(network, process, signals)
+        status = _serve(network, process, signals, pidfd)
         for machine in machines:
             if machine.port.broken:
                 report(f"the machine {machine.port.gone}; it had no network from then on")
@@ -250,21 +261,33 @@ def _start(
             theirs.close()
 
 
-def _serve(network: Network, process: subprocess.Popen[bytes], signals: SignalFd) -> int:
+def _will(network: Network, server: Server, args: Namespace, pidfd: int) -> Will:
+    """The machine stays this process's child; who goes on knows it by its pidfd."""
+    if not server.serves:
+        from slirp.control.protocol import Refusal
+
+        raise Refusal("unsupported", "handover: QEMU has not connected yet, or has no network")
+    return will(network, server, args, exit_fd=pidfd, child=pidfd)
+
+
+def _serve(
+    network: Network, process: subprocess.Popen[bytes], signals: SignalFd, pidfd: int
+) -> int:
     def pass_on() -> None:
         for number, code, sender in signals.read():
             if code != SI_KERNEL and sender != process.pid:
                 process.send_signal(number)
 
-    pidfd = os.pidfd_open(process.pid)
     try:
         network.watch(signals.fileno(), pass_on)
         network.watch(pidfd, network.stop)
         network.run()
+        while network.abandoned and process.poll() is None:  # another process goes on with it
+            if signals.fileno() in select.select([pidfd, signals.fileno()], [], [])[0]:
+                pass_on()
     finally:
         network.unwatch(pidfd)
         network.unwatch(signals.fileno())
-        os.close(pidfd)
         if process.poll() is None:  # this side failed: the machine is not left behind
             process.terminate()
     code = process.wait()

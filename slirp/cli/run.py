@@ -118,7 +118,7 @@ def run(args: Namespace) -> int:
                 network,
                 port,
                 {**vars(args), "tap_name": DEVICE, "mtu": config.mtu, **UNCONFINED},
-                command.pid,
+                command,
             ),
             on_successor=lambda: _step_back(network),
         )
@@ -179,10 +179,11 @@ def _serve(network: Network, command: Command, signals: SignalFd) -> int:
     return status
 
 
-def _will(network: Network, port: TapPort, wishes: Mapping[str, Any], pid: int) -> Will:
-    from slirp.cli.will import will_of
+def _will(network: Network, port: TapPort, wishes: Mapping[str, Any], command: Command) -> Will:
+    from slirp.cli.will import inode_of, will_of
 
-    return will_of(network, port, wishes, follow=pid)
+    pid, child = command.pid, command.pidfd
+    return will_of(network, port, wishes, follow=pid, child=child, inode=inode_of(pid))
 
 
 def _step_back(network: Network) -> None:

@@ -7,14 +7,18 @@ device and in the hosts' sockets. Where anything goes wrong before "ready", the 
 
     python -m slirp.cli.successor SOCKET      prints one line of JSON when it runs
 
-Does not do: networks whose guests are machines that connect (listen, qemu); a capture that was
-begun by an option, which ends with the old process.
+A machine or a command that the old process started stays its child: that one waits for it, and has
+its exit status.
+
+Does not do: a capture that was begun by an option, which ends with the old process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -26,16 +30,19 @@ from nic.tap import TapPort
 from slirp.cli import log, options
 from slirp.cli.control import open_control
 from slirp.cli.early import Options
+from slirp.cli.endpoint import Path, Renewable
 from slirp.cli.failure import Failure
+from slirp.cli.listen import remove
 from slirp.cli.netns_server import ENDING, Ending, restrict
-from slirp.cli.tap import addresses
-from slirp.cli.will import will_of
+from slirp.cli.tap import places
+from slirp.cli.will import Will, will_of, will_of_machines
 from slirp.config import Config
 from slirp.control import heritage
 from slirp.control.client import Connection, ControlError, Unreachable
 from slirp.control.server import ControlSocket
 from slirp.control.verbs import Verbs
 from slirp.errors import ConfigError
+from slirp.linux.listening import Namespace
 from slirp.linux.signals import SignalFd
 from slirp.network import Network
 
@@ -85,46 +92,120 @@ class _Inherited:
         self.run: Mapping[str, Any] = values["run"]
         self.control: Mapping[str, Any] = values["control"]
         self.options = Options(target="0", **self.run["options"])
-        self._fds = fds
+        self.fds = fds
         self._detached = detached
         fields = {key: value for key, value in values["config"].items() if key != "forwards"}
         self.config = Config(**fields)
 
-    @property
-    def exit_fd(self) -> int | None:
-        """What ends the run when something happens on it."""
-        at = self.run["exit"]
-        return None if at is None else self._fds[at]
+    def fd(self, name: str) -> int | None:
+        """One of the run's, if it has it."""
+        at = self.run[name]
+        return None if at is None else self.fds[at]
 
-    def port(self, stack: ExitStack) -> TapPort | BessPort:
-        """The device, closed with `stack`."""
-        fd, mtu = self._fds[self.run["device"]], self.options.mtu
-        port: TapPort | BessPort
-        if self.run["is_tap"]:
-            port = TapPort(fd, mtu=mtu, vnet=self.run["vnet"])
-        else:
-            port = BessPort(socket.socket(fileno=fd), mtu)
-        stack.callback(port.close)
-        return port
+    def listener(self, name: str) -> socket.socket | None:
+        """One of the control's, if it has it."""
+        at = self.control[name]
+        return None if at is None else socket.socket(fileno=self.fds[at])
 
     def speak(self) -> None:
         """From here on, to whom the old process spoke, unless somebody started us to hear us."""
-        fd = self._fds[self.run["stderr"]]
+        fd = self.fds[self.run["stderr"]]
         if self._detached:
             sys.stderr.flush()
             os.dup2(fd, sys.stderr.fileno())
         os.close(fd)
 
-    def listener(self) -> socket.socket:
-        """The control socket."""
-        return socket.socket(fileno=self._fds[self.control["fd"]])
-
     def socks(self) -> dict[int, socket.socket]:
         """The hosts' sockets, by their place."""
-        others = (
-            self.run["device"], self.run["stderr"], self.run["exit"], self.control["fd"],
-        )  # fmt: skip
-        return {at: socket.socket(fileno=fd) for at, fd in enumerate(self._fds) if at not in others}
+        found = enumerate(self.fds[: self.run["sockets"]])
+        return {at: socket.socket(fileno=fd) for at, fd in found}
+
+
+class _Device:
+    """A namespace's network: its one port."""
+
+    default_guest: str | None
+
+    def __init__(self, found: _Inherited, network: Network, stack: ExitStack) -> None:
+        self._found = found
+        self._network = network
+        self.default_guest = places(found.config).guest
+        self.namespace_pid: int | None = found.run["follow"]
+        self._port = self._open(stack)
+        network.attach(self._port, found.options.tap_name)
+
+    def _open(self, stack: ExitStack) -> TapPort | BessPort:
+        run, mtu = self._found.run, self._found.options.mtu
+        fd = self._found.fds[run["device"]]
+        port: TapPort | BessPort
+        if run["is_tap"]:
+            port = TapPort(fd, mtu=mtu, vnet=run["vnet"])
+        else:
+            port = BessPort(socket.socket(fileno=fd), mtu)
+        stack.callback(port.close)
+        return port
+
+    def will(self) -> Will:
+        run = self._found.run
+        return will_of(
+            self._network,
+            self._port,
+            run["options"],
+            follow=run["follow"],
+            exit_fd=self._found.fd("exit"),
+            child=self._found.fd("child"),
+            inode=run["inode"],
+        )
+
+    def go_on(self, ending: Ending, stack: ExitStack) -> None:
+        """It is ours now."""
+        run, config = self._found.run, self._found.config
+        if run["follow"] is not None:
+            ending.follow(run["follow"])
+        if config.auto_forward is not None and run["inode"] is not None:
+            pid = Namespace(run["inode"]).pid
+            guest = places(config).guest
+            options.forward_auto(config, self._network, guest, pid, stack)
+
+    def abandon(self) -> None:
+        """Another process goes on, or the one before this one does."""
+
+
+class _Machines:
+    """A network of machines that connect, or of the one that the old process started."""
+
+    default_guest: str | None = None
+    namespace_pid: int | None = None
+
+    def __init__(self, found: _Inherited, network: Network, stack: ExitStack) -> None:
+        from slirp.machines import Server
+
+        self._found = found
+        self._network = network
+        self._server = Server(network, report=log.say, when_over=network.stop)
+        stack.callback(self._server.close)
+        paths = found.run["paths"].items()
+        self._places = {name: Renewable(Path(*made)) for name, made in paths}
+        renew = {name: place.renew for name, place in self._places.items()}
+        self._server.adopt(found.run["machines"], found.fds, renew)
+        stack.callback(lambda: remove(network, self._places))
+
+    def will(self) -> Will:
+        return will_of_machines(
+            self._network,
+            self._server,
+            self._found.run["options"],
+            self._places,
+            exit_fd=self._found.fd("exit"),
+            child=self._found.fd("child"),
+        )
+
+    def go_on(self, ending: Ending, stack: ExitStack) -> None:
+        """Nothing to begin with."""
+
+    def abandon(self) -> None:
+        """Another process goes on, or the one before this one does."""
+        self._server.abandon()
 
 
 def _go_on(
@@ -133,42 +214,77 @@ def _go_on(
     stack: ExitStack,
     tell: Callable[[Mapping[str, Any]], None],
 ) -> int:
-    wishes, follow = found.options, found.run["follow"]
-    log.use_json(on=wishes.log_json)
+    log.use_json(on=found.options.log_json)
     signals = SignalFd(ENDING)
     stack.callback(signals.close)
+    network: Network | None = None
+    served: _Device | _Machines | None = None
     try:
         network = stack.enter_context(options.make_network(found.config))
-        port = found.port(stack)
-        attachment = network.attach(port, wishes.tap_name)
-        report = network.take_over(found.values, found.socks(), attachment)
-    except (ConfigError, OSError) as error:
-        raise Failure(f"handover: {error}; the network goes on as it was") from None
+        kind = _Machines if "machines" in found.run else _Device
+        served = kind(found, network, stack)
+        report = network.take_over(found.values, found.socks())
+        ending = _ending(found, network, served, signals, stack)
+        heritage.wait_for_go(sock)
+    except (ConfigError, OSError, LookupError, TypeError, ValueError, heritage.Broken) as error:
+        if network is not None:
+            network.abandon()
+        if served is not None:
+            served.abandon()
+        certain = "" if isinstance(error, heritage.Broken) else "; the network goes on as it was"
+        raise Failure(f"handover: {error}{certain}") from None
+    served.go_on(ending, stack)
+    return _serve(found, network, ending, stack, {"pid": os.getpid(), **report}, tell)
+
+
+def _ending(
+    found: _Inherited,
+    network: Network,
+    served: _Device | _Machines,
+    signals: SignalFd,
+    stack: ExitStack,
+) -> Ending:
+    """What may end it, the control socket among it."""
     ending = Ending(network, log.say)
     stack.callback(ending.close)
-    ending.on_signal(signals)
-    if found.exit_fd is not None:
-        ending.on_exit_fd(found.exit_fd)
-    quiet = Options(target="0", control=found.control["path"])
+    child, exit_fd = found.fd("child"), found.fd("exit")
+
+    def stop(number: int = signal.SIGTERM) -> None:
+        if child is None:
+            ending.stop()
+            return
+        with contextlib.suppress(ProcessLookupError):  # it ends by itself
+            signal.pidfd_send_signal(child, number)
+
+    def pass_on() -> None:
+        for number, _, _ in signals.read():
+            stop(number)
+
+    if child is not None or isinstance(served, _Machines):
+        network.watch(signals.fileno(), pass_on)
+    else:
+        ending.on_signal(signals)
+    if exit_fd is not None:
+        ending.on_exit_fd(exit_fd)
+
+    def step_back() -> None:
+        ending.succeeded()
+        served.abandon()
+
     open_control(
-        quiet,
+        Options(target="0", control=found.control["path"], metrics=found.options.metrics),
         network,
         stack,
-        on_stop=ending.stop,
-        heritage=lambda: will_of(
-            network, port, found.run["options"], follow=follow, exit_fd=found.exit_fd
-        ),
-        on_successor=ending.succeeded,
-        default_guest=addresses(found.config).guest,
-        namespace_pid=lambda: follow,
-        listener=found.listener(),
+        on_stop=stop,
+        heritage=served.will,
+        on_successor=step_back,
+        default_guest=served.default_guest,
+        namespace_pid=lambda: served.namespace_pid,
+        listener=found.listener("fd"),
+        metrics_listener=found.listener("metrics"),
+        name=found.control["name"],
     )
-    try:
-        heritage.wait_for_go(sock)
-    except heritage.Broken as error:
-        network.abandon()
-        raise Failure(f"handover: {error}") from None
-    return _serve(found, network, ending, stack, {"pid": os.getpid(), **report}, tell)
+    return ending
 
 
 def _serve(
@@ -180,13 +296,7 @@ def _serve(
     tell: Callable[[Mapping[str, Any]], None],
 ) -> int:
     wishes = found.options
-    later = Options(target="0", metrics=wishes.metrics, verbose=wishes.verbose)
-    try:
-        open_control(later, network, stack)  # the old process had the port until now
-    except Failure as failure:
-        log.say(f"warning: {failure}")
-    if found.run["follow"] is not None:
-        ending.follow(found.run["follow"])
+    log.follow(network, wishes.verbose)
     found.speak()
     tell(report)
     restrict(wishes, network, stack, log.say)

@@ -57,8 +57,16 @@ class AutoForward:
         self._pid = pid
         self._say = say
         self._look = look
-        self._open: dict[Port, Forward] = {}
-        self._chosen: dict[Port, int] = {}  # host ports of those that could not have their own
+        self._open: dict[Port, Forward] = {  # those of a process before this one
+            (forward.proto, forward.guest[1]): forward
+            for forward in network.forwards()
+            if forward.automatic
+        }
+        self._chosen: dict[Port, int] = {  # host ports of those that could not have their own
+            port: forward.host[1]
+            for port, forward in self._open.items()
+            if isinstance(forward.host, tuple) and forward.host[1] != port[1]
+        }
         self._passed_over: set[Port] = set()  # told once
         self.visit: float | None = None
         network.visit_at(self, network.now)
@@ -125,7 +133,9 @@ class AutoForward:
         self._say(f"forward {forward}" + (f" for {program}" if program else "") + why)
 
     def _forward(self, proto: str, port: int, number: int) -> Forward:
-        return self._network.forward(proto, host=(HOST, port), guest=(self._guest, number))
+        return self._network.forward(
+            proto, host=(HOST, port), guest=(self._guest, number), automatic=True
+        )
 
     def _is_forwarded(self, port: Port) -> bool:
         """By somebody else's wish?"""

@@ -81,18 +81,27 @@ class MetricsPort:
     `address` has the port that was bound. Close it before its network.
     """
 
-    def __init__(self, where: str, network: Network, metrics: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        where: str,
+        network: Network,
+        metrics: Callable[[], str],
+        listener: socket.socket | None = None,
+    ) -> None:
+        """`listener`: the one that a process before this one had there."""
         self.network = network
         self.metrics = metrics
         self.refused = 0
         self.scrapes: dict[_Scrape, None] = {}
         self.visit: float | None = None
-        host, port = parse_address(where)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        self._listener = listener or _listen(where)
         self._listener.setblocking(False)
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         network.watch(self._listener.fileno(), self._handle_connect)
+
+    def fileno(self) -> int:
+        """The listener's."""
+        return self._listener.fileno()
 
     def _handle_connect(self) -> None:
         try:
@@ -125,6 +134,12 @@ class MetricsPort:
             scrape.end()
         self.network.unwatch(self._listener.fileno())
         self._listener.close()
+
+
+def _listen(where: str) -> socket.socket:
+    host, port = parse_address(where)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 def parse_address(text: str) -> tuple[str, int]:

@@ -95,7 +95,9 @@ VERBS: Final[Mapping[str, Verb]] = {
     ),
     "stats": Verb("all counters", "stats: groups of counters; drops by reason"),
     "metrics": Verb("the same for Prometheus", "text: in its text format, version 0.0.4"),
-    "forwards.list": Verb("open forwards", "forwards: id, proto, host, guest, proxy, source"),
+    "forwards.list": Verb(
+        "open forwards", "forwards: id, proto, host, guest, proxy, source, automatic"
+    ),
     "forwards.add": Verb(
         "lead a host's port to a guest: all of a range, or none",
         "forwards: those that were opened; port 0 stands as the one that was chosen",

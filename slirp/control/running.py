@@ -20,6 +20,7 @@ from slirp.control.client import Connection, ControlError, Unreachable
 COMMANDS: Final = ("run", "attach", "listen", "qemu")
 PROGRAMS: Final = ("slirp", "slirp4netns-py")
 MODULES: Final = ("slirp", "slirp.cli.main", "slirp.cli.slirp4netns")
+SUCCESSOR: Final = "slirp.cli.successor"  # goes on in another process's place; its socket follows
 LISTENING: Final = 0x10000  # __SO_ACCEPTCON in the flags of /proc/net/unix
 PATIENCE: Final = 1.0  # seconds for an answer
 
@@ -38,10 +39,17 @@ def running() -> list[Running]:
     listeners = _listeners()
     found = {pid: words for pid in _pids() if (words := _words(pid)) and _is_network(words)}
     # Helpers that a network forked have its command line; the oldest of them is the network.
-    return [
+    looked = [
         _look(pid, words, listeners)
         for pid, words in sorted(found.items())
         if found.get(_parent(pid)) != words
+    ]
+    # Who has handed its network over may still wait for its command: another answers at its socket.
+    seen = {one.pid for one in looked}
+    return [
+        one
+        for one in looked
+        if one.status is None or one.status["pid"] == one.pid or one.status["pid"] not in seen
     ]
 
 
@@ -72,11 +80,22 @@ def _is_network(words: list[str]) -> bool:
     for at, word in enumerate(words[:8]):
         is_program = os.path.basename(word) in PROGRAMS
         is_module = at > 0 and words[at - 1] == "-m" and word in MODULES
+        if _is_successor(words, at):
+            return True
         if is_program or is_module:
             if "slirp4netns" in word:
                 return not {"--help", "--version", "-h", "-v"} & set(words[at:])
             return words[at + 1 : at + 2] != [] and words[at + 1] in COMMANDS
     return False
+
+
+def _is_successor(words: list[str], at: int) -> bool:
+    """`-m slirp.cli.successor SOCKET`, `ctl SOCKET handover --foreground`: from this word on."""
+    if words[at] == SUCCESSOR:
+        return words[at - 1] == "-m" and at + 1 < len(words)
+    return (
+        words[at] == "ctl" and "handover" in words[at + 2 :] and "--foreground" in words[at + 2 :]
+    )
 
 
 def _listeners() -> dict[int, str]:
@@ -95,7 +114,10 @@ def _look(pid: int, words: list[str], listeners: dict[int, str]) -> Running:
     if path is not None:
         try:
             with Connection(path, patience=PATIENCE) as network:
-                return Running(pid, _command(words), path, network.ask("status"))
+                status = network.ask("status")
+                succeeds = any(_is_successor(words, at) for at in range(len(words)))
+                command = status["name"] if succeeds else _command(words)
+                return Running(pid, command, path, status)
         except (Unreachable, ControlError):  # another's by now, or not for us
             pass
     return Running(pid, _command(words), None, None)
@@ -104,6 +126,9 @@ def _look(pid: int, words: list[str], listeners: dict[int, str]) -> Running:
 def _control_of(pid: int, words: list[str], listeners: dict[int, str]) -> str | None:
     """The path of its control socket, as its options name it. No other socket of it is touched:
     to connect to one may be to be a machine."""
+    for at in range(len(words)):
+        if _is_successor(words, at):
+            return words[at + 1]
     named = _option(words, "--control")
     if named is None or named.startswith("/"):
         return named

@@ -79,7 +79,7 @@ class ControlSocket:
     def close(self) -> None:
         """End all connections and remove the file, if it is still ours."""
         self.lines.close()
-        if self._file is None:
+        if self._file is None or self.network.abandoned:
             return
         with contextlib.suppress(OSError):  # a sandbox hides it, or shows it read-only
             if os.path.samestat(os.stat(self.path), self._file):

@@ -47,8 +47,8 @@ class Verbs:
         namespace_pid: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.network = network
-        self._name = name
-        self._namespace_pid = namespace_pid
+        self.name = name
+        self.namespace_pid = namespace_pid
         self.heritage: Callable[[], Will] | None = None  # what a successor needs, where one can be
         self.will: Will = ({}, [])  # as it was announced last
         self._rates = Rates()
@@ -77,7 +77,7 @@ class Verbs:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "name": self._name,
+            "name": self.name,
             "network": network.config.network,
             "gateway": network.gateway,
             "dns": network.dns if network.config.dns_enabled else None,
@@ -113,7 +113,7 @@ class Verbs:
         return {
             "flows": list(islice(wanted, limit)),
             "more": max(0, len(wanted) - limit),
-            "namespace_pid": self._namespace_pid(),
+            "namespace_pid": self.namespace_pid(),
         }
 
     def _kill(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -178,7 +178,7 @@ class Verbs:
     def _handover(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.heritage is None:
             raise Refusal(
-                "unsupported", "handover: only networks of namespaces (run, attach) can be"
+                "unsupported", "handover: this network was not started by a command that can"
             )
         self.will = self.heritage()
         return announced(*self.will)

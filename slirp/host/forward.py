@@ -72,6 +72,7 @@ class Forward(NamedTuple):
     guest: tuple[str, int]  # address, or name, and port
     proxy: int = 0  # version of the PROXY protocol
     source: str = SOURCES[0]  # as whom a peer appears to the guest
+    automatic: bool = False  # it comes and goes with a program that listens
 
     def __str__(self) -> str:
         """As slirp.forward.parse_forward reads it."""
@@ -176,7 +177,7 @@ class Forwards:
 
     def add(
         self, proto: str, host: HostAddress, guest: tuple[str, int], *, proxy: int = 0,
-        source: str = SOURCES[0],
+        source: str = SOURCES[0], automatic: bool = False,
     ) -> Forward:  # fmt: skip
         """Open a forward. Raises ConfigError for what cannot be, OSError from bind, whose
         `filename` is the host's address."""
@@ -193,7 +194,7 @@ class Forwards:
             error.filename = host_text(host)
             raise
         self._count += 1
-        forward = Forward(self._count, proto, bound, guest, proxy, source)
+        forward = Forward(self._count, proto, bound, guest, proxy, source, automatic)
         self._open[forward.id] = (forward, opened)
         return forward
 
@@ -235,7 +236,8 @@ class Forwards:
             host = (str(host[0]), int(host[1]))
         guest = (str(entry["guest"][0]), int(entry["guest"][1]))
         proto, proxy, source = str(entry["proto"]), int(entry["proxy"]), str(entry["source"])
-        forward = Forward(int(entry["id"]), proto, host, guest, proxy, source)
+        automatic = bool(entry["automatic"])
+        forward = Forward(int(entry["id"]), proto, host, guest, proxy, source, automatic)
         sock.setblocking(False)
         target, as_gateway = Target(*guest, self._find), source == "gateway"
         opened: StreamForward | DatagramForward

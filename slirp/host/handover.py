@@ -9,7 +9,8 @@ is read or written by it either, so that until the first turn there is a way bac
 Not carried: connections to the network's own services (DNS over TCP, files over HTTP) and those
 that this process copies (PROXY, commands), which are reset when the guest speaks; answers of the
 host's resolvers and echo replies that are under way, which the guest asks for again; connections
-that wait for a guest; who wrote to a UDP forward, until they write again.
+that wait for a guest; who wrote to a UDP forward, until they write again; frames of the network's
+own that wait for room at a port, which are lost as on a wire.
 
 Does not do: move descriptors (slirp.control.heritage), the port (whose it is knows how).
 """
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from slirp.address import addr_from_text, addr_to_text, mac_from_text, mac_to_text
 from slirp.host.state import Damaged, Server, parse_lease, restore_lease, saved
+from slirp.services.asked import Carried
 from slirp.tcp.carry import carried, resumed
 
 if TYPE_CHECKING:
@@ -55,8 +57,17 @@ def given(
 
     values = saved(relays, servers, (), config)
     values["guests"] = [
-        {"address": addr_to_text(guest.addr), "mac": mac_to_text(guest.mac)}
+        {
+            "address": addr_to_text(guest.addr),
+            "mac": mac_to_text(guest.mac),
+            "port": guest.attachment.name,
+        }
         for guest in relays.stack.guests
+    ]
+    values["names"] = [
+        {"port": attachment.name, "mac": mac.hex(), "address": addr.hex(), "known": known}
+        for attachment in relays.attachments
+        for mac, addr, known in relays.dns.asked.carried(attachment)
     ]
     values["forwards"] = [
         {**forward._asdict(), "fd": place(sock)} for forward, sock in forwards.sockets()
@@ -97,11 +108,15 @@ def _flow(flow: TcpFlow) -> dict[str, Any]:
 
 
 class Taken:
-    """What was given, for a network with its one port attached. Raises Damaged."""
+    """What was given, for a network whose ports are attached, under the names that they had.
+
+    Raises Damaged.
+    """
 
     def __init__(self, values: Mapping[str, Any], socks: Mapping[int, socket.socket]) -> None:
         self._values = values
         self._socks = socks
+        self._ports: dict[str, Attachment] = {}
         self.report = {"tcp": 0, "udp": 0, "forwards": 0, "guests": 0}
 
     def enter(
@@ -109,15 +124,17 @@ class Taken:
         relays: Dispatcher,
         servers: Sequence[Server],
         forwards: Forwards,
-        attachment: Attachment,
     ) -> None:
         """Take its place in these relays."""
         now = relays.loop.now
+        self._ports = {attachment.name: attachment for attachment in relays.attachments}
         try:
             for value in self._values["leases"]:
                 restore_lease(servers, parse_lease(value, 0.0), now)
             for guest in self._values["guests"]:
-                self._learn(relays, attachment, guest, now)
+                self._learn(relays, self._ports[guest["port"]], guest, now)
+            for entry in self._values["names"]:
+                self._name(relays, entry)
             for entry in self._values["forwards"]:
                 forwards.adopt(entry, self._socks[entry["fd"]])
                 self.report["forwards"] += 1
@@ -132,8 +149,15 @@ class Taken:
         addr = addr_from_text(guest["address"])
         family = relays.stack.layer(addr).family
         link = relays.stack.link
-        found = link.guests.learn(family, addr, mac_from_text(guest["mac"]), attachment, now)
+        mac = mac_from_text(guest["mac"])
+        found = link.guests.learn(family, addr, mac, attachment, now)
+        relays.stack.switch.learn(mac, attachment)
         self.report["guests"] += found is not None
+
+    def _name(self, relays: Dispatcher, entry: Any) -> None:
+        known = tuple((float(since), str(name)) for since, name in entry["known"])
+        mac, addr = bytes.fromhex(entry["mac"]), bytes.fromhex(entry["address"])
+        relays.dns.asked.resume(self._ports[entry["port"]], Carried(mac, addr, known))
 
     def _mapping(self, relays: Dispatcher, entry: Any, now: float) -> None:
         guest, sock = relays.guest(addr_from_text(entry["guest"])), self._socks[entry["fd"]]

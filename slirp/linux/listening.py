@@ -36,7 +36,7 @@ class Namespace:
     """A network namespace, by the inode of its file, and some process in it."""
 
     def __init__(self, inode: int) -> None:
-        self._inode = inode
+        self.inode = inode
         self._pid = 0
 
     def pid(self) -> int | None:
@@ -48,7 +48,7 @@ class Namespace:
 
     def _has(self, pid: int) -> bool:
         try:
-            return os.stat(f"/proc/{pid}/ns/net").st_ino == self._inode
+            return os.stat(f"/proc/{pid}/ns/net").st_ino == self.inode
         except OSError:
             return False
 

@@ -397,7 +397,8 @@ class Grams:
         self.desk = desk
         self.folder = folder
         first = open_endpoint(f"dgram:{folder}/grams")
-        self.path = Renewable(first)
+        assert first.made is not None
+        self.path = Renewable(first.made)
         self.socks: list[socket.socket] = []
         desk.server.add_datagrams(first.sock, "grams", self.path.renew)
 

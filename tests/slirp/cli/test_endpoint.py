@@ -115,7 +115,8 @@ def test_a_datagram_socket_may_name_its_machine(tmp_path: Path, opened: Open) ->
 def test_a_datagram_socket_is_renewed_at_its_path(tmp_path: Path, opened: Open) -> None:
     """Who has connected keeps the old one; whoever comes finds the new one."""
     endpoint = opened(f"dgram:{tmp_path}/net")
-    path = Renewable(endpoint)
+    assert endpoint.made is not None
+    path = Renewable(endpoint.made)
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as first,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as second,
@@ -133,7 +134,9 @@ def test_a_datagram_socket_is_renewed_at_its_path(tmp_path: Path, opened: Open) 
 
 
 def test_a_path_that_another_has_taken_is_not_renewed(tmp_path: Path, opened: Open) -> None:
-    path = Renewable(opened(f"dgram:{tmp_path}/net"))
+    made = opened(f"dgram:{tmp_path}/net").made
+    assert made is not None
+    path = Renewable(made)
     (tmp_path / "net").rename(tmp_path / "moved")
     opened(f"dgram:{tmp_path}/net")
     inode = (tmp_path / "net").stat().st_ino

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
-import time
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from scapy.layers.dns import DNS, DNSQR
 
 from slirp.control import heritage
 from slirp.control.client import Connection
 from tests.kit.family import TIED, end
+from tests.kit.guest import GATEWAY, GUEST, arp, icmp, udp
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP, as_user, holder, run
 from tests.kit.need import need_tool, need_tun
 from tests.kit.ports import free_port
+from tests.kit.remote import Remote
 from tests.slirp.cli.test_ctl import asked, ctl
 from tests.slirp.cli.test_restore import attached
 
@@ -36,14 +44,8 @@ def handed_over(path: str) -> dict[str, Any]:
 
 def ended(pid: int) -> None:
     """End a successor, which is nobody's child, and wait until it is gone."""
-    fd = os.pidfd_open(pid)
-    try:
-        signal.pidfd_send_signal(fd, signal.SIGTERM)
-        import select
-
-        assert select.select([fd], [], [], PATIENCE)[0]
-    finally:
-        os.close(fd)
+    with going(pid):
+        os.kill(pid, signal.SIGTERM)
 
 
 @pytest.mark.parametrize("upload", [False, True])
@@ -149,7 +151,7 @@ def test_bytes_that_flow_while_it_happens(tmp_path: Path) -> None:
 def test_command_goes_on_and_its_status_comes_back(tmp_path: Path) -> None:
     need_tun()
     nc, control = need_tool("nc"), str(tmp_path / "c.sock")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
         port = str(listener.getsockname()[1])
         process = subprocess.Popen(
@@ -162,13 +164,12 @@ def test_command_goes_on_and_its_status_comes_back(tmp_path: Path) -> None:
             peer, _ = listener.accept()
             report = handed_over(control)
             assert (report["tcp"], process.poll()) == (1, None)
+            successor = stack.enter_context(pidfd(report["pid"]))
             peer.sendall(b"after")
             peer.close()
             assert process.stdout.read() == b"after"
             assert process.wait(PATIENCE) == 7
-            gone_at = time.monotonic() + PATIENCE
-            while os.path.exists(f"/proc/{report['pid']}/ns") and time.monotonic() < gone_at:
-                pass  # it follows the command's namespace
+            assert select.select([successor], [], [], PATIENCE)[0], "it follows the namespace"
             assert not os.path.exists(control)
         finally:
             end(process)
@@ -193,12 +194,227 @@ def test_successor_that_fails_leaves_the_network_as_it_was(tmp_path: Path, how: 
         assert ping.returncode == 0
 
 
-def test_network_of_machines_says_that_it_cannot(tmp_path: Path) -> None:
-    from tests.slirp.cli.test_ctl import listening
+# --- networks of machines -------------------------------------------------------------------------
 
-    with listening(tmp_path) as (path, process):
-        result = ctl(path, "handover")
-        assert result.returncode == 1
-        assert "only networks of namespaces" in result.stderr
-        assert process.poll() is None
-        assert run(*SLIRP, "ctl", path, "status").returncode == 0
+DOWNLOAD = os.urandom(1 << 20) * 6  # bytes: more than the sockets on the way hold
+
+
+class Place(NamedTuple):
+    """A socket of `slirp listen`, and how a machine comes to it."""
+
+    option: str
+    connect: Callable[[], socket.socket]
+
+
+def place(kind: str, folder: Path) -> Place:
+    net, ours, theirs = str(folder / "net"), free_port(), free_port()
+
+    def unix() -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(net)
+        return sock
+
+    def dgram() -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sock.bind(str(folder / "machine"))
+        sock.connect(net)
+        return sock
+
+    def udp() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("127.0.0.1", theirs))
+        sock.connect(("127.0.0.1", ours))
+        return sock
+
+    return {
+        "unix": Place(f"unix:{net}", unix),
+        "tcp": Place(f"tcp:{ours}", lambda: socket.create_connection(("127.0.0.1", ours))),
+        "dgram": Place(f"dgram:{net}", dgram),
+        "udp": Place(f"udp:{ours},{theirs}", udp),
+    }[kind]
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`slirp listen` with these sockets; its successors end with the block."""
+    path = str(folder / "control.sock")
+    process = subprocess.Popen(
+        [*TIED, *SLIRP, "listen", "--control", path, *options],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        assert "listening" in process.stderr.readline()
+        yield path, process
+    finally:
+        if os.path.exists(path):
+            ctl(path, "stop")
+        end(process)
+        process.stderr.close()
+
+
+@contextmanager
+def sending(data: bytes) -> Iterator[int]:
+    """A server that gives everybody this and closes; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+
+        def give() -> None:
+            with contextlib.suppress(OSError), listener.accept()[0] as peer:
+                peer.sendall(data)
+
+        thread = threading.Thread(target=give)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp", "dgram", "udp"])
+def test_download_of_a_machine_ends_with_its_digest_right(tmp_path: Path, kind: str) -> None:
+    """Twice handed over: while nobody reads, with half a frame on its way in."""
+    where, forwarded = place(kind, tmp_path), free_port()
+    with (
+        serving(tmp_path, "--forward", f"{forwarded}:80", where.option) as (path, process),
+        sending(DOWNLOAD) as port,
+        where.connect() as sock,
+    ):
+        machine = Remote(sock)
+        machine.guest.give(arp(1, GUEST, GATEWAY))
+        stream = machine.guest.connect((GATEWAY, port), options=b"\x02\x04\x05\xb4\x01\x03\x03\x00")
+        got = bytearray()
+        pids: list[int] = []
+        for most in (len(DOWNLOAD) // 3, 2 * len(DOWNLOAD) // 3):
+            got += stream.receive(most - len(got))
+            request = machine.port.framed(icmp(8, 0, 1 << 16 | len(pids), b"half", GATEWAY))
+            cut = len(request) // 2 if sock.type == socket.SOCK_STREAM else len(request)
+            sock.sendall(request[:cut])
+            report = handed_over(path)
+            assert (report["tcp"], report["guests"], report["forwards"]) == (1, 1, 1)
+            pids.append(report["pid"])
+            if request[cut:]:
+                sock.sendall(request[cut:])
+            machine.turn(lambda: any(i.type == 0 for i in machine.guest.icmps()))
+        got += stream.receive(len(DOWNLOAD) - len(got))
+        assert hashlib.sha256(got).digest() == hashlib.sha256(DOWNLOAD).digest()
+        assert process.wait(PATIENCE) == 0
+        status = asked(path, "status")
+        assert (status["pid"], status["ports"]) == (pids[1], 1)
+        assert status["name"].startswith("slirp listen")
+        assert [found["pid"] for found in networks(path)] == [pids[1]]
+        comes_by_forward(machine, forwarded)
+        if kind == "unix":  # others come, and are others
+            with where.connect() as second:
+                other = Remote(second, "10.0.2.16", bytes.fromhex("525400123457"))
+                greet(other)
+            assert Path(where.option.partition(":")[2]).exists()
+        with going(pids[1]):
+            assert ctl(path, "stop").returncode == 0
+        assert kind not in ("unix", "dgram") or not (tmp_path / "net").exists()
+
+
+def greet(machine: Remote) -> None:
+    """Ask for the gateway, and hear it."""
+    guest = machine.guest
+    guest.give(arp(1, guest.addr, GATEWAY, sender_mac=guest.mac))
+    machine.turn(lambda: bool(guest.inbox))
+
+
+def networks(path: str) -> list[dict[str, Any]]:
+    """What `slirp ps` finds with this control socket."""
+    result = run(*SLIRP, "ps", "--json")
+    return [found for found in json.loads(result.stdout) if found["control"] == path]
+
+
+def comes_by_forward(machine: Remote, port: int) -> None:
+    streams = machine.guest.listen(80)
+    with socket.create_connection(("127.0.0.1", port)) as peer:
+        machine.turn(lambda: bool(streams))
+        peer.sendall(b"in")
+        assert streams[0].receive(2) == b"in"
+
+
+@contextmanager
+def pidfd(pid: int) -> Iterator[int]:
+    fd = os.pidfd_open(pid)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def going(pid: int) -> Iterator[None]:
+    """What is done in the block ends this process, which is nobody's child."""
+    with pidfd(pid) as fd:
+        yield
+        assert select.select([fd], [], [], PATIENCE)[0]
+
+
+def test_two_machines_keep_their_places(tmp_path: Path) -> None:
+    where = place("unix", tmp_path)
+    with (
+        serving(tmp_path, where.option) as (path, _),
+        where.connect() as first,
+        where.connect() as second,
+    ):
+        one, two = Remote(first), Remote(second, "10.0.2.16", bytes.fromhex("525400123457"))
+        for machine in (one, two):
+            greet(machine)
+        report = handed_over(path)
+        ports = {guest["address"]: guest["port"] for guest in asked(path, "guests")}
+        assert ports == {"10.0.2.15": "machine 1", "10.0.2.16": "machine 2"}
+        two.guest.inbox.clear()
+        one.guest.give(arp(1, "10.0.2.15", "10.0.2.16"))  # by the switch
+        two.turn(lambda: bool(two.guest.inbox) or not two.guest.answers_arp)
+        with where.connect():
+            second.close()
+            while len(asked(path, "guests")) > 1:
+                pass
+        assert asked(path, "status")["pid"] == report["pid"]
+
+
+def test_metrics_and_automatic_names_go_along(tmp_path: Path) -> None:
+    where, port = place("unix", tmp_path), free_port()
+    with (
+        serving(
+            tmp_path, "--metrics", str(port), "--dns-record", f"web.test={GATEWAY}", where.option
+        ) as (path, old),
+        where.connect() as sock,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
+        machine = Remote(sock)
+        query = bytes(DNS(id=7, rd=1, qd=[DNSQR(qname="web.test")]))
+        machine.guest.give(udp(query, "10.0.2.3", 53))
+        machine.turn(lambda: bool(machine.guest.datagrams()))
+        machine.guest.connect((GATEWAY, listener.getsockname()[1]))
+        for _ in range(2):
+            handed_over(path)
+            (flow,) = asked(path, "flows", "--proto", "tcp")
+            assert flow["remote_name"] == "web.test"
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                assert b"slirp_tcp_flows 1" in answer.read()
+        assert old.wait(PATIENCE) == 0
+
+
+def test_successor_of_machines_that_fails_leaves_them_as_they_were(tmp_path: Path) -> None:
+    where = place("unix", tmp_path)
+    with (
+        serving(tmp_path, where.option) as (path, process),
+        sending(DOWNLOAD) as port,
+        where.connect() as sock,
+    ):
+        machine = Remote(sock)
+        stream = machine.guest.connect((GATEWAY, port), options=b"\x02\x04\x05\xb4\x01\x03\x03\x00")
+        got = stream.receive(len(DOWNLOAD) // 3)
+        for how in ("dies", "nonsense"):
+            with Connection(path) as connection:
+                answer = connection.ask_alone("handover")
+                if how == "nonsense":
+                    _, fds = heritage.take(connection.sock, answer["fds"], answer["bytes"])
+                    for fd in fds:
+                        os.close(fd)
+                    connection.sock.sendall(b"nonsense")
+        got += stream.receive(len(DOWNLOAD) - len(got))
+        assert got == DOWNLOAD
+        assert asked(path, "status")["pid"] == process.pid
+        assert Path(where.option.partition(":")[2]).exists()
