@@ -10,6 +10,7 @@ Does not do: DMA_READ and DMA_WRITE, with which a server reaches memory that can
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -108,9 +109,11 @@ class MachineMemory:
         ]
 
     def resume(self, regions: Sequence[Any], fds: Sequence[int]) -> None:
-        """Map the same. Raises as `add`."""
+        """Map the same; the descriptors are taken. Raises as `add`."""
         for addr, size, flags, offset, at in regions:
             self.add(int(addr), int(size), int(flags), None if at is None else fds[at], int(offset))
+        for at in {region[-1] for region in regions} - {None}:
+            os.close(fds[at])
 
     def clear(self) -> None:
         self._known.clear()

@@ -233,9 +233,9 @@ class Backend:
         return values
 
     def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
-        """Go on from there. Raises BadMessage, ValueError, LookupError or TypeError.
+        """Go on from there; the descriptors are taken, and guest memory is not written.
 
-        Guest memory is not written by it.
+        Raises BadMessage, ValueError, LookupError or TypeError.
         """
         offered = values["offered"]
         self._offered = None if offered is None else int(offered)
@@ -245,9 +245,12 @@ class Backend:
         self.device.features = Features(self._features & OFFERED)
         for *region, at in values["regions"]:
             self.table.add(MemoryRegion(*map(int, region)), fds[at])
+        for at in {region[-1] for region in values["regions"]}:
+            os.close(fds[at])  # the table has its own
         if values["log"] is not None:
             at, size, offset = values["log"]
             self._log = DirtyLog(fds[at], int(size), int(offset))
+            os.close(fds[at])
         self._switch_log()
         if values["inflight"] is not None:
             at, *shape = values["inflight"]

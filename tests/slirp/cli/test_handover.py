@@ -177,6 +177,54 @@ def test_command_goes_on_and_its_status_comes_back(tmp_path: Path) -> None:
                 process.stdout.close()
 
 
+@contextmanager
+def command_of_run(control: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`slirp run` with these options and this command."""
+    process = subprocess.Popen(
+        [*TIED, *as_user(), *SLIRP, "run", "--control", control, *words],
+        cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        while not os.path.exists(control):
+            assert process.poll() is None
+        yield process
+    finally:
+        end(process)
+
+
+def test_stop_and_signals_reach_the_command(tmp_path: Path) -> None:
+    need_tun()
+    for how in ("stop", "signal"):
+        control = str(tmp_path / f"{how}.sock")
+        with command_of_run(control, "--", "sleep", "1000") as process:
+            with going(handed_over(control)["pid"]):
+                if how == "stop":
+                    assert ctl(control, "stop").returncode == 0
+                else:
+                    process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_automatic_forwards_go_on(tmp_path: Path) -> None:
+    need_tun()
+    nc, control, port = need_tool("nc"), str(tmp_path / "c.sock"), free_port()
+
+    def listed() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = asked(control, "forwards", "list")
+        return found
+
+    command = ["sh", "-c", f"{nc} -l {port} >/dev/null; cat"]
+    with command_of_run(control, "--forward", f"auto:{port}", "--", *command):
+        while not listed():
+            pass
+        pid = handed_over(control)["pid"]
+        assert [(at["host"], at["automatic"]) for at in listed()] == [(f"127.0.0.1:{port}", True)]
+        assert [found["pid"] for found in networks(control)] == [pid], "and not who waits"
+        socket.create_connection(("127.0.0.1", port)).close()
+        while listed():
+            pass  # the program has ended, and with it its forward
+
+
 @pytest.mark.parametrize("how", ["dies", "nonsense"])
 def test_successor_that_fails_leaves_the_network_as_it_was(tmp_path: Path, how: str) -> None:
     need_tun()
@@ -373,7 +421,7 @@ def test_two_machines_keep_their_places(tmp_path: Path) -> None:
         assert asked(path, "status")["pid"] == report["pid"]
 
 
-def test_metrics_and_automatic_names_go_along(tmp_path: Path) -> None:
+def test_metrics_and_names_go_along(tmp_path: Path) -> None:
     where, port = place("unix", tmp_path), free_port()
     with (
         serving(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -153,3 +154,34 @@ def test_the_end(scene: Scene) -> None:
     scene.turn()
     scene.auto.close()
     assert scene.network.forwards() == []
+
+
+def test_they_are_marked_and_not_saved(scene: Scene, tmp_path: Path) -> None:
+    """A state that is restored has the ones that somebody asked for."""
+    port, own = free_port(), free_port()
+    scene.network.forward(f"{own}:{GUEST}:80")
+    scene.listen(port)
+    scene.turn()
+    marks = {forward.guest[1]: forward.automatic for forward in scene.network.forwards()}
+    assert marks == {80: False, port: True}
+    assert scene.network.save(tmp_path / "state")["forwards"] == 1
+    for forward in scene.network.forwards():
+        scene.network.remove_forward(forward.id)
+    with Network(resolvers=[]) as restored:
+        restored.restore(tmp_path / "state")
+        assert [forward.guest[1] for forward in restored.forwards()] == [80]
+
+
+def test_those_of_a_process_before_this_one_go_on(scene: Scene) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        scene.listen(port)
+        chosen = scene.turn()
+    scene.auto = AutoForward(
+        scene.network, GUEST, parse_auto("auto"), lambda: 1, scene.said.append, scene.look
+    )
+    assert scene.turn() == chosen
+    scene.found.clear()
+    assert scene.turn() == {}
+    scene.listen(port)
+    assert scene.turn() == chosen, "it has the port that it had"
