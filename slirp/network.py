@@ -570,6 +570,7 @@ class Network:
             hosts=config.hosts,
             here=lambda addr: here.get(len(addr)),
             leases=[self._leased],
+            closed=[IPV4ONLY] if config.nat64_prefix is not None else [],
         )
 
     def _servers(self, now: float) -> Sequence[Resolver]:

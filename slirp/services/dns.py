@@ -448,10 +448,13 @@ class DnsService:
         if not in_class or header.flags & wire.OPCODE_MASK:
             return None
         records = self._zones.lookup(question.name, now)
-        if records is None:
+        is_denied = records is None and self._zones.denies(question.name)
+        if records is None and not is_denied:
             return None
         if edns is not None and edns.version != 0:
             return _compose(parsed, wire.BADVERS)
+        if records is None:
+            return _compose(parsed, wire.NXDOMAIN, wire.AA)
         answers = [r for r in records if question.qtype in (r.rtype, wire.TYPE_ANY)]
         if not answers and self._dns64 is not None and self._dns64.applies(parsed):
             answers = self._dns64.embedded(records)

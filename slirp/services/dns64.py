@@ -27,8 +27,9 @@ What §5 wants heeded:
 - PTR under the prefix is a CNAME to the name under in-addr.arpa, and what that has (§5.3.1).
 
 `ipv4only.arpa` has the two addresses of RFC 7050 §8.2 by definition. They and what is made of them
-are answered by the network itself, as RFC 8880 §7.1 wants of a DNS64 resolver (IPV4ONLY); so are
-its other names, as far as they have no address of IPv6.
+are answered by the network itself, as RFC 8880 §7.1 wants of a DNS64 resolver (IPV4ONLY): nobody
+else is asked for it, and below it there are no names. Names of the network's own are answered so,
+too, as far as they have no address of IPv6.
 
 Does not do: validation, the authority and additional sections of a synthesized answer (a stub
 resolver reads neither).

@@ -67,9 +67,12 @@ class Zones:
         hosts: Sequence[str] = (),
         here: Callable[[bytes], bytes | None] = lambda addr: None,
         leases: Sequence[LeasedNames] = (),
+        closed: Sequence[str] = (),
     ) -> None:
-        """`hosts`: paths; `here`: as whom a loopback address of the host's appears."""
+        """`hosts`: paths; `here`: as whom a loopback address of the host's appears; `closed`: names
+        below which there is nothing but what is known here."""
         self._names = records_of(names)
+        self._closed = [labels_of(name) for name in closed]
         files = [Hosts(path, here) for path in hosts]
         self._sources: tuple[Hosts | LeasedNames, ...] = (*files, *leases)
 
@@ -83,6 +86,10 @@ class Zones:
             if found is not None:
                 return found
         return None
+
+    def denies(self, name: Labels) -> bool:
+        """Is a name that is not known here known not to be?"""
+        return any(name[-len(top) :] == top and len(name) > len(top) for top in self._closed)
 
     def name_of(self, addr: bytes, now: float) -> str | None:
         """The name that an address leads back to; None: not known here."""

@@ -16,6 +16,7 @@ from slirp.ip.nat64 import Nat64
 from slirp.services import dns as service
 from slirp.services.dns import Action, Answer, DnsService, Forget, SendToResolver
 from slirp.services.dns64 import IPV4ONLY, IPV4ONLY_ADDRS, Dns64
+from slirp.services.zones import Zones
 
 RESOLVER = Resolver("192.0.2.53")
 SECOND = Resolver("192.0.2.54")
@@ -334,6 +335,19 @@ def test_the_prefix_is_found_by_the_name_that_has_ipv4_only() -> None:
     assert addrs(local("ipv4only.arpa")) == ["64:ff9b::c000:aa", "64:ff9b::c000:ab"]
     assert [r.rdata for r in local("ipv4only.arpa", "A").an] == ["192.0.0.170", "192.0.0.171"]
     assert local("170.0.0.192.in-addr.arpa", "PTR").an[0].rdata == b"ipv4only.arpa."
+
+
+@pytest.mark.parametrize("name", ["x.ipv4only.arpa", "a.b.IPv4only.ARPA"])
+@pytest.mark.parametrize("qtype", ["A", "AAAA", "TXT"])
+def test_there_is_nothing_below_it(name: str, qtype: str) -> None:
+    """RFC 8880 §7.1: nobody is asked."""
+    dns64 = Dns64(Nat64(Prefix.from_text("64:ff9b::/96")))
+    to = DnsService(Zones(NAMES, closed=[IPV4ONLY]), (RESOLVER,), dns64=dns64)
+    seen = answered(ask(to, query(name, qtype)))
+    assert (seen.rcode, seen.ancount, seen.aa) == (3, 0, 1)
+    nothing = answered(ask(to, query("ipv4only.arpa", "TXT")))
+    assert (nothing.rcode, nothing.ancount, nothing.aa) == (0, 0, 1)
+    assert asked(ask(to, query(f"not-{IPV4ONLY}", qtype)))[0] == b"not-ipv4only.arpa."
 
 
 def test_a_name_of_ones_own_without_ipv6() -> None:
