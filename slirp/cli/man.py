@@ -1,5 +1,7 @@
 """`slirp man`: a man page for each command, from the parsers themselves (slirp.cli.definitions).
 
+`slirp4netns-py` has no parser of that kind; its page comes from what its --help says.
+
     slirp man run | man -l -
     slirp man --dir ~/.local/share/man/man1
 
@@ -22,6 +24,8 @@ examples:
   slirp man run | man -l -
   slirp man --dir ~/.local/share/man/man1
 """
+PORTRAYED: Final = "slirp4netns-py"
+CONFIG_IN_ENVIRONMENT: Final = "a file as for slirp attach --config, with attach's table"
 SUMMARY: Final = (
     "A user-mode network: bytes go from the host's sockets straight into a guest's memory."
 )
@@ -35,12 +39,13 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     found = commands()
-    pages = {command.path[1]: page(command) for command in found}
-    pages[""] = overview(found)
+    pages = {f"slirp-{command.path[1]}": page(command) for command in found}
+    pages |= {"slirp": overview(found), PORTRAYED: portrait()}
     if args.dir is not None:
         _write(args.dir, pages)
         return 0
-    text = pages.get(args.command or "")
+    name = args.command or "slirp"
+    text = pages.get(f"slirp-{name}") or pages.get(name)
     if text is None:
         raise Failure(f"there is no command {args.command!r}; slirp --help lists them", USAGE)
     sys.stdout.write(text)
@@ -53,8 +58,7 @@ def _write(folder: str, pages: dict[str, str]) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         for name, text in pages.items():
-            path = os.path.join(folder, f"slirp-{name}.1" if name else "slirp.1")
-            with open(path, "w", encoding="utf-8") as file:
+            with open(os.path.join(folder, f"{name}.1"), "w", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
         raise Failure(f"--dir {folder}: {error.strerror}") from None
@@ -69,6 +73,24 @@ def overview(found: list[Command]) -> str:
         lines += [".TP", rf"\fBslirp\-{command.path[1]}\fR(1)", _text(command.purpose)]
     lines += [".SH SEE ALSO"]
     lines += [", ".join(rf"\fBslirp\-{command.path[1]}\fR(1)" for command in found)]
+    return "\n".join(lines) + "\n"
+
+
+def portrait() -> str:
+    """The page of slirp4netns-py."""
+    from slirp.cli.slirp4netns import SECCOMP_USAGE
+    from slirp.cli.slirp4netns import USAGE as HELP
+
+    synopsis, purpose, *rest = HELP.format(seccomp=SECCOMP_USAGE).splitlines()
+    words = synopsis.removeprefix("Usage: slirp4netns ")
+    lines = _head(PORTRAYED, "slirp4netns's command line for this network")
+    lines += [".SH SYNOPSIS", rf"{_bold(PORTRAYED)} {_text(words)}"]
+    lines += [".SH DESCRIPTION", _text(purpose), ".SH OPTIONS"]
+    for line in filter(None, rest):
+        names, _, meaning = line.partition("  ")
+        lines += [".TP", _bold(names), _text(meaning.strip())]
+    lines += [".SH ENVIRONMENT", ".TP", _bold("SLIRP_CONFIG"), _text(CONFIG_IN_ENVIRONMENT)]
+    lines += [".SH SEE ALSO", r"\fBslirp\-attach\fR(1)"]
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from slirp.cli.commands import COMMANDS
 from slirp.cli.definitions import commands
 from slirp.cli.main import main
+from slirp.cli.slirp4netns import USAGE
 from tests.kit.need import need_tool
 
 
@@ -126,7 +128,17 @@ def pages(tmp_path: Path) -> Path:
 
 def test_every_command_has_its_page(pages: Path) -> None:
     names = {path.name for path in pages.iterdir()}
-    assert names == {"slirp.1", *(f"slirp-{name}.1" for name in COMMANDS)}
+    assert names == {"slirp.1", "slirp4netns-py.1", *(f"slirp-{name}.1" for name in COMMANDS)}
+
+
+def test_page_of_slirp4netns_py_has_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["man", "slirp4netns-py"]) == 0
+    text = capsys.readouterr().out.replace(r"\-", "-")
+    said = set(re.findall(r"--?[a-z0-9-]+", USAGE))
+    for option in {*said, "--enable-seccomp"}:
+        assert option in text
+    assert "SLIRP_CONFIG" in text
+    assert "slirp-attach" in text
 
 
 def test_mandoc_finds_nothing_wrong(pages: Path) -> None:
