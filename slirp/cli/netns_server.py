@@ -51,7 +51,10 @@ from slirp.linux.signals import SignalFd
 from slirp.network import Network
 
 if TYPE_CHECKING:
+    import socket
+
     from nic.bess import BessPort
+    from slirp.control.slirp4netns import ApiSocket
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 RESOLV_CONF: Final = "/etc/resolv.conf"
@@ -77,8 +80,9 @@ def serve(
         network = stack.enter_context(make_network(leading_to(config, where.guest)))
         port = open_port(options, errand, stack)
         network.attach(capture_of(options, stack)(port), options.tap_name)
+        api: ApiSocket | None = None
         if options.api_socket is not None:
-            open_api_socket(options.api_socket, network, where.guest, stack)
+            api = open_api_socket(options.api_socket, network, where.guest, stack)
         ending = Ending(network, complain)
         stack.callback(ending.close)
         ending.on_signal(signals)
@@ -103,6 +107,7 @@ def serve(
                 follow=namespace_pid(options) if options.follow else None,
                 exit_fd=options.exit_fd,
                 inode=inode,
+                api=api,
             ),
             on_successor=ending.succeeded,
             default_guest=where.guest,
@@ -208,13 +213,21 @@ def more_fields(options: Options) -> dict[str, Any]:
     return fields
 
 
-def open_api_socket(path: str, network: Network, guest: str, stack: ExitStack) -> None:
+def open_api_socket(
+    path: str,
+    network: Network,
+    guest: str,
+    stack: ExitStack,
+    listener: socket.socket | None = None,
+) -> ApiSocket:
     from slirp.control.slirp4netns import ApiSocket
 
     try:
-        stack.callback(ApiSocket(path, network, guest).close)
+        api = ApiSocket(path, network, guest, listener)
     except OSError as error:
         raise Failure(f"--api-socket {path}: {error.strerror or error}") from None
+    stack.callback(api.close)
+    return api
 
 
 def namespace_pid(options: Options) -> int | None:

@@ -33,13 +33,14 @@ from slirp.cli.early import Options
 from slirp.cli.endpoint import Path, Renewable
 from slirp.cli.failure import Failure
 from slirp.cli.listen import remove
-from slirp.cli.netns_server import ENDING, Ending, restrict
+from slirp.cli.netns_server import ENDING, Ending, open_api_socket, restrict
 from slirp.cli.tap import places
 from slirp.cli.will import Will, will_of, will_of_machines
 from slirp.config import Config
 from slirp.control import heritage
 from slirp.control.client import Connection, ControlError, Unreachable
 from slirp.control.server import ControlSocket
+from slirp.control.slirp4netns import ApiSocket
 from slirp.control.verbs import Verbs
 from slirp.errors import ConfigError
 from slirp.linux.listening import Namespace
@@ -124,8 +125,6 @@ class _Inherited:
 class _Device:
     """A namespace's network: its one port."""
 
-    default_guest: str | None
-
     def __init__(self, found: _Inherited, network: Network, stack: ExitStack) -> None:
         self._found = found
         self._network = network
@@ -133,6 +132,15 @@ class _Device:
         self.namespace_pid: int | None = found.run["follow"]
         self._port = self._open(stack)
         network.attach(self._port, found.options.tap_name)
+        self._api = self._open_api(stack)
+
+    def _open_api(self, stack: ExitStack) -> ApiSocket | None:
+        """slirp4netns's control socket, if there is one."""
+        if self._found.run["api"] is None:
+            return None
+        path, at = self._found.run["api"]
+        listener = socket.socket(fileno=self._found.fds[at])
+        return open_api_socket(path, self._network, self.default_guest, stack, listener)
 
     def _open(self, stack: ExitStack) -> TapPort | BessPort:
         run, mtu = self._found.run, self._found.options.mtu
@@ -155,6 +163,7 @@ class _Device:
             exit_fd=self._found.fd("exit"),
             child=self._found.fd("child"),
             inode=run["inode"],
+            api=self._api,
         )
 
     def go_on(self, ending: Ending, stack: ExitStack) -> None:
@@ -226,7 +235,10 @@ def _go_on(
         report = network.take_over(found.values, found.socks())
         ending = _ending(found, network, served, signals, stack)
         heritage.wait_for_go(sock)
-    except (ConfigError, OSError, LookupError, TypeError, ValueError, heritage.Broken) as error:
+    except (
+        *(ConfigError, Failure, OSError, LookupError, TypeError, ValueError),
+        heritage.Broken,
+    ) as error:
         if network is not None:
             network.abandon()
         if served is not None:

@@ -25,6 +25,7 @@ from slirp.network import Network
 
 if TYPE_CHECKING:
     from slirp.cli.endpoint import Renewable
+    from slirp.control.slirp4netns import ApiSocket
     from slirp.machines import Server
 
 # Options that the successor has as well, as slirp.cli.early.Options calls them.
@@ -69,9 +70,11 @@ def will_of(
     exit_fd: int | None = None,
     child: int | None = None,
     inode: int | None = None,
+    api: ApiSocket | None = None,
 ) -> Will:
     """Of a namespace's network. `follow`: a process whose namespace's end is the network's too;
-    `inode`: of the namespace's file, where its listening programs are looked at."""
+    `inode`: of the namespace's file, where its listening programs are looked at; `api`:
+    slirp4netns's control socket."""
     making = _Making(network, options, exit_fd, child)
     return making.made(
         {
@@ -80,6 +83,7 @@ def will_of(
             "vnet": port.offload,
             "follow": follow,
             "inode": inode,
+            "api": None if api is None else [api.path, making.place(api.fileno())],
         }
     )
 

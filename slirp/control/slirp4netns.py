@@ -58,6 +58,8 @@ class Forwards(Protocol):
 class Network(Forwards, Loop, Protocol):
     """A network, and its loop."""
 
+    abandoned: bool
+
     def add_counters(self, name: str, counters: Mapping[str, int]) -> None: ...
 
 
@@ -157,23 +159,36 @@ def _remove(arguments: Mapping[str, Any], forwards: Forwards) -> dict[str, Any]:
 
 
 class ApiSocket:
-    """The listening socket. A file that is in the way is replaced, as slirp4netns does."""
+    """The listening socket. A file that is in the way is replaced, as slirp4netns does.
 
-    def __init__(self, path: str, network: Network, default_guest: str) -> None:
+    `listener`: the one that a process before this one had there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        network: Network,
+        default_guest: str,
+        listener: socket.socket | None = None,
+    ) -> None:
         self.path = path
+        self._network = network
 
         def respond(request: bytes, ended: bool) -> bytes | None:
             if not ended and len(request) < REQUEST_MAX and not _is_whole(request):
                 return None  # the client has more to say
             return answer(request, network, default_guest)
 
-        listener = listen(path)
+        listener = listener or listen(path)
+        self.fileno = listener.fileno
         self._file = os.stat(path)
         self._clients = Clients(listener, network, respond)
         network.add_counters("control", self._clients.stats)
 
     def close(self) -> None:
         self._clients.close()
+        if self._network.abandoned:  # another process listens there
+            return
         try:
             if os.path.samestat(os.stat(self.path), self._file):  # not another's by now
                 os.unlink(self.path)

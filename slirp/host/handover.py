@@ -73,7 +73,9 @@ def given(
         {**forward._asdict(), "fd": place(sock)} for forward, sock in forwards.sockets()
     ]
     for entry, mapping in zip(values["udp"], relays.udp.mappings.values(), strict=True):
-        entry["fd"] = place(mapping.sock)
+        entry |= {"fd": place(mapping.sock), "number": mapping.number}
+        entry["opened_at"] = mapping.opened_at
+    values["opened"] = {"tcp": relays.tcp.opened, "udp": relays.udp.opened}
     values["tcp"] = [
         {**_flow(flow), "fd": place(flow.sock)}
         for flow in relays.tcp.flows.values()
@@ -102,6 +104,7 @@ def _flow(flow: TcpFlow) -> dict[str, Any]:
         "peek_at": flow.peek_at,
         "broken_until": flow.broken_until,
         "opened_at": flow.opened_at,
+        "number": flow.number,
         "spill": base64.b64encode(spill).decode() if spill is not None else None,
         **{name: getattr(flow, name) for name in _FLAGS},
     }
@@ -142,6 +145,9 @@ class Taken:
                 self._mapping(relays, entry, now)
             for entry in self._values["tcp"]:
                 self._flow(relays, entry, now)
+            # So that an id never means another flow than it did.
+            relays.tcp.opened = int(self._values["opened"]["tcp"])
+            relays.udp.opened = int(self._values["opened"]["udp"])
         except (LookupError, TypeError, ValueError) as error:
             raise Damaged(f"{type(error).__name__}: {error}") from None
 
@@ -166,7 +172,10 @@ class Taken:
             sock.close()
             return
         target = None if to is None else (addr_from_text(to[0]), int(to[1]))
-        self.report["udp"] += relays.udp.adopt(guest, int(entry["port"]), sock, target, now)
+        mapping = relays.udp.adopt(guest, int(entry["port"]), sock, target, now)
+        if mapping is not None:
+            mapping.opened_at, mapping.number = float(entry["opened_at"]), int(entry["number"])
+            self.report["udp"] += 1
 
     def _flow(self, relays: Dispatcher, entry: Any, now: float) -> None:
         key = bytes.fromhex(entry["key"])
@@ -179,7 +188,7 @@ class Taken:
             return
         flow.owned, flow.peek_at = int(entry["owned"]), int(entry["peek_at"])
         flow.broken_until = entry["broken_until"]
-        flow.opened_at = float(entry["opened_at"])
+        flow.opened_at, flow.number = float(entry["opened_at"]), int(entry["number"])
         for name in _FLAGS:
             setattr(flow, name, bool(entry[name]))
         if entry["spill"] is not None:

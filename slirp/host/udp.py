@@ -283,17 +283,17 @@ class UdpRelay:
 
     def adopt(
         self, guest: Guest, port: int, sock: socket.socket, to: tuple[bytes, int] | None, now: float
-    ) -> bool:
-        """Take over a mapping's own socket; False: there is no room for it, and it is closed."""
+    ) -> Mapping | None:
+        """Take over a mapping's own socket; None: there is no room for it, and it is closed."""
         admitted = self._descriptors.admit(guest.attachment, sock, now)
         if admitted is None:
-            return False
+            return None
         addr = addr_of(admitted.getsockname())
         mapping = self._enter((guest.addr, port, len(addr)), guest, admitted, addr, None, now)
         if not isinstance(mapping, Mapping):
-            return False
+            return None
         self._aim(mapping, to)
-        return True
+        return mapping
 
     def _aim(self, mapping: Mapping, to: tuple[bytes, int] | None) -> None:
         if to is not None:

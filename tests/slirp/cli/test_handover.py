@@ -22,6 +22,7 @@ from scapy.layers.dns import DNS, DNSQR
 
 from slirp.control import heritage
 from slirp.control.client import Connection
+from tests.kit.control import ask as slirp4netns
 from tests.kit.family import TIED, end
 from tests.kit.guest import GATEWAY, GUEST, arp, icmp, udp
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP, as_user, holder, run
@@ -190,6 +191,20 @@ def command_of_run(control: str, *words: str) -> Iterator[subprocess.Popen[bytes
         yield process
     finally:
         end(process)
+
+
+def test_slirp4netns_socket_goes_on_too(tmp_path: Path) -> None:
+    need_tun()
+    control, api = str(tmp_path / "c.sock"), tmp_path / "api.sock"
+    with holder() as held, attached(held, "--control", control, "--api-socket", str(api)) as old:
+        for _ in range(2):
+            pid = handed_over(control)["pid"]
+            answer = json.loads(slirp4netns(api, b'{"execute": "list_hostfwd"}'))
+            assert answer["return"] == {"entries": []}
+        assert old.wait(PATIENCE) == 0
+        assert json.loads(slirp4netns(api, b'{"execute": "list_hostfwd"}')) == answer
+        ended(pid)
+        assert not api.exists()
 
 
 def test_stop_and_signals_reach_the_command(tmp_path: Path) -> None:
@@ -412,8 +427,9 @@ def test_two_machines_keep_their_places(tmp_path: Path) -> None:
         ports = {guest["address"]: guest["port"] for guest in asked(path, "guests")}
         assert ports == {"10.0.2.15": "machine 1", "10.0.2.16": "machine 2"}
         two.guest.inbox.clear()
+        two.guest.answers_arp = False
         one.guest.give(arp(1, "10.0.2.15", "10.0.2.16"))  # by the switch
-        two.turn(lambda: bool(two.guest.inbox) or not two.guest.answers_arp)
+        two.turn(lambda: arp(1, "10.0.2.15", "10.0.2.16") in [f[:42] for f in two.guest.inbox])
         with where.connect():
             second.close()
             while len(asked(path, "guests")) > 1:
@@ -434,10 +450,19 @@ def test_metrics_and_names_go_along(tmp_path: Path) -> None:
         query = bytes(DNS(id=7, rd=1, qd=[DNSQR(qname="web.test")]))
         machine.guest.give(udp(query, "10.0.2.3", 53))
         machine.turn(lambda: bool(machine.guest.datagrams()))
-        machine.guest.connect((GATEWAY, listener.getsockname()[1]))
+        for is_last in (False, False, True):  # which is number 3
+            stream = machine.guest.connect((GATEWAY, listener.getsockname()[1]))
+            if not is_last:
+                stream.reset()
+        machine.guest.give(udp(b"x", GATEWAY, listener.getsockname()[1]))
+        before = {flow["id"]: flow["age"] for flow in asked(path, "flows")}
+        assert "t3" in before
         for _ in range(2):
             handed_over(path)
-            (flow,) = asked(path, "flows", "--proto", "tcp")
+            flows = {flow["id"]: flow for flow in asked(path, "flows")}
+            assert flows.keys() == before.keys(), "they are called as they were"
+            assert all(flows[name]["age"] > age for name, age in before.items())
+            (flow,) = (flow for flow in flows.values() if flow["proto"] == "tcp")
             assert flow["remote_name"] == "web.test"
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
                 assert b"slirp_tcp_flows 1" in answer.read()
