@@ -361,7 +361,8 @@ def test_download_of_a_machine_ends_with_its_digest_right(tmp_path: Path, kind: 
         assert hashlib.sha256(got).digest() == hashlib.sha256(DOWNLOAD).digest()
         assert process.wait(PATIENCE) == 0
         status = asked(path, "status")
-        assert (status["pid"], status["ports"]) == (pids[1], 1)
+        ports = 2 if kind == "dgram" else 1  # who has connected has one; another waits for the next
+        assert (status["pid"], status["ports"]) == (pids[1], ports)
         assert status["name"].startswith("slirp listen")
         assert [found["pid"] for found in networks(path)] == [pids[1]]
         comes_by_forward(machine, forwarded)
@@ -411,6 +412,34 @@ def going(pid: int) -> Iterator[None]:
     with pidfd(pid) as fd:
         yield
         assert select.select([fd], [], [], PATIENCE)[0]
+
+
+def test_machines_that_joined_a_datagram_socket(tmp_path: Path) -> None:
+    """Each has a socket to itself; the path has another one for the next, here as there."""
+    net = str(tmp_path / "net")
+
+    def join(number: int) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sock.bind(str(tmp_path / f"machine{number}"))
+        sock.connect(net)
+        return sock
+
+    with serving(tmp_path, f"dgram:{net}") as (path, _), join(1) as first:
+        one = Remote(first)
+        greet(one)
+        for number in (2, 3):
+            report = handed_over(path)
+            one.guest.inbox.clear()
+            greet(one)
+            with join(number) as sock:
+                other = Remote(sock, f"10.0.2.{20 + number}", bytes((2, 0, 0, 0, 0, number)))
+                greet(other)
+                ports = {guest["address"]: guest["port"] for guest in asked(path, "guests")}
+                assert ports[GUEST] == "machine 1"
+                assert ports[other.guest.addr] == f"machine {number}"
+        with going(report["pid"]):
+            assert ctl(path, "stop").returncode == 0
+        assert not os.path.exists(net)
 
 
 def test_two_machines_keep_their_places(tmp_path: Path) -> None:
