@@ -255,6 +255,7 @@ class Backend:
         if values["inflight"] is not None:
             at, *shape = values["inflight"]
             self._inflight = InflightFile(fds[at], Shape(*map(int, shape)))
+            os.close(fds[at])
         for entry in values["vrings"]:
             vring = self._vring(int(entry["index"]))
             for name in NUMBERS:

@@ -86,6 +86,31 @@ def test_the_one_that_gave_it_away_may_go_on(wire: Wire) -> None:
     assert [data for _, data in wire.front.receive.collect()] == [FRAME]
 
 
+@pytest.mark.parametrize("features", [MODERN, PACKED])
+def test_the_record_of_buffers_in_flight_goes_along(features: int) -> None:
+    wire = Wire(started=False)
+    wire.front.negotiate(features)
+    wire.front.keep_inflight()
+    wire.front.start()
+    gc.collect()
+    before = len(open_fds())
+    for number in range(3):
+        frame = bytes((number,)) * 60
+        wire.front.receive.post(2048)
+        wire.front.receive.post(2048)
+        assert wire.port.claim(60) is not None
+        hand_over(wire)
+        assert deliver(wire, frame)
+        wire.front.transmit.send(frame)
+        wire.turn()
+        assert [data for _, data in wire.front.receive.collect()] == [frame]
+        assert wire.sent.pop() == frame
+        assert any(os.pread(wire.front.inflight_fd, 16, 0)), "it is kept still"
+    gc.collect()
+    assert len(open_fds()) == before
+    wire.close()
+
+
 def made(wire: Wire) -> list[int]:
     """What another port would get; nobody takes it."""
     fds: list[int] = []
