@@ -85,6 +85,8 @@ class Top(App[None]):
 
     def look(self) -> None:
         """Ask the network, and show what it says."""
+        if not self.query("#status"):
+            return  # the screen is being taken down, and the timer does not know yet
         try:
             status = self.network.ask("status")
             self._flows = self.network.ask("flows")["flows"]

@@ -111,6 +111,15 @@ def test_sort_filter_and_kill(running: Running, tmp_path: Path) -> None:
     driven(running, tmp_path, script)
 
 
+def test_a_look_while_the_screen_is_taken_down(running: Running, tmp_path: Path) -> None:
+    async def script(top: Any, pilot: Any) -> None:
+        await pilot.pause()
+        await top.query("#status").remove()
+        top.look()
+
+    assert driven(running, tmp_path, script).ended == ""
+
+
 def test_filter_by_name_and_a_name_that_is_too_long(running: Running, tmp_path: Path) -> None:
     async def script(top: Any, pilot: Any) -> None:
         await pilot.press("f", *"host.internal", "enter")

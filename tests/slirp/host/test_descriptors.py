@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import itertools
 import os
 import resource
@@ -38,6 +39,7 @@ from tests.slirp.host.test_tcp import connected, received
 @contextlib.contextmanager
 def only(count: int, ledger: Descriptors) -> Iterator[None]:
     """This process may open so many more descriptors, the reserve included."""
+    gc.collect()  # what earlier tests have left must not be closed in here
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unused = filter(is_unused, itertools.count())  # others may leave holes between theirs
     last = next(itertools.islice(unused, count - RESERVE, None))
