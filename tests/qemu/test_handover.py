@@ -146,7 +146,7 @@ def test_a_machine_over_stream(tmp_path: Path, server: Server) -> None:
     assert not net.exists()
 
 
-@pytest.mark.parametrize("device", ["", "packed=on", "mrg_rxbuf=off"])
+@pytest.mark.parametrize("device", ["", "packed=on"])
 def test_a_machine_over_vhost_user(tmp_path: Path, server: Server, device: str) -> None:
     net = tmp_path / "net"
     netdev = f"vhost-user,path={net}"
