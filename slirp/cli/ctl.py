@@ -301,7 +301,12 @@ def stop(network: Connection, args: Namespace) -> None:
 
 
 def hello(network: Connection, args: Namespace) -> None:
-    _done(network.ask("hello"), args)
+    found = network.ask("hello")
+    if args.json:
+        _print_json(found)
+        return
+    lists = ("versions", "verbs")
+    pairs([(k, " ".join(map(str, v)) if k in lists else v) for k, v in found.items()])
 
 
 def _done(answer: Mapping[str, Any], args: Namespace) -> None:

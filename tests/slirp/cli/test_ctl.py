@@ -63,6 +63,13 @@ def test_status_for_people_and_for_programs(control: str) -> None:
     assert "slirp listen" in text
 
 
+def test_hello_for_people_and_for_programs(control: str) -> None:
+    assert asked(control, "hello")["versions"] == [1]
+    lines = dict(line.split(maxsplit=1) for line in ctl(control, "hello").stdout.splitlines())
+    assert lines["versions"] == "1"
+    assert {"flows", "forwards.add"} <= set(lines["verbs"].split())
+
+
 def test_forwards_from_the_shell(control: str) -> None:
     port = free_port()
     table = ctl(control, "forwards", "add", f"{port}:80").stdout.splitlines()
