@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from slirp.cli import tap
 
 DESCRIPTION: Final = """\
-Give a network namespace that exists this network: a TAP device is made in it and served until the
-namespace's last process has ended. Takes slirp4netns's options; slirp4netns-py takes them in
-slirp4netns's very form.
+Connect an existing network namespace: a TAP device is created in it and served until the
+namespace's last process has ended. Takes slirp4netns's options; slirp4netns-py takes them exactly
+as slirp4netns does.
 """
 EPILOG: Final = """\
 examples:
@@ -38,7 +38,7 @@ def configure(parser: ArgumentParser) -> None:
     add("tap_name", metavar="TAP", nargs="?", default="tap0", help="the device (%(default)s)")
     add("-c", "--configure", action=flag, help="set address, route and MTU, and bring it up")
     add("-e", "--exit-fd", type=int, metavar="FD", help="end when something happens on it")
-    add("-r", "--ready-fd", type=int, metavar="FD", help='"1" is written to it when all is set up')
+    add("-r", "--ready-fd", type=int, metavar="FD", help='write "1" to it when all is set up')
     add("-m", "--mtu", type=int, default=1500, metavar="N", help="68 to 65521 (%(default)s)")
     add("-6", "--enable-ipv6", dest="ipv6", action=flag, help="the guest has IPv6 too")
     add("--ipv6-only", action=flag, help="the guest has no IPv4")
@@ -51,13 +51,13 @@ def configure(parser: ArgumentParser) -> None:
     add("--enable-sandbox", dest="sandbox", action=flag, help="see /etc and /run only, drop rights")
     add("--enable-seccomp", dest="seccomp", action=flag, help="refuse dangerous system calls")
     add("--outbound-addr", metavar="ADDR|IF", help="where connections come from")
-    add("--outbound-addr6", metavar="ADDR|IF", help="the same of IPv6")
+    add("--outbound-addr6", metavar="ADDR|IF", help="the same for IPv6")
     add("--disable-dns", action=flag, help="nothing answers at the DNS address")
     add("--macaddress", metavar="MAC", help="the device's; only with --configure")
     add("--target-type", choices=TARGET_TYPES, default="netns", help="bess: for User Mode Linux")
-    add("--config", metavar="FILE.toml", help="what the options say, and more")
+    add("--config", metavar="FILE.toml", help="options from a file, and more")
     add("--forward", action="append", default=[], metavar="SPEC", help="as for slirp run")
-    add("--restrict", action=flag, help="nothing but the network's own services")
+    add("--restrict", action=flag, help="only the network's own services")
     add("--port-share", type=float, metavar="PART", help="as for slirp listen (0.5)")
     add_dns_options(parser)
     add_service_options(parser)

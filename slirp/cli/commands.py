@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("slirp.cli.demo", "boot the embedded SPARC guest, fetch a file, show every stage"),
     "run": ("slirp.cli.run", "run a command in a network namespace of its own"),
-    "attach": ("slirp.cli.attach", "give a network namespace that exists this network"),
-    "listen": ("slirp.cli.listen", "be the network of virtual machines that connect to a socket"),
+    "attach": ("slirp.cli.attach", "connect an existing network namespace"),
+    "listen": ("slirp.cli.listen", "serve virtual machines that connect to a socket"),
     "qemu": ("slirp.cli.qemu", "start a QEMU machine with this network"),
-    "ps": ("slirp.cli.ps", "find the networks that run"),
+    "ps": ("slirp.cli.ps", "list running networks"),
     "ctl": ("slirp.cli.ctl", "look at a running network, and steer it"),
     "top": ("slirp.cli.top", "watch a running network, full screen"),
     "config": ("slirp.cli.config", "print the effective configuration"),

@@ -51,9 +51,9 @@ def add_options(parser: ArgumentParser, *, ready_fd: bool = True) -> None:
     add = parser.add_argument
     add("--control", metavar="PATH", help="a socket for `slirp ctl`: look at the network, steer it")
     add("--metrics", metavar="[ADDR:]PORT", help="answer Prometheus there (127.0.0.1)")
-    add("--restore", metavar="FILE", help="what `slirp ctl SOCKET save FILE` wrote")
+    add("--restore", metavar="FILE", help="restore what `slirp ctl SOCKET save FILE` wrote")
     if ready_fd:  # attach has slirp4netns's
-        add("--ready-fd", type=int, metavar="FD", help='"1" is written to it when all is set up')
+        add("--ready-fd", type=int, metavar="FD", help='write "1" to it when everything is set up')
     log.add_options(parser)
 
 

@@ -21,8 +21,8 @@ from slirp.cli.tables import octets, pairs, seconds, table
 from slirp.control.client import Connection, ControlError, Unreachable
 
 DESCRIPTION: Final = """\
-Look at a network that was started with --control SOCKET, and steer it. docs/control.md has what
-the socket itself speaks.
+Inspect and steer a network that was started with --control SOCKET. docs/control.md describes the
+socket's protocol.
 """
 EPILOG: Final = """\
 examples:
@@ -333,16 +333,19 @@ _NUMBER: Final = {"type": int, "metavar": "N"}
 
 VERBS: Final[Mapping[str, Verb]] = {
     "status": Verb("the network at a glance", status),
-    "guests": Verb("who was seen on the virtual wire", guests),
+    "guests": Verb("the guests seen on the virtual wire", guests),
     "leases": Verb("DHCP leases", leases),
     "flows": Verb(
         "TCP connections and UDP mappings",
         flows,
         {
-            "--proto": {"choices": ("tcp", "udp"), "help": "only these"},
+            "--proto": {"choices": ("tcp", "udp"), "help": "only this protocol"},
             "--guest": {"metavar": "ADDR", "help": "of this guest only"},
-            "--limit": {**_NUMBER, "help": "so many at the most (1000)"},
-            "--owners": {"action": "store_true", "help": "and whose they are (needs psutil)"},
+            "--limit": {**_NUMBER, "help": "at most so many (1000)"},
+            "--owners": {
+                "action": "store_true",
+                "help": "show owning processes (needs psutil)",
+            },
         },
     ),
     "kill": Verb(
@@ -371,7 +374,7 @@ VERBS: Final[Mapping[str, Verb]] = {
         {
             "file": _FILE,
             "--filter": {"metavar": "FILTER", "help": "such as: tcp port 80 and not host 10.0.2.2"},
-            "--snaplen": {**_NUMBER, "help": "bytes that are kept of a packet"},
+            "--snaplen": {**_NUMBER, "help": "bytes to keep of each packet"},
             "--files": {**_NUMBER, "help": "a ring of so many files, FILE-1.pcapng …"},
             "--file-size": {**_NUMBER, "help": "bytes of one file of the ring (64 MiB)"},
         },
@@ -380,7 +383,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "capture status": Verb("what runs", capture_status, group="capture"),
     "capture stop": Verb("end; the file is whole then", capture_stop, group="capture"),
     "events": Verb(
-        "what happens, a line each, until the network ends",
+        "what happens, one line each, until the network ends",
         events,
         {"kinds": {"metavar": "KIND", "nargs": "*", "help": "these only, such as flow-opened"}},
     ),
@@ -391,10 +394,10 @@ VERBS: Final[Mapping[str, Verb]] = {
         {"file": _FILE},
     ),
     "handover": Verb(
-        "have a new process go on: device, listeners and connections stay as they are",
+        "have a new process take over device, listeners and connections",
         handover,
         {"--foreground": {"action": "store_true", "help": "be that process"}},
     ),
     "hello": Verb("which protocol versions and verbs it knows", hello),
-    "stop": Verb("end the network in order", stop),
+    "stop": Verb("shut the network down cleanly", stop),
 }

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from slirp.network import Network
 
 DESCRIPTION: Final = """\
-Be the network of virtual machines. Each machine gets an address by DHCP; the gateway's address
+Serve virtual machines. Each one gets an address by DHCP; the gateway's address
 (10.0.2.2) is the host itself, unless --no-host-loopback is given.
 
 sockets:

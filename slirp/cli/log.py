@@ -32,7 +32,7 @@ _form = {"json": False}
 def add_options(parser: ArgumentParser) -> None:
     """-v and --log-json."""
     parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="tell of machines; -vv: of flows too"
+        "-v", "--verbose", action="count", default=0, help="log machines; -vv: flows too"
     )
     parser.add_argument("--log-json", action="store_true", help="each line on stderr as JSON")
 

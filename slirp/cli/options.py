@@ -78,7 +78,7 @@ def add_network_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--config", metavar="FILE.toml",
-        help="what the options say, and more: `slirp config` prints one",
+        help="options from a file, and more: `slirp config` prints one",
     )  # fmt: skip
     add("--network", default=NETWORK, metavar="CIDR", help="the virtual one (%(default)s)")
     add_ipv6_options(parser)
@@ -88,12 +88,12 @@ def add_network_options(parser: ArgumentParser) -> None:
     )  # fmt: skip
     add_dns_options(parser)
     add("--no-host-loopback", action="store_true", help="the gateway is not the host's 127.0.0.1")
-    add("--restrict", action="store_true", help="nothing but the network's own services")
+    add("--restrict", action="store_true", help="only the network's own services")
     add("--outbound-addr", metavar="ADDR", help="the host's address that connections come from")
-    add("--outbound-addr6", metavar="ADDR", help="the same of IPv6")
+    add("--outbound-addr6", metavar="ADDR", help="the same for IPv6")
     add(
         "--forward", action="append", default=[], metavar="SPEC",
-        help="lead a host port inside: 8080:80, 127.0.0.1:53:53/udp, /run/web.sock:80",
+        help="forward a host port to a guest: 8080:80, 127.0.0.1:53:53/udp, /run/web.sock:80",
     )  # fmt: skip
     add_service_options(parser)
 

@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = """\
 Start a QEMU machine with this network. It gets its address by DHCP; the gateway's address
-(10.0.2.2) is the host itself, unless --no-host-loopback is given. A line says how the two are
-joined: by vhost-user where QEMU, the device and the memory allow it, else by -netdev stream, or
+(10.0.2.2) is the host itself, unless --no-host-loopback is given. A line says how QEMU is
+connected: by vhost-user if QEMU, the device and the memory allow it, else by -netdev stream, or by
 socket before QEMU 7.2.
 """
 EPILOG: Final = """\
@@ -98,7 +98,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--netdev", choices=(AUTO, *WAYS), default=AUTO,
-        help="how QEMU and the network are joined (%(default)s: the fastest that QEMU can do)",
+        help="how QEMU is connected (%(default)s: the fastest way it supports)",
     )  # fmt: skip
     parser.add_argument(
         "--vhost-user", action="store_true",

@@ -23,11 +23,11 @@ def add_dns_options(parser: ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--dns-record", action="append", default=[], metavar="NAME=ADDR",
-        help="a further DNS name; may be repeated, with several addresses for one name",
+        help="add a DNS name; may be repeated, with several addresses for one name",
     )  # fmt: skip
     add(
         "--dns-hosts", action="append", default=[], metavar="FILE",
-        help="further DNS names from a hosts file, such as /etc/hosts; may be repeated",
+        help="add the DNS names of a hosts file, such as /etc/hosts; may be repeated",
     )  # fmt: skip
     add(
         "--dns-cache", type=int, metavar="N",
@@ -53,6 +53,6 @@ def add_service_options(parser: ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--guestfwd", action="append", default=[], metavar="ADDR:PORT=TARGET",
-        help="lead a guest's connections to the host: 10.0.2.100:80=127.0.0.1:8080, "
+        help="redirect a guest's connections to the host: 10.0.2.100:80=127.0.0.1:8080, "
         ":5000=/run/db.sock, 10.0.2.100:7=cmd:cat",
     )  # fmt: skip

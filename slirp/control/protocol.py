@@ -70,7 +70,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     ),
     "config": Verb("the effective configuration", "config: the fields that are not as by default"),
     "guests": Verb(
-        "who was seen on the virtual wire",
+        "the guests seen on the virtual wire",
         "guests: address, mac, port, seen (seconds ago), hostname, lease_expires_in",
     ),
     "leases": Verb("DHCP leases", "leases: address, mac, hostname, expires_in (null: never)"),
@@ -85,7 +85,7 @@ VERBS: Final[Mapping[str, Verb]] = {
         {
             "proto": Arg("string", "tcp or udp only"),
             "guest": Arg("string", "of this address only"),
-            "limit": Arg("integer", "so many at the most (1000)", least=1),
+            "limit": Arg("integer", "at most so many (1000)", least=1),
         },
     ),
     "kill": Verb(
@@ -114,7 +114,7 @@ VERBS: Final[Mapping[str, Verb]] = {
         {
             "file": Arg("string", "an absolute path; the directory must be there", required=True),
             "filter": Arg("string", "such as: tcp port 80 and not host 10.0.2.2"),
-            "snaplen": Arg("integer", "bytes that are kept of a packet", least=14),
+            "snaplen": Arg("integer", "bytes to keep of each packet", least=14),
             "files": Arg("integer", "a ring of so many files, FILE-1.pcapng …", least=1),
             "file_size": Arg("integer", "bytes of one file of the ring", least=4096),
         },
@@ -135,7 +135,7 @@ VERBS: Final[Mapping[str, Verb]] = {
         "give everything to the process that asks, which goes on as this network",
         "fds and bytes, how many follow: see slirp/control/heritage.py",
     ),
-    "stop": Verb("end the network in order", "nothing; then the connection closes"),
+    "stop": Verb("shut the network down cleanly", "nothing; then the connection closes"),
 }
 
 
