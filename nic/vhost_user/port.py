@@ -249,19 +249,25 @@ class VhostUserPort(PortDefaults):
     def carried(self, place: Callable[[int], int]) -> dict[str, Any]:
         """What a port in another process needs; `place` notes a descriptor for it.
 
-        What was done is shown to the driver, and claims that are open are void.
+        What was done is shown to the driver, and claims that are open are void. A machine whose
+        rings cannot be started again is over in the next turn, and nobody goes on with it.
         """
-        values = {**self._channel.carried(place), **self._backend.carried(place)}
-        values["mac"] = self.mac.hex()
+        values = {**self._channel.carried(place), "mac": self.mac.hex()}
+        try:
+            values |= self._backend.carried(place)
+        except (BrokenRing, DmaFault, BadMessage) as broken:
+            values["fault"] = self._fault = str(broken)
         self._bell.set()  # rings that were stopped are looked at anew
         return values
 
     def resume(self, values: Mapping[str, Any], fds: Sequence[int]) -> None:
         """Go on from there, with the same socket. Raises ValueError, LookupError or TypeError."""
+        if "fault" in values:
+            raise ValueError(f"a machine {values['fault']}")
         self._channel.resume(values, fds)
         try:
             self._backend.resume(values, fds)
-        except BadMessage as bad:
+        except (BrokenRing, DmaFault, BadMessage) as bad:
             raise ValueError(str(bad)) from None
         self._read_features()
         self._bell.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import struct
 from collections.abc import Iterator
 
@@ -179,4 +180,30 @@ def test_any_order(features: int, steps: list[str]) -> None:
     wire.turn()
     got += [data for _, data in wire.front.receive.collect()]
     assert (got, wire.sent) == (expected_in, expected_out)
+    wire.close()
+
+
+@pytest.mark.parametrize("features", [MODERN, PACKED])
+def test_a_record_that_cannot_be_ends_its_machine_and_not_who_asked(features: int) -> None:
+    """A front-end can write there at any time, and it is read as rings are started again."""
+    wire = Wire(started=False)
+    wire.front.negotiate(features)
+    wire.front.keep_inflight()
+    wire.front.start()
+    os.pwrite(wire.front.inflight_fd, b"\2\0", 8)  # its version
+    fds: list[int] = []
+
+    def place(fd: int) -> int:
+        fds.append(fd)
+        return len(fds) - 1
+
+    values = wire.port.carried(place)
+    ours, theirs = socket.socketpair()
+    heir = VhostUserPort(ours)
+    with theirs, pytest.raises(ValueError, match="version 2"):
+        heir.resume(values, fds)
+    heir.close()
+    wire.turn()
+    assert len(wire.gone) == 1
+    assert "version 2" in wire.gone[0]
     wire.close()
