@@ -5,6 +5,8 @@ has, builds a network around it, says "ready", and turns when the old one has le
 one serves stands still for that long (tens of milliseconds); what comes meanwhile waits in the
 device and in the hosts' sockets. Where anything goes wrong before "ready", the old one goes on.
 
+A network of another user's is refused, to root as well: what it says is done with our rights.
+
     python -m slirp.cli.successor SOCKET      prints one line of JSON when it runs
 
 A machine or a command that the old process started stays its child: that one waits for it, and has
@@ -39,6 +41,7 @@ from slirp.cli.will import Will, will_of, will_of_machines
 from slirp.config import Config
 from slirp.control import heritage
 from slirp.control.client import Connection, ControlError, Unreachable
+from slirp.control.lines import peer_of
 from slirp.control.server import ControlSocket
 from slirp.control.slirp4netns import ApiSocket
 from slirp.control.verbs import Verbs
@@ -78,11 +81,19 @@ def succeed(path: str, tell: Callable[[Mapping[str, Any]], None], *, detached: b
     with ExitStack() as stack:
         try:
             connection = stack.enter_context(Connection(path))
+            _check_owner(connection)
             answer = connection.ask_alone("handover")
             values, fds = heritage.take(connection.sock, answer["fds"], answer["bytes"])
         except (Unreachable, ControlError, heritage.Broken) as error:
             raise Failure(f"handover: {error}; the network goes on as it was") from None
         return _go_on(_Inherited(values, fds, detached), connection.sock, stack, tell)
+
+
+def _check_owner(connection: Connection) -> None:
+    """What a network hands over is believed: files to serve, paths to remove, whom to end."""
+    _, owner = peer_of(connection.sock)
+    if owner != os.geteuid():
+        raise Failure(f"handover: {connection.path} is of user {owner}, who has to ask for it")
 
 
 class _Inherited:

@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from tests.kit.control import ask as slirp4netns
 from tests.kit.family import TIED, end
 from tests.kit.guest import GATEWAY, GUEST, arp, icmp, udp
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP, as_user, holder, run
-from tests.kit.need import need_tool, need_tun
+from tests.kit.need import need_root, need_tool, need_tun
 from tests.kit.ports import free_port
 from tests.kit.remote import Remote
 from tests.slirp.cli.test_ctl import asked, ctl
@@ -260,6 +261,35 @@ def test_successor_that_fails_leaves_the_network_as_it_was(tmp_path: Path, how: 
 # --- networks of machines -------------------------------------------------------------------------
 
 DOWNLOAD = os.urandom(1 << 20) * 6  # bytes: more than the sockets on the way hold
+
+
+IMPOSTOR = """\
+import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+os.setuid(65534)
+listener.listen()
+print(flush=True)
+idle, _ = listener.accept()  # the command's own; its successor asks
+client, _ = listener.accept()
+heard = client.recv(1000)
+heard and client.sendall(b'{"result": {"fds": 0, "bytes": 2}}\\n{}')
+sys.exit(bool(heard))
+"""
+
+
+def test_network_of_another_user_is_not_gone_on_with(tmp_path: Path) -> None:
+    """What it says are files to serve, paths to remove and processes to end: with whose rights?"""
+    need_root()
+    path = str(tmp_path / "c.sock")
+    command = [sys.executable, "-c", IMPOSTOR, path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as impostor:
+        assert impostor.stdout is not None
+        impostor.stdout.readline()
+        result = ctl(path, "handover")
+        assert result.returncode == 1
+        assert "user 65534" in result.stderr
+        assert impostor.wait(PATIENCE) == 0, "it was asked for nothing"
 
 
 class Place(NamedTuple):
