@@ -43,11 +43,11 @@ def use_json(*, on: bool) -> None:
 
 
 def say(text: str) -> None:
-    """One line of a command's own."""
+    """One line of a command's own. Machines and programs have named parts of it."""
     if _form["json"]:
         _write_json({"message": text})
     else:
-        _write(f"slirp: {text}\n")
+        _write(f"slirp: {_word(text)}\n")
 
 
 def follow(network: Network, verbose: int) -> None:

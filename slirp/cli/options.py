@@ -298,10 +298,7 @@ def forward_auto(
     from slirp.autoforward import parse_auto
     from slirp.control.auto import AutoForward
 
-    def say(text: str) -> None:
-        sys.stderr.write(f"slirp: {text}\n")
-
-    auto = AutoForward(network, guest, parse_auto(config.auto_forward), pid, say)
+    auto = AutoForward(network, guest, parse_auto(config.auto_forward), pid, log.say)
     stack.callback(auto.close)
 
 
