@@ -114,13 +114,24 @@ def _look(pid: int, words: list[str], listeners: dict[int, str]) -> Running:
     if path is not None:
         try:
             with Connection(path, patience=PATIENCE) as network:
-                status = network.ask("status")
+                status = _believed(network.ask("status"))
                 succeeds = any(_is_successor(words, at) for at in range(len(words)))
                 command = status["name"] if succeeds else _command(words)
                 return Running(pid, command, path, status)
         except (Unreachable, ControlError):  # another's by now, or not for us
             pass
+        except (LookupError, TypeError):  # whatever that is, anybody may be called like this
+            pass
     return Running(pid, _command(words), None, None)
+
+
+def _believed(status: Any) -> dict[str, Any]:
+    """Raises LookupError or TypeError for what no network says."""
+    for name, kind in (("pid", int), ("name", str), ("up", int | float)):
+        if not isinstance(status[name], kind):
+            raise TypeError(name)
+    found: dict[str, Any] = status
+    return found
 
 
 def _control_of(pid: int, words: list[str], listeners: dict[int, str]) -> str | None:

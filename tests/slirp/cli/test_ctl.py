@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from slirp.control.client import Connection, ControlError, Unreachable
-from slirp.control.running import _is_network, _option
+from slirp.control.running import _is_network, _option, running
 from slirp.sight.pcapng import read_packets
 from tests.kit.family import TIED, end
 from tests.kit.namespace import PATIENCE, ROOT, SLIRP, as_user, run
@@ -185,6 +186,42 @@ def test_ps_finds_networks(tmp_path: Path) -> None:
         assert path in run(*SLIRP, "ps").stdout
     found = {n["pid"]: n for n in json.loads(run(*SLIRP, "ps", "--json").stdout)}
     assert process.pid not in found
+
+
+LIAR = """\
+import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[-1])
+listener.listen()
+print(flush=True)
+while True:
+    client, _ = listener.accept()
+    client.recv(1000)
+    client.sendall(os.environb[b"ANSWER"] + b"\\n")
+"""
+
+
+@pytest.mark.parametrize("words", [["slirp", "listen", "--control"], ["-m", "slirp.cli.successor"]])
+@pytest.mark.parametrize(
+    "answer",
+    ['{"result": {}}', '{"result": 7}', '{"result": {"pid": 1, "name": "x", "up": "a day"}}',
+     '{"result": {"pid": 1, "name": [], "up": 1}}', '{"result": {"pid": [], "name": "", "up": 1}}',
+     '{"error": 7}', '{"error": {}}', '{"event": 7}'],
+)  # fmt: skip
+def test_ps_lists_the_others_whatever_one_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], answer: str
+) -> None:
+    """Anybody may run a process that is called as a network is."""
+    monkeypatch.setenv("ANSWER", answer)
+    command = [sys.executable, "-c", LIAR, *words, str(tmp_path / "c.sock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as liar:
+        assert liar.stdout is not None
+        liar.stdout.readline()
+        try:
+            (found,) = (network for network in running() if network.pid == liar.pid)
+        finally:
+            liar.kill()
+    assert found.status is None
 
 
 @pytest.mark.parametrize(
