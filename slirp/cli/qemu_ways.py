@@ -21,8 +21,10 @@ Does not do: read QEMU's own files of options (-readconfig), which only leave vh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
@@ -96,7 +98,7 @@ def _answers(*commands: list[str]) -> list[str]:
             running.append(
                 subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL, text=True, errors="replace",
+                    stderr=subprocess.DEVNULL, text=True, errors="replace", process_group=0,
                 )
             )  # fmt: skip
         except OSError:
@@ -109,9 +111,12 @@ def _answer(process: subprocess.Popen[str] | None) -> str:
         return ""
     try:
         return process.communicate(timeout=ANSWERS_FOR)[0]
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+    except subprocess.TimeoutExpired:  # a script has started a machine all the same?
+        with contextlib.suppress(PermissionError):  # sudo
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
         return ""
 
 

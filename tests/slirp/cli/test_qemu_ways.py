@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from slirp.cli import qemu_ways
 from slirp.cli.qemu_ways import AUTO, WAYS, Choice, NoWay, Qemu, ask, choose
 
 ALL = ("socket", "stream", "dgram", "hubport", "tap", "user", "vhost-user")
@@ -140,6 +141,18 @@ def test_programs_are_asked(tmp_path: Path, script: str, expected: Qemu) -> None
 
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     assert ask(str(tmp_path / "missing")) == Qemu("missing", None, None)
+
+
+def test_a_script_that_starts_a_machine_whatever_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up with what it has started, which would hold our pipe, and its own disks."""
+    monkeypatch.setattr(qemu_ways, "ANSWERS_FOR", 0.5)
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n(sleep 20; echo >{tmp_path}/$1) & wait\n")
+    program.chmod(0o755)
+    assert ask(str(program)) == Qemu("program", None, None)
+    assert list(tmp_path.iterdir()) == [program], "a machine ran to its end"
 
 
 def test_another_program_gets_a_descriptor() -> None:
