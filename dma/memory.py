@@ -32,9 +32,9 @@ import os
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Final, NamedTuple
 
+from dma.closing import Closing
 from dma.iovec import Buffer, IoVec, PhysAddr, Range
 from dma.transfer import DmaFault, Transfer
 
@@ -127,7 +127,7 @@ class MemoryMap:
         return region
 
 
-class GuestMemory(MemoryMap):
+class GuestMemory(MemoryMap, Closing):
     """RAM of `size` bytes at address 0, or the given (address, size) regions."""
 
     def __init__(self, regions: int | Iterable[Range]) -> None:
@@ -148,17 +148,6 @@ class GuestMemory(MemoryMap):
     def close(self) -> None:
         super().close()
         self._release_fds()
-
-    def __enter__(self) -> GuestMemory:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _check_layout(regions: list[Range]) -> None:

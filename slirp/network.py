@@ -17,9 +17,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack, overload
 
+from dma.closing import Closing
 from slirp.address import Prefix, addr_from_text, addr_to_text, mac_to_text
 from slirp.config import Config, Fields
 from slirp.config_fields import Resolver
@@ -60,7 +60,7 @@ HOST_NAMES: Final = (
 DNS_NAMES: Final = ("dns.slirp.internal",)
 
 
-class Network:
+class Network(Closing):
     """One virtual network. Close it, or use it in a `with` statement.
 
     It is what a slirp.Config says, which is given as it is or by its fields as keywords; a prefix
@@ -542,17 +542,6 @@ class Network:
             self._own.close()
             self._dispatcher.close()
             self._loop.close()
-
-    def __enter__(self) -> Network:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _find_guest(self, name: str) -> bytes | None:
         """The address of the guest that calls itself so."""

@@ -13,11 +13,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from benchmarks.report import OUT
 from dma import espdma, iommu, ledma
+from dma.closing import Closing
 from dma.espdma import Espdma
 from dma.iommu import Iommu
 from dma.iovec import PhysAddr
@@ -31,7 +31,7 @@ TABLE: Final = 0x100000  # physical address of the IOPTEs
 PLACES: Final = 5  # odd, so that multiplying by it is a permutation of the pages
 
 
-class Board:
+class Board(Closing):
     """Memory, IOMMU, LEDMA and ESPDMA, mapped and switched on."""
 
     def __init__(self, *, is_scattered: bool = False, mode: Mode = "in-place") -> None:
@@ -62,15 +62,7 @@ class Board:
         self.espdma.write(espdma.D_CSR, espdma.EN_DMA | direction)
         self.espdma.write(espdma.D_ADDR, addr)
 
-    def __enter__(self) -> Board:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.memory.close()
 
 

@@ -14,9 +14,9 @@ import struct
 import termios
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, Final
 
+from dma.closing import Closing
 from nic.lance import FRAME_MAX
 from slirp.guest.driver import MAC, LanceDriver
 from slirp.guest.machine import Board, Wrap, sun4m_board
@@ -34,7 +34,7 @@ def untouched(_stage: str, path: Any) -> Any:
     return path
 
 
-class LanceRig:
+class LanceRig(Closing):
     """Board, driver, and a port that may be something around the Lance."""
 
     def __init__(
@@ -58,15 +58,7 @@ class LanceRig:
             if look:
                 self.last = bytes(views)
 
-    def __enter__(self) -> LanceRig:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.board.close()
 
 

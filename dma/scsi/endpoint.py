@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Final, Protocol, TypeAlias
 
+from dma.closing import Closing
 from dma.iovec import IoVec
 
 Done: TypeAlias = Callable[[int, int], None]  # bytes that moved; errno, or 0
@@ -62,7 +62,7 @@ class Endpoint(Protocol):
     def close(self) -> None: ...
 
 
-class ImageFile:
+class ImageFile(Closing):
     """A raw image in a file, or a block device. Is an Endpoint that completes at once."""
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
@@ -97,17 +97,6 @@ class ImageFile:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> ImageFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def read_file(fd: int, iov: IoVec, offset: int) -> tuple[int, int]:

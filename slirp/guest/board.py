@@ -30,9 +30,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from importlib import resources
-from types import TracebackType
 from typing import Final
 
+from dma.closing import Closing
 from dma.espdma import Espdma
 from dma.iommu import Iommu
 from dma.iovec import PhysAddr
@@ -81,7 +81,7 @@ def _bare(_stage: str, path: DmaPath) -> DmaPath:
     return path
 
 
-class Board:
+class Board(Closing):
     """One machine with its program in RAM, ready to run once."""
 
     def __init__(
@@ -141,17 +141,6 @@ class Board:
     def close(self) -> None:
         self._cpu.close()
         self.memory.close()
-
-    def __enter__(self) -> Board:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _map_devices(self, counter: Counter) -> None:
         cpu = self._cpu

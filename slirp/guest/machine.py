@@ -22,10 +22,10 @@ Does not do: the interrupt controller, timers, ESP, serial ports, or a CPU.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, TypeAlias
 
 from dma import iommu, ledma
+from dma.closing import Closing
 from dma.iommu import Iommu
 from dma.iovec import IoVec, PhysAddr
 from dma.ledma import Ledma, Mode
@@ -52,7 +52,7 @@ def _bare(stage: str, path: DmaPath) -> DmaPath:
     return path
 
 
-class Board:
+class Board(Closing):
     """Made by `sun4m_board`. `interrupt` is the level of LEDMA's line to the CPU.
 
     `on_interrupt()` is called where it rises, inside whatever raised it.
@@ -103,17 +103,6 @@ class Board:
     def close(self) -> None:
         self.lance.close()
         self.memory.close()
-
-    def __enter__(self) -> Board:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _set_interrupt(self, level: bool) -> None:
         self.interrupt = level

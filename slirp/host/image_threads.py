@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Final, TypeAlias
 
+from dma.closing import Closing
 from dma.iovec import IoVec
 from dma.scsi.endpoint import Done, ImageFile, read_file, sync_file, write_file
 from slirp.host.jobs import Jobs
@@ -24,7 +24,7 @@ THREADS: Final = 4
 _Result: TypeAlias = tuple[int, int]  # bytes that moved; errno, or 0
 
 
-class ThreadedImage:
+class ThreadedImage(Closing):
     """Is an Endpoint."""
 
     def __init__(
@@ -56,17 +56,6 @@ class ThreadedImage:
         if self._file.fd >= 0:
             self._jobs.close()
             self._file.close()
-
-    def __enter__(self) -> ThreadedImage:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _start(self, work: Callable[[], _Result], done: Done) -> None:
         self._jobs.start(work, lambda result: done(*result))

@@ -18,9 +18,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Final, TypeAlias
 
+from dma.closing import Closing
 from dma.iovec import IoVec
 from dma.scsi.endpoint import VIEWS_MAX, Done, ImageFile
 from slirp.host.uring import Ring
@@ -42,7 +42,7 @@ class _Request:
         self.done = done
 
 
-class UringImage:
+class UringImage(Closing):
     """Is an Endpoint. OSError where the kernel has no io_uring."""
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
@@ -94,17 +94,6 @@ class UringImage:
             self.withdraw()
             self._ring.close()
             self._file.close()
-
-    def __enter__(self) -> UringImage:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _start(self, request: _Request) -> None:
         if request.queue is not None and not len(request.left):

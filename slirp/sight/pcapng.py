@@ -27,9 +27,9 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol
 
+from dma.closing import Closing
 from slirp.errors import MalformedPacket
 
 LINKTYPE_ETHERNET: Final = 1
@@ -120,7 +120,7 @@ class PacketWriter(Protocol):
     ) -> None: ...
 
 
-class PcapngWriter:
+class PcapngWriter(Closing):
     """One pcapng file. `clock` gives nanoseconds since 1970."""
 
     def __init__(self, file: RawFile, clock: Callable[[], int]) -> None:
@@ -137,14 +137,6 @@ class PcapngWriter:
     def create(cls, path: Path, clock: Callable[[], int]) -> PcapngWriter:
         """A new file at `path`; OSError where there can be none."""
         return cls(path.open("wb", buffering=0), clock)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: object, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def write(
         self,
@@ -212,7 +204,7 @@ class PcapngWriter:
         return self._interfaces.setdefault(interface, len(self._interfaces))
 
 
-class SplitWriter:
+class SplitWriter(Closing):
     """A file for each interface name: `demo.pcapng` becomes `demo-lance.pcapng` and so on."""
 
     def __init__(self, path: Path, clock: Callable[[], int]) -> None:
@@ -226,14 +218,6 @@ class SplitWriter:
 
     def path_of(self, name: str) -> Path:
         return self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: object, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def write(
         self,
